@@ -1,0 +1,168 @@
+//! Build of abi_train. Reads top-down: options, the layer table, kernel objects, artifacts, and at the
+//! end the steps a person types: `install`, `run`, `test`, `test-<layer>`, `lib`, `ext`.
+//!
+//! The layer table *is* the import graph: each folder of `zig/src` is one Zig module and can import only
+//! the modules named here, so a wrong import does not compile.
+
+const std = @import("std");
+
+const Layer = struct {
+    name: []const u8,
+    may_import: []const []const u8,
+};
+
+/// In order: a layer may only import layers above it.
+const layers = [_]Layer{
+    .{ .name = "base", .may_import = &.{} },
+    .{ .name = "tensor", .may_import = &.{"base"} },
+    .{ .name = "arch", .may_import = &.{ "base", "tensor" } },
+    .{ .name = "kernels", .may_import = &.{"base"} },
+    .{ .name = "ops", .may_import = &.{ "base", "tensor", "kernels" } },
+    .{ .name = "tokenizer", .may_import = &.{"base"} },
+    .{ .name = "data", .may_import = &.{"base"} },
+    .{ .name = "quant", .may_import = &.{ "base", "tensor" } },
+    .{ .name = "formats", .may_import = &.{ "base", "tensor", "arch", "quant" } },
+    .{ .name = "model", .may_import = &.{ "base", "tensor", "arch", "ops" } },
+    .{ .name = "checkpoint", .may_import = &.{ "base", "tensor", "arch", "formats" } },
+    .{ .name = "train", .may_import = &.{ "base", "tensor", "arch", "ops", "model", "data", "formats", "checkpoint" } },
+    .{ .name = "infer", .may_import = &.{ "base", "tensor", "arch", "kernels", "ops", "formats" } },
+    .{ .name = "agent", .may_import = &.{ "base", "tokenizer", "formats", "infer" } },
+};
+
+/// One object per CPU level is made from the same kernel source; `kernels/dispatch.zig` picks at run time.
+const Level = struct { suffix: []const u8, cpu: []const u8, fma: bool, vector_bytes: usize };
+const x86_levels = [_]Level{
+    .{ .suffix = "v2", .cpu = "x86_64_v2", .fma = false, .vector_bytes = 16 },
+    .{ .suffix = "v3", .cpu = "x86_64_v3", .fma = true, .vector_bytes = 32 },
+    .{ .suffix = "v4", .cpu = "x86_64_v4+avx512vnni+avx512bf16", .fma = true, .vector_bytes = 64 },
+};
+const other_levels = [_]Level{.{ .suffix = "base", .cpu = "baseline", .fma = true, .vector_bytes = 16 }};
+
+pub fn build(b: *std.Build) !void {
+    const target = b.standardTargetOptions(.{ .default_target = .{ .cpu_model = .baseline } });
+    const optimize = b.standardOptimizeOption(.{});
+    const strip = b.option(bool, "strip", "Leave out debug information");
+    const python = b.option([]const u8, "python", "Python that has cffi (for `ext`)") orelse "python3";
+    const python_include = b.option([]const u8, "python-include", "Directory of Python.h (for `ext`)");
+    const test_filter = b.option([]const u8, "test-filter", "Run only tests whose name contains this");
+
+    // ---- kernel objects: same source, one CPU level each, always optimised, always LLVM ----
+    const levels: []const Level = if (target.result.cpu.arch == .x86_64) &x86_levels else &other_levels;
+    var level_names: [x86_levels.len][]const u8 = undefined;
+    var kernel_objects: [x86_levels.len]*std.Build.Step.Compile = undefined;
+    for (levels, 0..) |level, i| {
+        const parsed = try std.Target.Query.parse(.{
+            .arch_os_abi = try target.query.zigTriple(b.graph.arena),
+            .cpu_features = level.cpu,
+        });
+        var query = target.query;
+        query.cpu_model = parsed.cpu_model;
+        query.cpu_features_add = parsed.cpu_features_add;
+        const options = b.addOptions();
+        options.addOption([]const u8, "level", level.suffix);
+        options.addOption(bool, "fma", level.fma);
+        options.addOption(usize, "vector_bytes", level.vector_bytes);
+        const module = b.createModule(.{
+            .root_source_file = b.path("zig/src/kernels/object.zig"),
+            .target = b.resolveTargetQuery(query),
+            .optimize = .fast,
+            .pic = true,
+            .strip = strip,
+        });
+        module.addOptions("kernel_options", options);
+        kernel_objects[i] = b.addObject(.{ .name = b.fmt("kernels_{s}", .{level.suffix}), .root_module = module, .use_llvm = true });
+        level_names[i] = level.suffix;
+    }
+    const config = b.addOptions();
+    config.addOption([]const []const u8, "levels", level_names[0..levels.len]);
+    config.addOption([]const u8, "version", "0.1.0");
+
+    // ---- layers ----
+    var modules: [layers.len]*std.Build.Module = undefined;
+    for (layers, 0..) |layer, i| {
+        const module = b.createModule(.{
+            .root_source_file = b.path(b.fmt("zig/src/{s}/{s}.zig", .{ layer.name, layer.name })),
+            .target = target,
+            .optimize = optimize,
+            .link_libc = true,
+            .pic = true,
+            .strip = strip,
+        });
+        module.addOptions("config", config);
+        for (layer.may_import) |import| {
+            for (layers[0..i], modules[0..i]) |known, known_module| {
+                if (std.mem.eql(u8, known.name, import)) module.addImport(import, known_module);
+            }
+        }
+        if (std.mem.eql(u8, layer.name, "kernels")) {
+            for (kernel_objects[0..levels.len]) |object| module.addObject(object);
+        }
+        modules[i] = module;
+    }
+
+    // ---- the root module `abi`: what `@import("abi")` gives, and what a package that depends on us sees ----
+    const abi = b.addModule("abi", .{
+        .root_source_file = b.path("zig/src/abi.zig"),
+        .target = target,
+        .optimize = optimize,
+        .link_libc = true,
+        .pic = true,
+        .strip = strip,
+    });
+    abi.addOptions("config", config);
+    for (layers, modules) |layer, module| abi.addImport(layer.name, module);
+
+    // ---- the program ----
+    const exe_module = b.createModule(.{ .root_source_file = b.path("zig/src/main.zig"), .target = target, .optimize = optimize, .link_libc = true, .strip = strip });
+    exe_module.addImport("abi", abi);
+    const exe = b.addExecutable(.{ .name = "abi", .root_module = exe_module });
+    b.installArtifact(exe);
+
+    // ---- the C library: Zig exports compared with the header at compile time ----
+    const header = b.addTranslateC(.{ .root_source_file = b.path("zig/include/abi_train.h"), .target = target, .optimize = optimize }).createModule();
+    const lib_module = b.createModule(.{ .root_source_file = b.path("zig/src/c_api.zig"), .target = target, .optimize = optimize, .link_libc = true, .pic = true, .strip = strip });
+    lib_module.addImport("abi", abi);
+    lib_module.addImport("abi_h", header);
+    const lib = b.addLibrary(.{ .name = "abi_train", .root_module = lib_module, .linkage = .static });
+    lib.bundle_compiler_rt = true;
+    lib.installHeader(b.path("zig/include/abi_train.h"), "abi_train.h");
+
+    // ---- steps ----
+    const run = b.addRunArtifact(exe);
+    run.addPassthruArgs();
+    b.step("run", "Run the program: zig build run -- agent").dependOn(&run.step);
+
+    const test_step = b.step("test", "All Zig unit tests");
+    const filters: []const []const u8 = if (test_filter) |f| b.graph.arena.dupe([]const u8, &.{f}) catch @panic("OOM") else &.{};
+    for (layers, modules) |layer, module| {
+        const unit = b.addTest(.{ .name = b.fmt("test-{s}", .{layer.name}), .root_module = module, .filters = filters });
+        const run_unit = b.addRunArtifact(unit);
+        b.step(b.fmt("test-{s}", .{layer.name}), b.fmt("Unit tests of {s}/", .{layer.name})).dependOn(&run_unit.step);
+        test_step.dependOn(&run_unit.step);
+    }
+    inline for (.{ .{ "abi", abi }, .{ "main", exe_module }, .{ "c_api", lib_module } }) |pair| {
+        const unit = b.addTest(.{ .name = "test-" ++ pair[0], .root_module = pair[1], .filters = filters });
+        const run_unit = b.addRunArtifact(unit);
+        b.step("test-" ++ pair[0], "Unit tests of " ++ pair[0] ++ ".zig").dependOn(&run_unit.step);
+        test_step.dependOn(&run_unit.step);
+    }
+
+    b.step("lib", "Static C library and header").dependOn(&b.addInstallArtifact(lib, .{}).step);
+
+    const ext_step = b.step("ext", "Python extension lib/_native.abi3.so (needs -Dpython-include)");
+    if (python_include) |include| {
+        const generate = b.addSystemCommand(&.{python});
+        generate.addFileArg(b.path("python/abi_train/_native/build.py"));
+        generate.addFileArg(b.path("zig/include/abi_train.h"));
+        const ext_module = b.createModule(.{ .target = target, .optimize = optimize, .link_libc = true, .pic = true, .strip = strip });
+        ext_module.addCSourceFile(.{ .file = generate.addOutputFileArg("_native.c"), .flags = &.{ "-DPy_LIMITED_API=0x030a0000", "-fvisibility=hidden" } });
+        ext_module.addIncludePath(.{ .cwd_relative = include });
+        ext_module.addIncludePath(b.path("zig/include"));
+        ext_module.linkLibrary(lib);
+        const ext = b.addLibrary(.{ .name = "_native", .root_module = ext_module, .linkage = .dynamic });
+        ext.linker_allow_shlib_undefined = true; // Python's symbols come from the interpreter.
+        ext_step.dependOn(&b.addInstallFileWithDir(ext.getEmittedBin(), .lib, "_cffi.abi3.so").step);
+    } else {
+        ext_step.dependOn(&b.addFail("pass -Dpython-include=DIR, the folder of Python.h").step);
+    }
+}

@@ -1,0 +1,3 @@
+#ifndef ABI_TRAIN_H
+#define ABI_TRAIN_H
+#endif

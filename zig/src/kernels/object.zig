@@ -1,0 +1,1 @@
+//! Root of one kernel object (one CPU level).

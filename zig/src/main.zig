@@ -1,0 +1,4 @@
+const std = @import("std");
+pub fn main(init: std.process.Init) !void {
+    _ = init;
+}
