@@ -5,6 +5,7 @@
 
 pub const config = @import("config.zig");
 pub const parameters = @import("parameters.zig");
+pub const rope = @import("rope.zig");
 
 pub const ModelConfig = config.ModelConfig;
 pub const ModelType = config.ModelType;
@@ -16,4 +17,5 @@ pub const Layout = parameters.Layout;
 test {
     _ = config;
     _ = parameters;
+    _ = rope;
 }
