@@ -1,0 +1,69 @@
+"""Train language models in Python or in Zig, run them in Zig, and prove that both say the same.
+
+Everything here is loaded when it is first used, so `import abi_train` is quick and never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import LlmTrainingConfig
+    from .dataset import (
+        Batch,
+        Instruction,
+        InstructionDataset,
+        TokenizedDataset,
+        parse_instruction_dataset,
+    )
+    from .errors import AbiTrainError
+    from .generate import Generator
+    from .model import Model
+    from .tokenizer import Tokenizer
+    from .trainer import Trainer
+
+__version__ = "0.1.0"
+
+#: Where each public name lives. The order is the order of the pipeline.
+_HOME = {
+    "LlmTrainingConfig": "config",
+    "Tokenizer": "tokenizer",
+    "TokenizedDataset": "dataset",
+    "Batch": "dataset",
+    "Instruction": "dataset",
+    "InstructionDataset": "dataset",
+    "parse_instruction_dataset": "dataset",
+    "Model": "model",
+    "Trainer": "trainer",
+    "Generator": "generate",
+    "AbiTrainError": "errors",
+}
+
+__all__ = [
+    "AbiTrainError",
+    "Batch",
+    "Generator",
+    "Instruction",
+    "InstructionDataset",
+    "LlmTrainingConfig",
+    "Model",
+    "TokenizedDataset",
+    "Tokenizer",
+    "Trainer",
+    "__version__",
+    "parse_instruction_dataset",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
