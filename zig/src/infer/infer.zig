@@ -1,1 +1,9 @@
-//! Root of the infer layer.
+//! Root of the infer layer: ids in, ids out.
+
+pub const sampler = @import("sampler.zig");
+
+pub const Sampler = sampler.Sampler;
+
+test {
+    _ = sampler;
+}
