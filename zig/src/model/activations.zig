@@ -1,0 +1,160 @@
+//! Buffers of one forward and backward pass.
+//!
+//! Allocated once for the largest micro-batch; a smaller one uses the front of each buffer. What backward can rebuild
+//! for the price of one pass over memory (normed inputs, the product inside the MLP) is not kept: one scratch buffer
+//! serves all layers. Does not know: weights, how values are computed.
+
+const std = @import("std");
+const arch = @import("arch");
+
+/// Largest micro-batch: `batch` rows of `time` tokens.
+pub const Capacity = struct { batch: usize, time: usize };
+
+pub fn Activations(comptime T: type) type {
+    return struct {
+        arena: std.heap.ArenaAllocator,
+        layers: []Layer,
+        capacity: Capacity,
+        /// Output of the last layer (N, C), its norm's 1/rms (N) and the normed result (N, C).
+        last: Buffer,
+        last_rstd: Buffer,
+        hidden: Buffer,
+        scratch: Scratch,
+        /// First visible position per token, for sliding windows (N).
+        first: []u32,
+        /// Positions 0, 1, … restarted in each row (N).
+        positions: []u32,
+
+        pub const Buffer = []align(64) T;
+
+        /// Kept from forward to backward. N = tokens, C = hidden, Q/KV = widths of the projections, F = intermediate.
+        pub const Layer = struct {
+            /// Residual stream before attention (N, C) and 1/rms of it (N).
+            input: Buffer,
+            input_rstd: Buffer,
+            /// q (N, Q), k and v (N, KV): after q/k norm and RoPE.
+            q: Buffer,
+            k: Buffer,
+            v: Buffer,
+            /// Before q/k norm, with 1/rms per head; empty without q/k norm.
+            q_raw: Buffer,
+            k_raw: Buffer,
+            q_rstd: Buffer,
+            k_rstd: Buffer,
+            /// Attention output (N, Q) and log-sum-exp of each score row (B, H, T).
+            attention: Buffer,
+            lse: Buffer,
+            /// Residual stream between attention and MLP (N, C) and 1/rms of it (N).
+            middle: Buffer,
+            middle_rstd: Buffer,
+            gate: Buffer,
+            up: Buffer,
+        };
+
+        /// Shared by all layers.
+        pub const Scratch = struct {
+            /// Normed input of a block (N, C).
+            normed: Buffer,
+            rstd: Buffer,
+            /// Gradient of the residual stream and of a block's input (N, C).
+            dstream: Buffer,
+            dnormed: Buffer,
+            dq: Buffer,
+            dk: Buffer,
+            dv: Buffer,
+            dattention: Buffer,
+            /// Product inside the MLP, and its gradient (N, F).
+            product: Buffer,
+            dproduct: Buffer,
+        };
+
+        const Self = @This();
+
+        /// Caller calls `deinit`.
+        pub fn init(gpa: std.mem.Allocator, config: arch.ModelConfig, capacity: Capacity) error{OutOfMemory}!Self {
+            var arena: std.heap.ArenaAllocator = .init(gpa);
+            errdefer arena.deinit();
+
+            const a = arena.allocator();
+            const n = std.math.mul(usize, capacity.batch, capacity.time) catch return error.OutOfMemory;
+            const c: usize = config.hidden_size;
+            const f: usize = config.intermediate_size;
+            const q = config.queryWidth();
+            const kv = config.keyValueWidth();
+            const heads: usize = config.num_attention_heads;
+            const kv_heads: usize = config.num_key_value_heads;
+            const normed_heads: usize = if (config.qk_norm) 1 else 0;
+
+            const layers = try a.alloc(Layer, config.num_hidden_layers);
+            for (layers) |*layer| layer.* = .{
+                .input = try buffer(a, n, c),
+                .input_rstd = try buffer(a, n, 1),
+                .q = try buffer(a, n, q),
+                .k = try buffer(a, n, kv),
+                .v = try buffer(a, n, kv),
+                .q_raw = try buffer(a, n, q * normed_heads),
+                .k_raw = try buffer(a, n, kv * normed_heads),
+                .q_rstd = try buffer(a, n, heads * normed_heads),
+                .k_rstd = try buffer(a, n, kv_heads * normed_heads),
+                .attention = try buffer(a, n, q),
+                .lse = try buffer(a, n, heads),
+                .middle = try buffer(a, n, c),
+                .middle_rstd = try buffer(a, n, 1),
+                .gate = try buffer(a, n, f),
+                .up = try buffer(a, n, f),
+            };
+            return .{
+                .layers = layers,
+                .capacity = capacity,
+                .last = try buffer(a, n, c),
+                .last_rstd = try buffer(a, n, 1),
+                .hidden = try buffer(a, n, c),
+                .scratch = .{
+                    .normed = try buffer(a, n, c),
+                    .rstd = try buffer(a, n, 1),
+                    .dstream = try buffer(a, n, c),
+                    .dnormed = try buffer(a, n, c),
+                    .dq = try buffer(a, n, q),
+                    .dk = try buffer(a, n, kv),
+                    .dv = try buffer(a, n, kv),
+                    .dattention = try buffer(a, n, q),
+                    .product = try buffer(a, n, f),
+                    .dproduct = try buffer(a, n, f),
+                },
+                .first = try a.alloc(u32, n),
+                .positions = try a.alloc(u32, n),
+                .arena = arena,
+            };
+        }
+
+        pub fn deinit(self: *Self) void {
+            self.arena.deinit();
+            self.* = undefined;
+        }
+
+        fn buffer(a: std.mem.Allocator, rows: usize, columns: usize) error{OutOfMemory}!Buffer {
+            const len = std.math.mul(usize, rows, columns) catch return error.OutOfMemory;
+            return a.alignedAlloc(T, .@"64", len);
+        }
+    };
+}
+
+test "every allocation failure while making the buffers is survived" {
+    const config: arch.ModelConfig = .{
+        .vocab_size = 16,
+        .hidden_size = 8,
+        .intermediate_size = 12,
+        .num_hidden_layers = 2,
+        .num_attention_heads = 2,
+        .num_key_value_heads = 1,
+        .head_dim = 4,
+        .qk_norm = true,
+    };
+    try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
+        fn run(gpa: std.mem.Allocator, c: arch.ModelConfig) !void {
+            var a = try Activations(f32).init(gpa, c, .{ .batch = 2, .time = 3 });
+            defer a.deinit();
+            try std.testing.expectEqual(6 * 8, a.layers[1].q_raw.len);
+        }
+    }.run, .{config});
+}

@@ -1,0 +1,660 @@
+//! The training loop, as an iterator of events.
+//!
+//!     var trainer = try Trainer(f32).init(gpa, io, &model, &dataset, null, config, .{}, &diag);
+//!     defer trainer.deinit();
+//!
+//!     while (try trainer.next(&diag)) |event| switch (event) { … };
+//!
+//! One call does one thing: one optimizer update, one evaluation, one saved checkpoint, or the end. So whoever drives
+//! it (the program, Python) can print, stop, or go away between any two of them, and nothing calls back.
+//!
+//! Semantics are TRL's: the loss is the mean over all targets of the accumulated batch, then clip, then optimizer, with
+//! the learning rate of that update; the last group of an epoch may be short. A non-finite loss or gradient stops the
+//! run before any weight changes.
+//! Order of rows is a permutation of (seed, epoch) alone, so a resumed run reads what the unbroken one would have read.
+//! Does not know: text, terminals, signals.
+
+const std = @import("std");
+const base = @import("base");
+const arch = @import("arch");
+const ops = @import("ops");
+const model_layer = @import("model");
+const data = @import("data");
+const checkpoint = @import("checkpoint");
+const config_file = @import("config.zig");
+const schedule = @import("schedule.zig");
+const report = @import("report.zig");
+const state_file = @import("state.zig");
+
+const LlmTrainingConfig = config_file.LlmTrainingConfig;
+const TokenizedDataset = data.TokenizedDataset;
+
+pub const Event = report.Event;
+
+pub const Options = struct {
+    /// Folder of `checkpoint-N`; null: `config.checkpoint_path`; both null: nothing is saved.
+    run_dir: ?[]const u8 = null,
+    /// Folder whose tokenizer files go into each checkpoint.
+    tokenizer_dir: ?[]const u8 = null,
+    /// A `checkpoint-N` folder of this run to go on from.
+    resume_from: ?[]const u8 = null,
+    version: []const u8 = "0.1.0",
+};
+
+pub fn Trainer(comptime T: type) type {
+    return struct {
+        gpa: std.mem.Allocator,
+        io: std.Io,
+        config: LlmTrainingConfig,
+        model: *checkpoint.LoadedModel(T),
+        pool: *base.Pool,
+        exec: ops.Exec,
+        transformer: model_layer.Transformer(T),
+        gradients: []align(64) T,
+        first_moment: []align(64) T,
+        second_moment: []align(64) T,
+        /// Best weights, kept in memory only when nothing is saved to disk.
+        best_weights: ?[]align(64) T = null,
+        loader: data.Loader,
+        eval_loader: ?data.Loader,
+        run: ?Run,
+        state: state_file.State = .{},
+        identity: state_file.Identity,
+        history: std.ArrayList(state_file.LogRecord) = .empty,
+        stop_requested: std.atomic.Value(bool) = .init(false),
+        /// Work that must come before the next update.
+        pending: struct { evaluation: bool = false, save: bool = false } = .{},
+        finish: ?report.StopReason = null,
+        finished: bool = false,
+        saved_step: ?u64 = null,
+        saved_path: ?[]u8 = null,
+        evaluated_step: ?u64 = null,
+        tokens_at_start: u64 = 0,
+
+        const Self = @This();
+        const Flat = []align(64) T;
+
+        /// Where checkpoints go.
+        const Run = struct {
+            dir: []u8,
+            tokenizer_dir: ?[]u8,
+            version: []const u8,
+            lock: checkpoint.RunLock,
+        };
+
+        /// `model`, `dataset` and `eval_dataset` must outlive the trainer; `model.weights` is trained in place.
+        /// On error `diag` names the thing, the value and the next move.
+        pub fn init(
+            gpa: std.mem.Allocator,
+            io: std.Io,
+            model: *checkpoint.LoadedModel(T),
+            dataset: *const TokenizedDataset,
+            eval_dataset: ?*const TokenizedDataset,
+            config: LlmTrainingConfig,
+            options: Options,
+            diag: *base.Diagnostic,
+        ) !*Self {
+            try checkInputs(model, dataset, eval_dataset, config, diag);
+            const self = try gpa.create(Self);
+            errdefer gpa.destroy(self);
+
+            const pool = try base.Pool.init(gpa, config.threads);
+            errdefer pool.deinit();
+
+            self.* = .{
+                .gpa = gpa,
+                .io = io,
+                .config = config,
+                .model = model,
+                .pool = pool,
+                .exec = try .init(gpa, pool),
+                .transformer = undefined,
+                .gradients = undefined,
+                .first_moment = undefined,
+                .second_moment = undefined,
+                .loader = undefined,
+                .eval_loader = null,
+                .run = null,
+                .identity = undefined,
+            };
+            errdefer self.exec.deinit();
+
+            self.loader = try .init(gpa, dataset, .{
+                .batch_size = config.batch_size,
+                .max_seq_len = config.max_seq_len,
+                .shuffle = config.shuffle,
+                .seed = config.seed,
+            }, diag);
+            errdefer self.loader.deinit();
+
+            if (eval_dataset) |e| self.eval_loader = try .init(gpa, e, .{
+                .batch_size = config.batch_size,
+                .max_seq_len = config.max_seq_len,
+                .shuffle = false,
+                .seed = 0,
+            }, diag);
+            errdefer if (self.eval_loader) |*l| l.deinit();
+
+            self.transformer = try .init(gpa, model.config, &model.layout, &self.exec, .{
+                .batch = config.batch_size,
+                .time = config.max_seq_len,
+            });
+            errdefer self.transformer.deinit();
+
+            self.gradients = try zeros(gpa, T, model.layout.total);
+            errdefer gpa.free(self.gradients);
+
+            const moments = if (config.optimizer == .sgd) 0 else model.layout.total;
+            self.first_moment = try zeros(gpa, T, moments);
+            errdefer gpa.free(self.first_moment);
+
+            self.second_moment = try zeros(gpa, T, moments);
+            errdefer gpa.free(self.second_moment);
+
+            self.identity = .{
+                .batch_size = config.batch_size,
+                .grad_accum_steps = config.grad_accum_steps,
+                .max_seq_len = config.max_seq_len,
+                .shuffle = config.shuffle,
+                .seed = config.seed,
+                .data_tokens = dataset.tokens.len,
+                .data_rows = dataset.rowCount(),
+                .data_crc32c = fingerprint(dataset.tokens),
+            };
+            self.state.max_steps = try self.plannedSteps(diag);
+            try self.openRun(options, diag);
+            errdefer self.closeRun();
+
+            if (options.resume_from) |path| try self.restore(path, diag);
+            self.tokens_at_start = self.state.tokens_processed;
+            if (self.state.global_step >= self.state.max_steps) self.finish = .completed;
+            return self;
+        }
+
+        pub fn deinit(self: *Self) void {
+            const gpa = self.gpa;
+            self.closeRun();
+            if (self.saved_path) |p| gpa.free(p);
+            if (self.best_weights) |w| gpa.free(w);
+            self.history.deinit(gpa);
+            gpa.free(self.second_moment);
+            gpa.free(self.first_moment);
+            gpa.free(self.gradients);
+            self.transformer.deinit();
+            if (self.eval_loader) |*l| l.deinit();
+            self.loader.deinit();
+            self.exec.deinit();
+            self.pool.deinit();
+            gpa.destroy(self);
+        }
+
+        /// Asks the run to end after the update in progress. Safe from any thread and from a signal handler.
+        pub fn requestStop(self: *Self) void {
+            self.stop_requested.store(true, .release);
+        }
+
+        /// The next event, or null after `finished`.
+        pub fn next(self: *Self, diag: *base.Diagnostic) !?Event {
+            if (self.finished) return null;
+            if (self.stop_requested.load(.acquire) and self.finish == null) {
+                self.finish = .interrupted;
+                self.pending = .{ .save = true };
+            }
+            if (self.pending.evaluation) {
+                self.pending.evaluation = false;
+                return .{ .evaluation = try self.evaluate() };
+            }
+            if (self.pending.save) {
+                self.pending.save = false;
+                if (self.run != null and self.saved_step != self.state.global_step)
+                    return .{ .checkpoint = try self.save(diag) };
+            }
+            if (self.finish) |reason| {
+                if (reason == .early_stopped) try self.restoreBest(diag);
+                self.finished = true;
+                return .{ .finished = self.finalReport(reason) };
+            }
+            return .{ .step = try self.update(diag) };
+        }
+
+        /// Saves now, whatever the interval. Error if the run has no folder.
+        pub fn save(self: *Self, diag: *base.Diagnostic) !report.SavedCheckpoint {
+            const run = self.run orelse {
+                diag.set("this run has no folder to save into; set checkpoint_path or run_dir", .{});
+                return error.NoRunFolder;
+            };
+            const s = &self.state;
+            s.checkpoints_saved += 1;
+            errdefer s.checkpoints_saved -= 1;
+
+            var best_buffer: [32]u8 = undefined;
+            const best = if (s.best_step) |step|
+                std.fmt.bufPrint(&best_buffer, "checkpoint-{d}", .{step}) catch unreachable // 32 bytes hold any u64.
+            else
+                null;
+            const text = try state_file.write(self.gpa, s.*, self.identity, .{
+                .epochs = self.config.epochs,
+                .log_interval = self.config.log_interval,
+                .eval_interval = self.config.eval_interval,
+                .checkpoint_interval = self.config.checkpoint_interval,
+                .epoch_fraction = self.epochFraction(),
+                .version = run.version,
+            }, self.history.items, best);
+            defer self.gpa.free(text);
+
+            const path = try checkpoint.save(T, self.gpa, self.io, .{
+                .run_dir = run.dir,
+                .step = s.global_step,
+                .config = self.model.config,
+                .layout = &self.model.layout,
+                .weights = self.model.weights,
+                .optimizer = if (self.config.optimizer == .sgd) null else .{
+                    .first_moment = self.first_moment,
+                    .second_moment = self.second_moment,
+                },
+                .state_json = text,
+                .tokenizer_dir = run.tokenizer_dir,
+                .keep = self.config.max_checkpoints,
+                .protect = s.best_step,
+            }, diag);
+            if (self.saved_path) |old| self.gpa.free(old);
+            self.saved_path = path;
+            self.saved_step = s.global_step;
+            return .{ .global_step = s.global_step, .path = path };
+        }
+
+        // ---- one update ----
+
+        fn update(self: *Self, diag: *base.Diagnostic) !report.TrainingStats {
+            const started: std.Io.Timestamp = .now(self.io, .awake);
+            const s = &self.state;
+            const per_epoch = self.loader.batchesPerEpoch();
+            const group: usize = @intCast(@min(self.config.grad_accum_steps, per_epoch - s.micro_index));
+            try self.loader.seek(s.epoch, s.micro_index);
+            const targets = self.loader.peekTargets(group);
+            const scale: T = if (targets == 0) 0 else 1 / @as(T, @floatFromInt(targets));
+
+            @memset(self.gradients, 0);
+            var loss_sum: f64 = 0;
+            var correct: u64 = 0;
+            var tokens: u64 = 0;
+            for (0..group) |_| {
+                const micro = self.loader.next().?;
+                const result = self.transformer.lossAndGradient(self.model.weights, self.gradients, .{
+                    .input_ids = micro.input_ids,
+                    .targets = micro.targets,
+                    .batch = micro.batch,
+                    .time = micro.time,
+                }, scale, @floatCast(self.config.label_smoothing));
+                loss_sum += result.loss_sum;
+                correct += result.correct;
+                tokens += micro.token_count;
+            }
+            const count: f64 = @floatFromInt(@max(targets, 1));
+            const loss = loss_sum / count;
+            const grad_norm = self.gradientNorm();
+            try self.guard(loss, grad_norm, diag);
+            const rate = schedule.learningRate(self.config, s.global_step, s.max_steps);
+            self.applyOptimizer(rate, grad_norm);
+
+            s.global_step += 1;
+            s.micro_index += group;
+            if (s.micro_index >= per_epoch) {
+                s.epoch += 1;
+                s.micro_index = 0;
+            }
+            s.tokens_processed += tokens;
+            s.last_loss = loss;
+            s.last_accuracy = @as(f64, @floatFromInt(correct)) / count;
+            const elapsed: u64 = @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 1));
+            s.time_ns += elapsed;
+            const stats: report.TrainingStats = .{
+                .global_step = s.global_step,
+                .epoch = self.epochFraction(),
+                .micro_steps = @intCast(group),
+                .loss = loss,
+                .accuracy = s.last_accuracy,
+                .learning_rate = rate,
+                .grad_norm = grad_norm,
+                .perplexity = @exp(loss),
+                .tokens_processed = s.tokens_processed,
+                .throughput = @as(f64, @floatFromInt(tokens)) * 1e9 / @as(f64, @floatFromInt(elapsed)),
+                .time_ns = elapsed,
+            };
+            try self.record(stats);
+            self.schedulePending();
+            return stats;
+        }
+
+        /// L2 norm of the per-parameter norms, as torch takes it.
+        fn gradientNorm(self: *Self) f64 {
+            var sum: f64 = 0;
+            for (self.model.layout.parameters) |p| {
+                sum += ops.reduce.sumSquares(T, &self.exec, p.sliceConst(T, self.gradients));
+            }
+            return @sqrt(sum);
+        }
+
+        /// Stops before weights change when the numbers have gone wrong.
+        fn guard(self: *Self, loss: f64, grad_norm: f64, diag: *base.Diagnostic) error{NonFinite}!void {
+            const step = self.state.global_step + 1;
+            if (std.math.isFinite(loss) and std.math.isFinite(grad_norm)) return;
+            for (self.model.layout.parameters) |p| {
+                if (!ops.reduce.allFinite(T, &self.exec, p.sliceConst(T, self.model.weights))) {
+                    diag.set("step {d}: weight \"{s}\" holds a value that is not finite. " ++
+                        "Start from a sound checkpoint.", .{ step, p.name });
+                    return error.NonFinite;
+                }
+            }
+            if (!std.math.isFinite(loss)) {
+                diag.set("step {d}: the loss is {d}. Weights are unchanged; the last checkpoint is good. " ++
+                    "Lower learning_rate ({e}) or look at the data of this step.", .{ step, loss, self.config.learning_rate });
+                return error.NonFinite;
+            }
+            for (self.model.layout.parameters) |p| {
+                if (!ops.reduce.allFinite(T, &self.exec, p.sliceConst(T, self.gradients))) {
+                    diag.set("step {d}: the gradient of \"{s}\" holds a value that is not finite. Weights are " ++
+                        "unchanged; the last checkpoint is good. Lower learning_rate ({e}).", .{ step, p.name, self.config.learning_rate });
+                    return error.NonFinite;
+                }
+            }
+            diag.set("step {d}: the gradient norm overflowed ({d}). Weights are unchanged; the last checkpoint " ++
+                "is good. Lower learning_rate ({e}).", .{ step, grad_norm, self.config.learning_rate });
+            return error.NonFinite;
+        }
+
+        fn applyOptimizer(self: *Self, rate: f64, grad_norm: f64) void {
+            const max_norm = self.config.max_grad_norm;
+            // torch: coefficient = max / (norm + 1e-6), clamped to 1, in the gradients' own precision.
+            const norm: T = @floatCast(grad_norm);
+            const coefficient: T = if (max_norm > 0) @min(@as(T, 1), @as(T, @floatCast(max_norm)) / (norm + 1e-6)) else 1;
+            const moments = self.config.optimizer != .sgd;
+            for (self.model.layout.parameters) |p| {
+                const decays = p.role.decays() and self.config.optimizer != .adam;
+                ops.optimizer.step(T, &self.exec, switch (self.config.optimizer) {
+                    .sgd => .sgd,
+                    .adam => .adam,
+                    .adamw => .adamw,
+                }, .{
+                    .w = p.slice(T, self.model.weights),
+                    .g = p.sliceConst(T, self.gradients),
+                    .m = if (moments) p.slice(T, self.first_moment) else &.{},
+                    .v = if (moments) p.slice(T, self.second_moment) else &.{},
+                    .lr = rate,
+                    .beta1 = self.config.beta1,
+                    .beta2 = self.config.beta2,
+                    .eps = self.config.eps,
+                    .weight_decay = if (decays and self.config.optimizer == .adamw) self.config.weight_decay else 0,
+                    .step = self.state.global_step + 1,
+                    .grad_scale = coefficient,
+                });
+            }
+        }
+
+        fn schedulePending(self: *Self) void {
+            const s = &self.state;
+            const step = s.global_step;
+            const done = step >= s.max_steps;
+            if (self.eval_loader != null and (done or isDue(step, self.config.eval_interval)))
+                self.pending.evaluation = true;
+            if (done or isDue(step, self.config.checkpoint_interval)) self.pending.save = true;
+            if (done) self.finish = .completed;
+        }
+
+        fn record(self: *Self, stats: report.TrainingStats) !void {
+            const step = stats.global_step;
+            const interval = self.config.log_interval;
+            if (!(isDue(step, interval) or step == 1 or step == self.state.max_steps)) return;
+            try self.history.append(self.gpa, .{
+                .step = step,
+                .epoch = stats.epoch,
+                .loss = stats.loss,
+                .grad_norm = stats.grad_norm,
+                .learning_rate = stats.learning_rate,
+                .perplexity = stats.perplexity,
+                .accuracy = stats.accuracy,
+                .tokens_per_second = stats.throughput,
+            });
+        }
+
+        // ---- evaluation ----
+
+        fn evaluate(self: *Self) !report.EvalResult {
+            const started: std.Io.Timestamp = .now(self.io, .awake);
+            const loader = &self.eval_loader.?;
+            const s = &self.state;
+            try loader.seek(0, 0);
+            var loss_sum: f64 = 0;
+            var correct: u64 = 0;
+            var count: u64 = 0;
+            var batches: u64 = 0;
+            while (loader.next()) |micro| {
+                const result = self.transformer.loss(self.model.weights, .{
+                    .input_ids = micro.input_ids,
+                    .targets = micro.targets,
+                    .batch = micro.batch,
+                    .time = micro.time,
+                }, 0);
+                loss_sum += result.nll_sum;
+                correct += result.correct;
+                count += result.count;
+                batches += 1;
+            }
+            const divisor: f64 = @floatFromInt(@max(count, 1));
+            const loss = loss_sum / divisor;
+            const accuracy = @as(f64, @floatFromInt(correct)) / divisor;
+            const metric = if (self.config.early_stopping_monitor_loss) loss else @exp(loss);
+            const improved = metric < (s.best_metric orelse std.math.inf(f64)) - self.config.early_stopping_min_delta;
+            self.evaluated_step = s.global_step;
+            s.time_ns += @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 0));
+            try self.history.append(self.gpa, .{
+                .step = s.global_step,
+                .epoch = self.epochFraction(),
+                .eval_loss = loss,
+                .eval_perplexity = @exp(loss),
+                .eval_accuracy = accuracy,
+            });
+            try self.judge(metric, accuracy, improved);
+            return .{
+                .global_step = s.global_step,
+                .epoch = self.epochFraction(),
+                .loss = loss,
+                .perplexity = @exp(loss),
+                .accuracy = accuracy,
+                .num_batches = batches,
+                .total_tokens = count,
+                .improved = improved,
+            };
+        }
+
+        /// Early stopping: remembers the best, or counts towards patience.
+        fn judge(self: *Self, metric: f64, accuracy: f64, improved: bool) !void {
+            const s = &self.state;
+            if (improved) {
+                s.best_metric = metric;
+                s.best_accuracy = accuracy;
+                s.best_step = s.global_step;
+                s.evaluations_without_improvement = 0;
+                if (!self.config.early_stopping) return;
+                if (self.run != null) {
+                    self.pending.save = true; // The best weights live in this step's checkpoint.
+                } else {
+                    if (self.best_weights == null) self.best_weights = try zeros(self.gpa, T, self.model.weights.len);
+                    @memcpy(self.best_weights.?, self.model.weights);
+                }
+                return;
+            }
+            if (!self.config.early_stopping) return;
+            s.evaluations_without_improvement += 1;
+            if (s.evaluations_without_improvement < self.config.early_stopping_patience) return;
+            if (self.finish != null) return;
+            self.finish = .early_stopped;
+            self.pending.save = true;
+        }
+
+        // ---- ending ----
+
+        /// Early stopping ends with the best weights in the model. On disk they are `checkpoint-<best_step>`.
+        fn restoreBest(self: *Self, diag: *base.Diagnostic) !void {
+            const step = self.state.best_step orelse return;
+            if (step == self.state.global_step) return;
+            if (self.best_weights) |best| {
+                @memcpy(self.model.weights, best);
+                return;
+            }
+            const run = self.run orelse return;
+            const path = try std.fmt.allocPrint(self.gpa, "{s}/checkpoint-{d}", .{ run.dir, step });
+            defer self.gpa.free(path);
+
+            var loaded = try checkpoint.loadModel(T, self.gpa, self.io, path, diag);
+            defer loaded.deinit(self.gpa);
+
+            @memcpy(self.model.weights, loaded.weights);
+        }
+
+        fn finalReport(self: *Self, reason: report.StopReason) report.TrainingReport {
+            const s = self.state;
+            const loss = s.best_metric;
+            const best_loss = if (loss) |l| (if (self.config.early_stopping_monitor_loss) l else @log(l)) else std.math.inf(f64);
+            return .{
+                .stop_reason = reason,
+                .final_loss = s.last_loss,
+                .final_accuracy = s.last_accuracy,
+                .final_perplexity = @exp(s.last_loss),
+                .best_val_loss = best_loss,
+                .best_val_accuracy = s.best_accuracy,
+                .total_steps = s.global_step,
+                .total_tokens = s.tokens_processed,
+                .total_time_ns = s.time_ns,
+                .avg_throughput = @as(f64, @floatFromInt(s.tokens_processed)) * 1e9 / @as(f64, @floatFromInt(@max(s.time_ns, 1))),
+                .checkpoints_saved = s.checkpoints_saved,
+                .early_stopped = reason == .early_stopped,
+                .best_step = s.best_step,
+            };
+        }
+
+        fn epochFraction(self: *const Self) f64 {
+            const per_epoch: f64 = @floatFromInt(self.loader.batchesPerEpoch());
+            const micro: f64 = @floatFromInt(self.state.micro_index);
+            return @as(f64, @floatFromInt(self.state.epoch)) + micro / per_epoch;
+        }
+
+        // ---- start ----
+
+        fn plannedSteps(self: *Self, diag: *base.Diagnostic) !u64 {
+            const batches = self.loader.batchesPerEpoch();
+            if (batches == 0) {
+                diag.set("the training data gives no batch: {d} tokens at batch_size {d} and max_seq_len {d}. " ++
+                    "Use more data, a smaller batch_size or a smaller max_seq_len.", .{ self.loader.dataset.tokens.len, self.config.batch_size, self.config.max_seq_len });
+                return error.NoTrainingData;
+            }
+            if (self.config.max_steps > 0) return self.config.max_steps;
+            const accumulate: u64 = self.config.grad_accum_steps;
+            const updates = (@as(u64, batches) + accumulate - 1) / accumulate;
+            return updates * self.config.epochs;
+        }
+
+        fn openRun(self: *Self, options: Options, diag: *base.Diagnostic) !void {
+            const dir = options.run_dir orelse self.config.checkpoint_path orelse return;
+            const lock = try checkpoint.lockRun(self.gpa, self.io, dir, diag);
+            errdefer {
+                var held = lock;
+                held.release(self.io);
+            }
+            const owned = try self.gpa.dupe(u8, dir);
+            errdefer self.gpa.free(owned);
+
+            const tokenizer = if (options.tokenizer_dir) |t| try self.gpa.dupe(u8, t) else null;
+            self.run = .{ .dir = owned, .tokenizer_dir = tokenizer, .version = options.version, .lock = lock };
+        }
+
+        fn closeRun(self: *Self) void {
+            if (self.run) |*run| {
+                run.lock.release(self.io);
+                self.gpa.free(run.dir);
+                if (run.tokenizer_dir) |t| self.gpa.free(t);
+            }
+            self.run = null;
+        }
+
+        fn restore(self: *Self, path: []const u8, diag: *base.Diagnostic) !void {
+            var loaded = try checkpoint.loadModel(T, self.gpa, self.io, path, diag);
+            defer loaded.deinit(self.gpa);
+
+            if (loaded.weights.len != self.model.weights.len or !std.meta.eql(shapeOf(loaded.config), shapeOf(self.model.config))) {
+                diag.set("{s}: the checkpoint's model has another shape than this run's. " ++
+                    "Resume with the model the run began with.", .{path});
+                return error.ResumeMismatch;
+            }
+            const text = try checkpoint.readState(self.gpa, self.io, path, diag);
+            defer self.gpa.free(text);
+
+            const read = state_file.read(self.gpa, text, diag) catch |err| {
+                diag.prepend("{s}: ", .{path});
+                return err;
+            };
+            defer self.gpa.free(read.history);
+
+            try state_file.requireSame(read.identity, self.identity, diag);
+            if (self.config.optimizer != .sgd)
+                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, &self.model.layout, self.first_moment, self.second_moment, diag);
+            @memcpy(self.model.weights, loaded.weights);
+            const planned = self.state.max_steps;
+            self.state = read.state;
+            self.state.max_steps = planned;
+            self.saved_step = read.state.global_step;
+            try self.history.appendSlice(self.gpa, read.history);
+        }
+
+        fn checkInputs(
+            model: *const checkpoint.LoadedModel(T),
+            dataset: *const TokenizedDataset,
+            eval_dataset: ?*const TokenizedDataset,
+            config: LlmTrainingConfig,
+            diag: *base.Diagnostic,
+        ) !void {
+            try config.validate(diag);
+            try config.requireSupported(diag);
+            if (config.max_seq_len > model.config.max_position_embeddings) {
+                diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, model.config.max_position_embeddings });
+                return error.InvalidConfiguration;
+            }
+            for (model.layout.parameters) |p| for (p.sliceConst(T, model.weights), 0..) |value, i| {
+                if (!std.math.isFinite(value)) {
+                    diag.set("weight \"{s}\" holds {d} at element {d}. The model is damaged: get a sound copy.", .{ p.name, value, i });
+                    return error.NonFinite;
+                }
+            };
+            try dataset.checkVocabulary(model.config.vocab_size, diag);
+            if (eval_dataset) |e| try e.checkVocabulary(model.config.vocab_size, diag);
+        }
+    };
+}
+
+/// The part of a configuration that decides shapes and arithmetic.
+fn shapeOf(config: arch.ModelConfig) arch.ModelConfig {
+    var shape = config;
+    shape.bos_token_id = null;
+    shape.eos_token_id = null;
+    shape.pad_token_id = null;
+    shape.initializer_range = 0;
+    return shape;
+}
+
+fn isDue(step: u64, interval: u32) bool {
+    return interval != 0 and step % interval == 0;
+}
+
+/// CRC-32C over the first and last 64 KiB: enough to notice another file, cheap on one larger than memory.
+fn fingerprint(tokens: []const u32) u32 {
+    const bytes = std.mem.sliceAsBytes(tokens);
+    const edge = 64 * 1024;
+    if (bytes.len <= 2 * edge) return base.checksum.crc32c(bytes);
+    return base.checksum.crc32c(bytes[0..edge]) ^ std.math.rotl(u32, base.checksum.crc32c(bytes[bytes.len - edge ..]), 1);
+}
+
+fn zeros(gpa: std.mem.Allocator, comptime T: type, len: usize) error{OutOfMemory}![]align(64) T {
+    const buffer = try gpa.alignedAlloc(T, .@"64", len);
+    @memset(buffer, 0);
+    return buffer;
+}
