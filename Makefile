@@ -1,0 +1,91 @@
+# The few words of this project. Needs Python >= 3.10, make and git; Zig comes from PyPI.
+#
+#   make demo    from nothing to a small trained model that answers (about 3 minutes)
+#   make test    everything: Zig unit tests and Python tests, with torch (CPU) and TRL
+#   make check   what CI does: lint and test
+
+PYTHON ?= python3
+VENV ?= .venv
+TEST_VENV ?= .venv-test
+PYTEST_ARGS ?=
+
+PIP_FLAGS := --quiet --disable-pip-version-check --no-input
+ZIG_ENV := ZIG_DEBUG_CMD=1
+SOURCES := pyproject.toml CMakeLists.txt build.zig build.zig.zon $(shell find zig -name '*.zig' -o -name '*.h')
+PYTHON_SOURCES := $(shell find python -name '*.py')
+
+.PHONY: help demo test test-zig test-python check build lint fmt docs bench fuzz clean
+
+help:
+	@sed -n '3,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
+	@echo 'also: build lint fmt docs bench fuzz clean'
+
+# ---- environments ----
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+
+$(TEST_VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -m venv $(TEST_VENV) || { echo "Python's venv module is missing (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+
+$(VENV)/.installed: $(VENV)/bin/python $(SOURCES) $(PYTHON_SOURCES)
+	@echo 'installing abi-train into $(VENV) (the first time compiles for about a minute)'
+	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) .
+	@touch $@
+
+# torch goes first and alone: what the constraints name is the CPU build.
+$(TEST_VENV)/.dependencies: $(TEST_VENV)/bin/python constraints.txt pyproject.toml
+	@echo 'installing what the tests need into $(TEST_VENV)'
+	@$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) $$(grep '^torch==' constraints.txt)
+	@$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) 'scikit-build-core>=0.11' 'cffi>=1.17' -c constraints.txt
+	@touch $@
+
+$(TEST_VENV)/.installed: $(TEST_VENV)/.dependencies $(SOURCES) $(PYTHON_SOURCES)
+	@echo 'installing abi-train into $(TEST_VENV)'
+	@$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt '.[test,lint]'
+	@touch $@
+
+# ---- what people type ----
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/abi-train demo
+
+test: test-zig test-python
+
+test-zig: $(TEST_VENV)/.installed
+	@echo 'Zig unit tests'
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --summary line --error-style minimal
+
+test-python: $(TEST_VENV)/.installed
+	@$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+check: lint test
+
+build: $(VENV)/bin/python
+	@$(VENV)/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl
+
+lint: $(TEST_VENV)/.installed
+	@$(TEST_VENV)/bin/ruff check python tests examples benchmarks
+	@$(TEST_VENV)/bin/ruff format --check python tests examples benchmarks
+	@$(TEST_VENV)/bin/mypy
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang fmt --check build.zig build.zig.zon zig examples
+
+fmt: $(TEST_VENV)/.installed
+	@$(TEST_VENV)/bin/ruff check --fix --quiet python tests examples benchmarks
+	@$(TEST_VENV)/bin/ruff format python tests examples benchmarks
+	@$(TEST_VENV)/bin/python -m ziglang fmt build.zig build.zig.zon zig examples
+
+docs: $(VENV)/.installed
+	@$(VENV)/bin/python -m abi_train.cli.reference docs/cli.md
+
+bench: $(TEST_VENV)/.installed
+	@$(TEST_VENV)/bin/python benchmarks/train.py
+
+fuzz: $(TEST_VENV)/.installed
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --fuzz=1M
+
+clean:
+	rm -rf build dist zig-out .zig-cache zig-pkg $(VENV) $(TEST_VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
