@@ -33,7 +33,7 @@ from transformers import (
 )
 
 CORPUS = (
-    "The quick brown fox jumps over the lazy dog. It wasn't the first time, nor will it be the last.\n"
+    "The quick brown fox jumps over the lazy dog. It wasn't the first time; it won't be the last.\n"
     "Abbey answers questions about numbers: 1 2 3 10 42 100 1024 2026, and about code.\n"
     "def add(left, right):\n    return left + right\n\nfor index in range(10):\n    print(index)\n"
     "Naïve café, über straße, 東京 and Ελλάδα; emoji 🙂 too. We're here, they'll come, I'd go.\n"

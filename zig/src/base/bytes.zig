@@ -82,6 +82,27 @@ pub fn writeZeros(writer: *std.Io.Writer, count: usize) std.Io.Writer.Error!void
     try writer.splatByteAll(0, count);
 }
 
+/// Shows text that came from outside in a message: control and non-ASCII bytes as \xNN, long texts cut.
+pub const Printable = struct {
+    text: []const u8,
+
+    const limit = 64;
+
+    pub fn format(self: Printable, w: *std.Io.Writer) std.Io.Writer.Error!void {
+        try w.writeByte('"');
+        for (self.text[0..@min(self.text.len, limit)]) |c| {
+            if (c >= 0x20 and c < 0x7f and c != '"' and c != '\\') try w.writeByte(c) else try w.print("\\x{x:0>2}", .{c});
+        }
+        try w.writeByte('"');
+        if (self.text.len > limit) try w.print("... ({d} bytes)", .{self.text.len});
+    }
+};
+
+/// For `{f}`: the text in quotes, safe to print.
+pub fn printable(text: []const u8) Printable {
+    return .{ .text = text };
+}
+
 test "numbers come back as they went in, and the end is an error that moves nothing" {
     const gpa = std.testing.allocator;
     var list: std.ArrayList(u8) = .empty;
@@ -118,4 +139,14 @@ test "a stream gets the same bytes as a list" {
     try write(u16, &w, 0xABCD);
     try writeZeros(&w, 3);
     try std.testing.expectEqualSlices(u8, &.{ 0xCD, 0xAB, 0, 0, 0 }, w.buffered());
+}
+
+test "foreign text is shown without its control bytes" {
+    var buffer: [256]u8 = undefined;
+    try std.testing.expectEqualStrings(
+        "\"a\\x1b[0m\\x22\\xc3\\xa4\"",
+        try std.fmt.bufPrint(&buffer, "{f}", .{printable("a\x1b[0m\"ä")}),
+    );
+    const long = try std.fmt.bufPrint(&buffer, "{f}", .{printable(&@as([80]u8, @splat('y')))});
+    try std.testing.expect(std.mem.endsWith(u8, long, "\"... (80 bytes)"));
 }

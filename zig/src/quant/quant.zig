@@ -1,1 +1,109 @@
-//! Root of the quant layer.
+//! Root of the quant layer: f32 rows to the types a file stores, byte for byte as ggml writes them.
+//!
+//! Sums run in index order without FMA, so the bytes are the same on every machine. Input with NaN or infinity, or a scale
+//! that overflows f16, is `error.NotFinite`: such a file would be refused later, or worse, not. Does not know: which tensor gets which
+//! type, files, threads.
+
+const std = @import("std");
+const base = @import("base");
+const tensor = @import("tensor");
+const DType = tensor.DType;
+
+pub const q8_0 = @import("q8_0.zig");
+
+pub const Error = error{ UnsupportedType, NotFinite };
+
+pub fn canEncode(dtype: DType) bool {
+    return switch (dtype) {
+        .f32, .f16, .bf16, .q8_0 => true,
+        else => false,
+    };
+}
+
+/// Writes `values` (whole rows, so a multiple of the block length) as `dtype`; `out` has exactly their size.
+pub fn encode(dtype: DType, values: []const f32, out: []u8) Error!void {
+    if (!canEncode(dtype)) return error.UnsupportedType;
+    std.debug.assert(out.len == dtype.rowBytes(values.len) catch unreachable); // The caller sized it by the same rule.
+    if (!allFinite(values)) return error.NotFinite;
+    switch (dtype) {
+        .f32 => tensor.convert.f32ToF32Bytes(values, out),
+        .f16 => {
+            tensor.convert.f32SliceToF16(values, out);
+            for (0..values.len) |i| if (base.bytes.at(u16, out, i) & 0x7C00 == 0x7C00) return error.NotFinite;
+        },
+        .bf16 => {
+            tensor.convert.f32SliceToBf16(values, out);
+            for (0..values.len) |i| if (base.bytes.at(u16, out, i) & 0x7F80 == 0x7F80) return error.NotFinite;
+        },
+        .q8_0 => try q8_0.quantize(values, out),
+        else => unreachable, // canEncode said no.
+    }
+}
+
+/// True when no value is NaN or infinite.
+pub fn allFinite(values: []const f32) bool {
+    const lanes = 16;
+    const exponent: @Vector(lanes, u32) = @splat(0x7F800000);
+    var bad: @Vector(lanes, u32) = @splat(0);
+    var i: usize = 0;
+    while (i + lanes <= values.len) : (i += lanes) {
+        const v: @Vector(lanes, f32) = values[i..][0..lanes].*;
+        const u: @Vector(lanes, u32) = @bitCast(v);
+        bad |= @select(u32, (u & exponent) == exponent, @as(@Vector(lanes, u32), @splat(1)), @as(@Vector(lanes, u32), @splat(0)));
+    }
+    var ok = @reduce(.Or, bad) == 0;
+    while (i < values.len) : (i += 1) ok = ok and std.math.isFinite(values[i]);
+    return ok;
+}
+
+test {
+    _ = q8_0;
+}
+
+/// The two rows of test numbers on which ggml's own output was recorded.
+fn referenceRow(comptime kind: enum { a, b }, out: *[1024]f32) void {
+    for (out, 0..) |*x, i| {
+        const mixed: u32 = @truncate(i * 2654435761 + 12345);
+        const u = @as(f64, @floatFromInt(mixed)) / 4294967296.0;
+        const c = (u - 0.5) * 2;
+        x.* = @floatCast(if (kind == .a) (u - 0.5) * 0.2 else c * c * c);
+    }
+}
+
+fn expectDigest(dtype: DType, comptime kind: @TypeOf(.enum_literal), sha16: *const [16]u8, first24: *const [24]u8) !void {
+    var row: [1024]f32 = undefined;
+    referenceRow(kind, &row);
+    var out: [4096]u8 = undefined;
+    const raw = out[0..try dtype.rowBytes(row.len)];
+    try encode(dtype, &row, raw);
+    const first = std.fmt.bytesToHex(raw[0..12].*, .lower);
+    try std.testing.expectEqualStrings(first24, &first);
+    var digest: [32]u8 = undefined;
+    std.crypto.hash.sha2.Sha256.hash(raw, &digest, .{});
+    const hex = std.fmt.bytesToHex(digest[0..8].*, .lower);
+    try std.testing.expectEqualStrings(sha16, &hex);
+}
+
+test "the bytes are ggml's" {
+    try expectDigest(.q8_0, .a, "9f219165bfbbdf96", "7312811ebd5af99835d47110");
+    try expectDigest(.q8_0, .b, "d604b3b7afa514fb", "08208102ed2d00ba09fb5900");
+    try expectDigest(.bf16, .a, "c3549a8b95c1e0e1", "cdbdc13c58bd913db7bba8bd");
+    try expectDigest(.bf16, .b, "0349c0df41887713", "80bf583c17beb63e35b90dbf");
+    try expectDigest(.f16, .a, "f84e3ecaefaf03ef", "66ae0b26c2aa882cb59d3fad");
+    try expectDigest(.f16, .b, "b5ba36ed566a5aca", "00bcbc22b5b0af35ab8968b8");
+}
+
+test "NaN, infinity and overflow to infinity are refused by every type" {
+    var out: [4 * 32]u8 = undefined;
+    for ([_]DType{ .f32, .f16, .bf16, .q8_0 }) |dtype| {
+        for ([_]f32{ std.math.nan(f32), std.math.inf(f32), -std.math.inf(f32) }) |bad| for (0..32) |place| {
+            var row: [32]f32 = @splat(1);
+            row[place] = bad;
+            try std.testing.expectError(error.NotFinite, encode(dtype, &row, out[0..try dtype.rowBytes(32)]));
+        };
+    }
+    const large: [32]f32 = @splat(3.4e38);
+    for ([_]DType{ .f16, .bf16, .q8_0 }) |dtype|
+        try std.testing.expectError(error.NotFinite, encode(dtype, &large, out[0..try dtype.rowBytes(32)]));
+    try std.testing.expectError(error.UnsupportedType, encode(.q4_k, &large, out[0..0]));
+}
