@@ -1,1 +1,4 @@
 //! Root of the kernels layer.
+pub fn gemmWorkspaceBytes() usize {
+    return 64;
+}

@@ -1,1 +1,37 @@
-//! Root of the ops layer.
+//! Root of the ops layer: the numbers of training, one family a file, each with forward, backward and a plain
+//! `…Naive` twin that is its definition.
+//!
+//! All are generic over `T` (f32 or f64) and return nothing that can fail. Memory: an op never allocates; it uses
+//! scratch of `Exec`, which the caller sizes once with `Exec.reserve` (attention and cross entropy need it, the others
+//! only what `Exec.init` makes). Results have the same bits for any number of threads.
+//! Does not know: models, layers, files, where positions and targets come from.
+
+pub const exec = @import("exec.zig");
+pub const matmul = @import("matmul.zig");
+pub const rms_norm = @import("rms_norm.zig");
+pub const rope = @import("rope.zig");
+pub const attention = @import("attention.zig");
+pub const swiglu = @import("swiglu.zig");
+pub const embedding = @import("embedding.zig");
+pub const cross_entropy = @import("cross_entropy.zig");
+pub const elementwise = @import("elementwise.zig");
+pub const reduce = @import("reduce.zig");
+pub const optimizer = @import("optimizer.zig");
+
+pub const Exec = exec.Exec;
+pub const Mode = exec.Mode;
+
+test {
+    _ = exec;
+    _ = matmul;
+    _ = rms_norm;
+    _ = rope;
+    _ = attention;
+    _ = swiglu;
+    _ = embedding;
+    _ = cross_entropy;
+    _ = elementwise;
+    _ = reduce;
+    _ = optimizer;
+    _ = @import("check.zig");
+}

@@ -1,0 +1,132 @@
+//! What every op runs on: the thread pool and the scratch memory of each worker.
+//!
+//! Memory is taken in `init` and `reserve` and nowhere else, so a training step allocates nothing. An op that finds
+//! too little scratch stops the program: the caller forgot to reserve, which is a bug and no condition of the world.
+//! One op runs at a time on one `Exec`.
+
+const std = @import("std");
+const base = @import("base");
+const kernels = @import("kernels");
+
+/// Whether a result replaces what was there or is added to it.
+pub const Mode = enum(c_int) { store = 0, accumulate = 1 };
+
+pub const Bytes = []align(64) u8;
+
+pub const Exec = struct {
+    gpa: std.mem.Allocator,
+    pool: *base.Pool,
+    workers: []Worker,
+    /// One buffer all workers see (logits of a chunk of rows).
+    shared: Bytes = empty,
+
+    const Worker = struct {
+        /// Panels of the matrix product.
+        packing: Bytes = empty,
+        /// Score panels of attention.
+        scratch: Bytes = empty,
+    };
+    const empty: Bytes = &.{};
+
+    /// The largest shapes that will be asked for. Zero = the op is not used.
+    pub const Need = struct {
+        /// Longest row of tokens that attention sees.
+        attention_time: usize = 0,
+        /// Vocabulary of `cross_entropy`.
+        vocab_size: usize = 0,
+        /// Most rows one call of `cross_entropy` gets; fewer rows need less scratch.
+        loss_rows: usize = std.math.maxInt(usize),
+    };
+
+    pub fn init(gpa: std.mem.Allocator, pool: *base.Pool) error{OutOfMemory}!Exec {
+        const workers = try gpa.alloc(Worker, pool.n);
+        for (workers) |*w| w.* = .{};
+        var self: Exec = .{ .gpa = gpa, .pool = pool, .workers = workers };
+        errdefer self.deinit();
+
+        const packing = kernels.gemmWorkspaceBytes();
+        for (workers) |*w| w.packing = try gpa.alignedAlloc(u8, .@"64", packing);
+        return self;
+    }
+
+    pub fn deinit(self: *Exec) void {
+        for (self.workers) |w| {
+            self.gpa.free(w.packing);
+            self.gpa.free(w.scratch);
+        }
+        self.gpa.free(self.workers);
+        self.gpa.free(self.shared);
+        self.* = undefined;
+    }
+
+    /// Grows the scratch to what `need` asks for; never shrinks it. Call once, before the first step.
+    pub fn reserve(self: *Exec, comptime T: type, need: Need) error{OutOfMemory}!void {
+        const attention = @import("attention.zig").scratchCount(need.attention_time);
+        for (self.workers) |*w| try self.grow(&w.scratch, T, attention);
+        try self.grow(&self.shared, T, @import("cross_entropy.zig").scratchCount(need.loss_rows, need.vocab_size));
+    }
+
+    fn grow(self: *Exec, buffer: *Bytes, comptime T: type, count: usize) error{OutOfMemory}!void {
+        const size = std.math.mul(usize, count, @sizeOf(T)) catch return error.OutOfMemory;
+        if (buffer.len >= size) return;
+        const larger = try self.gpa.alignedAlloc(u8, .@"64", size);
+        self.gpa.free(buffer.*);
+        buffer.* = larger;
+    }
+
+    pub fn workerScratch(self: *Exec, worker: usize, comptime T: type, count: usize) []align(64) T {
+        return view(self.workers[worker].scratch, T, count);
+    }
+
+    pub fn sharedScratch(self: *Exec, comptime T: type, count: usize) []align(64) T {
+        return view(self.shared, T, count);
+    }
+
+    fn view(bytes: Bytes, comptime T: type, count: usize) []align(64) T {
+        if (bytes.len / @sizeOf(T) < count) @panic("ops scratch is too small: call Exec.reserve with the largest shapes");
+        const items: [*]align(64) T = @ptrCast(bytes.ptr);
+        return items[0..count];
+    }
+};
+
+test "all ops compile for both types and agree with their twins on a small shape" {
+    var rig = try @import("check.zig").Rig.init(2);
+    defer rig.deinit();
+
+    inline for (.{ f32, f64 }) |T| {
+        try rig.ex.reserve(T, .{ .attention_time = 3, .vocab_size = 5, .loss_rows = 2 });
+        const ops = @import("ops.zig");
+        var bag: @import("check.zig").Bag = .{};
+        defer bag.deinit();
+
+        const x = bag.normal(T, 24);
+        const y = bag.normal(T, 24);
+        const z = bag.zeros(T, 24);
+        const s = bag.zeros(T, 24);
+        ops.matmul.forward(T, &rig.ex, z[0..8], x[0..12], y[0..6], null, 4, 2, 3, .store);
+        ops.matmul.backwardInput(T, &rig.ex, s[0..12], z[0..8], y[0..6], 4, 2, 3, .store);
+        ops.matmul.backwardWeight(T, &rig.ex, s[0..6], s[6..8], z[0..8], x[0..12], 4, 2, 3);
+        ops.rms_norm.forward(T, &rig.ex, z[0..12], s[0..4], x[0..12], y[0..3], 4, 3, 1e-5);
+        ops.rms_norm.backward(T, &rig.ex, z[0..12], s[4..7], x[0..12], x[0..12], y[0..3], s[0..4], 4, 3, .store);
+        var table = try ops.rope.Table(T).init(std.testing.allocator, .{ .head_dim = 4, .theta = 1e4 }, 8);
+        defer table.deinit();
+
+        ops.rope.apply(T, &rig.ex, z, 2, 4, &table, &.{ 0, 1, 7 }, .forward);
+        const dims: ops.attention.Dims = .{ .batch = 1, .time = 3, .heads = 2, .kv_heads = 1, .head_dim = 4 };
+        const t = bag.zeros(T, 24);
+        ops.attention.forward(T, &rig.ex, z, s[0..6], x, y[0..12], y[12..24], dims, null);
+        ops.attention.backward(T, &rig.ex, t, bag.zeros(T, 12), bag.zeros(T, 12), x, z, s[0..6], x, y[0..12], y[12..24], dims, null);
+        ops.swiglu.forward(T, &rig.ex, z, x, y);
+        ops.swiglu.backward(T, &rig.ex, s, t, x, z, y);
+        ops.embedding.forward(T, &rig.ex, z[0..4], x, &.{ 3, 1 });
+        ops.embedding.backward(T, &rig.ex, z, x[0..4], &.{ 3, 1 });
+        const result = ops.cross_entropy.run(T, &rig.ex, .{ .hidden = x[0..6], .weight = y[0..15], .targets = &.{ 4, -1 }, .vocab_size = 5, .scale = 1, .dhidden = z[0..6], .dweight = s[0..15] });
+        try std.testing.expectEqual(1, result.count);
+        ops.elementwise.add(T, &rig.ex, z, x);
+        ops.elementwise.addScaled(T, &rig.ex, z, 2, x);
+        ops.elementwise.scale(T, &rig.ex, z, 2);
+        ops.elementwise.fill(T, &rig.ex, z, 0);
+        try std.testing.expectEqual(0, ops.reduce.sumSquares(T, &rig.ex, z));
+        for ([_]ops.optimizer.Kind{ .sgd, .adam, .adamw }) |kind| ops.optimizer.step(T, &rig.ex, kind, .{ .w = x, .g = y, .m = z, .v = s, .lr = 0.1, .step = 1 });
+    }
+}
