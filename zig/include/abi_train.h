@@ -69,8 +69,23 @@ uint32_t abt_abi_version(void);
  * zero byte. Valid until the next call on this thread. */
 const char *abt_last_error(void);
 
-/* JSON about this machine as the library sees it: {"architecture", "level", "levels", "threads"}. */
+/* JSON about this machine as the library sees it: {"architecture", "os", "mode", "level", "threads"}. */
 abt_status abt_cpu_info_json(char *buffer, size_t capacity, size_t *needed);
+
+/* ---- Configuration ----------------------------------------------------------------------------------
+ * LlmTrainingConfig travels as a JSON object. One reader decides what is valid, for every language.
+ * Example: examples/c/config.c */
+
+/* The JSON schema: types, defaults, rules and other names of every field. */
+abt_status abt_config_schema_json(char *buffer, size_t capacity, size_t *needed);
+
+/* Reads a configuration, checks every rule and writes it back with every field under its own name. */
+abt_status abt_config_validate_json(const char *config_json, char *buffer, size_t capacity, size_t *needed);
+
+/* The learning rates of `count` optimizer steps from `first_step` (counted from 0). `total_steps` is the
+ * length of the whole run; it matters when decay_steps is 0. rates: `count` doubles of the caller. */
+abt_status abt_schedule_learning_rates(const char *config_json, uint64_t first_step, uint64_t total_steps,
+                                       double *rates, size_t count);
 
 /* cdef:end */
 

@@ -9,6 +9,7 @@ const header_check = @import("c_api/header_check.zig");
 
 const groups = .{
     @import("c_api/library.zig"),
+    @import("c_api/config.zig"),
 };
 
 comptime {

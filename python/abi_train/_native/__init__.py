@@ -7,10 +7,15 @@ from `abi_train.errors` with the library's sentence.
 from __future__ import annotations
 
 import json
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from . import _cffi
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 ffi: Any = _cffi.ffi
 lib: Any = _cffi.lib
@@ -68,6 +73,32 @@ def json_out(function: Any, *arguments: Any) -> Any:
     return json.loads(text_out(function, *arguments))
 
 
+def c_string(text: str | bytes, name: str) -> Any:
+    """`text` as a zero-ended UTF-8 C string. Raises ArgumentError for a zero byte inside."""
+    data = text.encode("utf-8") if isinstance(text, str) else text
+    if b"\0" in data:
+        raise errors.ArgumentError(f"{name} holds a zero byte, which cannot be passed on")
+    return ffi.new("char[]", data)
+
+
+def c_path(path: str | os.PathLike[str], name: str = "path") -> Any:
+    """A path as a C string."""
+    return c_string(os.fsencode(path), name)
+
+
+def whole(value: Any, name: str, bits: int = 64) -> int:
+    """`value` as an unsigned whole number of so many bits. Raises ArgumentError otherwise."""
+    try:
+        number = value.__index__()
+    except AttributeError:
+        raise errors.ArgumentError(
+            f"{name} is {value!r}; it must be a whole number"
+        ) from None
+    if not 0 <= number < 1 << bits:
+        raise errors.ArgumentError(f"{name} is {number}; it must be from 0 to {(1 << bits) - 1}")
+    return int(number)
+
+
 # ---- Library ----
 
 
@@ -79,3 +110,35 @@ def version() -> str:
 def cpu_info() -> dict[str, Any]:
     """What the native library sees of this machine."""
     return dict(json_out(lib.abt_cpu_info_json))
+
+
+# ---- Configuration ----
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of `LlmTrainingConfig`."""
+    return dict(json_out(lib.abt_config_schema_json))
+
+
+def config_validate(config_json: str) -> dict[str, Any]:
+    """The configuration with every field under its own name. Raises ConfigError."""
+    return dict(json_out(lib.abt_config_validate_json, c_string(config_json, "config_json")))
+
+
+def learning_rates(
+    config_json: str, first_step: int, count: int, total_steps: int
+) -> npt.NDArray[np.float64]:
+    """The learning rates of `count` optimizer steps from `first_step`, which counts from 0."""
+    import numpy as np
+
+    rates = np.empty(whole(count, "count", 32), dtype=np.float64)
+    check(
+        lib.abt_schedule_learning_rates(
+            c_string(config_json, "config_json"),
+            whole(first_step, "first_step"),
+            whole(total_steps, "total_steps"),
+            ffi.from_buffer("double[]", rates) if rates.size else ffi.NULL,
+            rates.size,
+        )
+    )
+    return rates

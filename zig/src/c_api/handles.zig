@@ -31,6 +31,32 @@ pub const Header = struct {
     }
 };
 
+/// A counted object around `Payload`, which has `deinit(*Payload) void`.
+pub fn Object(comptime object_kind: Kind, comptime Payload: type) type {
+    return struct {
+        header: Header,
+        value: Payload,
+
+        const Self = @This();
+        pub const kind = object_kind;
+
+        /// Moves `value` into an object of the table. On failure it stays the caller's.
+        pub fn make(value: Payload) error{OutOfMemory}!u64 {
+            const self = try table_gpa.create(Self);
+            errdefer table_gpa.destroy(self);
+
+            self.* = .{ .header = .{ .destroy = destroy }, .value = value };
+            return insert(object_kind, &self.header);
+        }
+
+        fn destroy(header: *Header) void {
+            const self: *Self = @fieldParentPtr("header", header);
+            self.value.deinit();
+            table_gpa.destroy(self);
+        }
+    };
+}
+
 /// How a call uses the object.
 pub const Use = enum {
     /// Reads, and does not mind others.
