@@ -1,0 +1,272 @@
+//! Where Hugging Face's and GGUF's words for one model meet: tensor names, row orders, who may have what.
+//!
+//! A GGUF file of architecture `llama` keeps the rows of q and k in the order of the original Llama code, where rotary pairs
+//! are neighbours (2i, 2i+1); Hugging Face, and everything in this project, has them half a head apart (i, i + D/2).
+//! `RowOrder` is the only place that knows. Mistral is written as `llama`, which is what it is.
+//! Does not know: files, keys, numbers.
+
+const std = @import("std");
+const base = @import("base");
+const tensor = @import("tensor");
+const arch = @import("arch");
+const Role = arch.Role;
+const DType = tensor.DType;
+
+/// `general.architecture`.
+pub const Architecture = enum {
+    llama,
+    qwen2,
+    qwen3,
+
+    pub fn of(model_type: arch.ModelType) Architecture {
+        return switch (model_type) {
+            .llama, .mistral => .llama,
+            .qwen2 => .qwen2,
+            .qwen3 => .qwen3,
+        };
+    }
+
+    pub fn fromName(text: []const u8) ?Architecture {
+        return std.meta.stringToEnum(Architecture, text);
+    }
+
+    /// The model type a file of this architecture is read as.
+    pub fn modelType(self: Architecture) arch.ModelType {
+        return switch (self) {
+            .llama => .llama,
+            .qwen2 => .qwen2,
+            .qwen3 => .qwen3,
+        };
+    }
+};
+
+pub const Presence = enum {
+    /// Without it the file does not load, or loads and is wrong.
+    required,
+    optional,
+    /// llama.cpp refuses files with tensors that it does not use.
+    forbidden,
+};
+
+pub fn presence(architecture: Architecture, role: Role) Presence {
+    return switch (role) {
+        .token_embedding, .q_weight, .k_weight, .v_weight, .o_weight => .required,
+        .attention_norm, .gate_weight, .up_weight, .down_weight, .mlp_norm, .final_norm => .required,
+        .output => .optional,
+        .q_bias, .k_bias, .v_bias => if (architecture == .qwen2) .required else .optional,
+        .q_norm, .k_norm => if (architecture == .qwen3) .required else .forbidden,
+        .o_bias, .gate_bias, .up_bias, .down_bias => if (architecture == .llama) .optional else .forbidden,
+    };
+}
+
+/// The name inside `blk.N.`, or the whole name for tensors outside of layers.
+pub fn ggufSuffix(role: Role) []const u8 {
+    return switch (role) {
+        .token_embedding => "token_embd.weight",
+        .q_weight => "attn_q.weight",
+        .q_bias => "attn_q.bias",
+        .k_weight => "attn_k.weight",
+        .k_bias => "attn_k.bias",
+        .v_weight => "attn_v.weight",
+        .v_bias => "attn_v.bias",
+        .q_norm => "attn_q_norm.weight",
+        .k_norm => "attn_k_norm.weight",
+        .o_weight => "attn_output.weight",
+        .o_bias => "attn_output.bias",
+        .attention_norm => "attn_norm.weight",
+        .gate_weight => "ffn_gate.weight",
+        .gate_bias => "ffn_gate.bias",
+        .up_weight => "ffn_up.weight",
+        .up_bias => "ffn_up.bias",
+        .down_weight => "ffn_down.weight",
+        .down_bias => "ffn_down.bias",
+        .mlp_norm => "ffn_norm.weight",
+        .final_norm => "output_norm.weight",
+        .output => "output.weight",
+    };
+}
+
+/// Divisors of the rotary frequencies: written when Llama 3 scaling is on, one for the whole model.
+pub const rope_divisors = "rope_freqs.weight";
+
+pub const NameBuffer = [64]u8;
+
+/// `blk.3.attn_q.weight`. The text lies in `buffer` or is static.
+pub fn ggufName(buffer: *NameBuffer, layer: ?u32, role: Role) []const u8 {
+    const l = layer orelse return ggufSuffix(role);
+    return std.fmt.bufPrint(buffer, "blk.{d}.{s}", .{ l, ggufSuffix(role) }) catch unreachable; // 4 + 10 + 1 + 18 < 64.
+}
+
+pub const Place = struct { layer: ?u32, role: Role };
+
+/// The other way; null for names that no dense model has.
+pub fn fromGgufName(name: []const u8) ?Place {
+    if (std.mem.startsWith(u8, name, "blk.")) {
+        const rest = name[4..];
+        const dot = std.mem.findScalar(u8, rest, '.') orelse return null;
+        const digits = rest[0..dot];
+        if (digits.len > 1 and digits[0] == '0') return null; // `blk.01.` would be a second name for layer 1.
+        for (digits) |c| if (!std.ascii.isDigit(c)) return null;
+        const layer = std.fmt.parseInt(u32, digits, 10) catch return null;
+        const role = roleOf(rest[dot + 1 ..]) orelse return null;
+        return if (isOuter(role)) null else .{ .layer = layer, .role = role };
+    }
+    const role = roleOf(name) orelse return null;
+    return if (isOuter(role)) .{ .layer = null, .role = role } else null;
+}
+
+fn roleOf(suffix: []const u8) ?Role {
+    inline for (@typeInfo(Role).@"enum".field_names) |field| {
+        const role = @field(Role, field);
+        if (std.mem.eql(u8, suffix, comptime ggufSuffix(role))) return role;
+    }
+    return null;
+}
+
+fn isOuter(role: Role) bool {
+    return switch (role) {
+        .token_embedding, .final_norm, .output => true,
+        else => false,
+    };
+}
+
+/// How the rows of one tensor change places between Hugging Face and GGUF. Rows of heads that are kept whole.
+pub const RowOrder = union(enum) {
+    same,
+    /// Rotary pairs are neighbours in GGUF and half a head apart in Hugging Face's files.
+    interleaved: struct { head_dim: usize },
+
+    /// Which Hugging Face row stands at this GGUF row.
+    pub fn hfRow(self: RowOrder, gguf_row: usize) usize {
+        switch (self) {
+            .same => return gguf_row,
+            .interleaved => |i| {
+                const half = i.head_dim / 2;
+                const head_start = gguf_row - gguf_row % i.head_dim;
+                const within = gguf_row % i.head_dim;
+                return head_start + (within % 2) * half + within / 2;
+            },
+        }
+    }
+
+    /// Which GGUF row this Hugging Face row becomes.
+    pub fn ggufRow(self: RowOrder, hf_row: usize) usize {
+        switch (self) {
+            .same => return hf_row,
+            .interleaved => |i| {
+                const half = i.head_dim / 2;
+                const head_start = hf_row - hf_row % i.head_dim;
+                const within = hf_row % i.head_dim;
+                return head_start + (within % half) * 2 + within / half;
+            },
+        }
+    }
+};
+
+pub fn rowOrder(architecture: Architecture, role: Role, head_dim: usize) RowOrder {
+    if (architecture != .llama) return .same;
+    return switch (role) {
+        .q_weight, .q_bias, .k_weight, .k_bias => .{ .interleaved = .{ .head_dim = head_dim } },
+        else => .same,
+    };
+}
+
+/// The type a tensor is stored in when the user asks for `wanted`: norms and biases stay f32 (others abort llama.cpp at run
+/// time), rows that are not whole blocks become f16.
+pub fn storedType(role: Role, columns: usize, wanted: DType) DType {
+    if (role.isNorm() or role.isBias()) return .f32;
+    if (columns % wanted.blockLen() != 0) return .f16;
+    return wanted;
+}
+
+pub const ExportError = error{NotExpressible};
+
+/// Whether GGUF and llama.cpp can say what this model is. `diag` names the field when not.
+pub fn checkExpressible(config: arch.ModelConfig, diag: *base.Diagnostic) ExportError!void {
+    const architecture: Architecture = .of(config.model_type);
+    const flags = .{
+        .{ "qkv_bias", Role.q_bias },
+        .{ "attention_output_bias", Role.o_bias },
+        .{ "mlp_bias", Role.gate_bias },
+        .{ "qk_norm", Role.q_norm },
+    };
+    inline for (flags) |flag| {
+        const has = @field(config, flag[0]);
+        const rule = presence(architecture, flag[1]);
+        if (has and rule == .forbidden) return refuse(diag, "{s} is on, but GGUF's architecture {t} has no such tensors", .{ flag[0], architecture });
+        if (!has and rule == .required) return refuse(diag, "{s} is off, but GGUF's architecture {t} needs those tensors", .{ flag[0], architecture });
+    }
+    if (architecture == .qwen2 and config.queryWidth() != config.hidden_size)
+        return refuse(diag, "head_dim is {d} and hidden_size {d}; GGUF's architecture qwen2 needs head_dim · heads = hidden_size", .{ config.head_dim, config.hidden_size });
+    if (config.rope_scaling == .llama3 and architecture != .llama)
+        return refuse(diag, "rope_scaling is llama3, which GGUF's architecture {t} ignores", .{architecture});
+    if (config.num_hidden_layers > 512)
+        return refuse(diag, "num_hidden_layers is {d}; llama.cpp reads at most 512", .{config.num_hidden_layers});
+}
+
+fn refuse(diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) ExportError {
+    diag.set(format ++ ". Such a model cannot be written as GGUF.", arguments);
+    return error.NotExpressible;
+}
+
+test "every role's name comes back as the same role" {
+    var buffer: NameBuffer = undefined;
+    inline for (@typeInfo(Role).@"enum".field_names) |field| {
+        const role = @field(Role, field);
+        for ([_]u32{ 0, 7, 511, std.math.maxInt(u32) }) |n| {
+            const layer: ?u32 = if (isOuter(role)) null else n;
+            const place = fromGgufName(ggufName(&buffer, layer, role)).?;
+            try std.testing.expectEqual(role, place.role);
+            try std.testing.expectEqual(layer, place.layer);
+        }
+    }
+}
+
+test "names that are nearly right are not taken" {
+    for ([_][]const u8{ "", "blk.", "blk.0", "blk.0.", "blk.0.output.weight", "blk.01.attn_q.weight", "blk.-1.attn_q.weight", "blk.+1.attn_q.weight", "blk.1_0.attn_q.weight", "blk.99999999999.attn_q.weight", "attn_q.weight", "output.weight ", "blk.0.attn_qkv.weight" }) |name|
+        try std.testing.expectEqual(@as(?Place, null), fromGgufName(name));
+}
+
+test "rows go to neighbours and come back, head by head" {
+    const order: RowOrder = .{ .interleaved = .{ .head_dim = 6 } };
+    // HF 0 1 2 | 3 4 5 becomes 0 3 1 4 2 5.
+    for ([_]usize{ 0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11 }, 0..) |hf, g| try std.testing.expectEqual(hf, order.hfRow(g));
+    for ([_]usize{ 2, 4, 16, 64, 128 }) |head_dim| {
+        const o: RowOrder = .{ .interleaved = .{ .head_dim = head_dim } };
+        for (0..3 * head_dim) |row| {
+            try std.testing.expectEqual(row, o.ggufRow(o.hfRow(row)));
+            try std.testing.expectEqual(row, o.hfRow(o.ggufRow(row)));
+        }
+    }
+    try std.testing.expectEqual(RowOrder.same, rowOrder(.qwen2, .q_weight, 8));
+    try std.testing.expectEqual(RowOrder.same, rowOrder(.llama, .v_weight, 8));
+    try std.testing.expect(rowOrder(.llama, .k_bias, 8) == .interleaved);
+}
+
+test "norms and biases stay f32, odd rows become f16" {
+    try std.testing.expectEqual(DType.f32, storedType(.attention_norm, 1, .q8_0));
+    try std.testing.expectEqual(DType.f32, storedType(.q_bias, 1, .f16));
+    try std.testing.expectEqual(DType.q8_0, storedType(.q_weight, 64, .q8_0));
+    try std.testing.expectEqual(DType.f16, storedType(.down_weight, 80, .q8_0));
+    try std.testing.expectEqual(DType.bf16, storedType(.down_weight, 81, .bf16));
+}
+
+test "models that GGUF cannot say are refused with the field's name" {
+    const sound: arch.ModelConfig = .{ .vocab_size = 8, .hidden_size = 16, .intermediate_size = 8, .num_hidden_layers = 1, .num_attention_heads = 2, .num_key_value_heads = 1, .head_dim = 8 };
+    var diag: base.Diagnostic = .{};
+    try checkExpressible(sound, &diag);
+    const cases = .{
+        .{ "qk_norm", .{ .model_type = .llama, .qk_norm = true } },
+        .{ "qkv_bias", .{ .model_type = .qwen2, .qkv_bias = false } },
+        .{ "mlp_bias", .{ .model_type = .qwen3, .qk_norm = true, .mlp_bias = true } },
+        .{ "head_dim", .{ .model_type = .qwen2, .qkv_bias = true, .head_dim = 16 } },
+        .{ "rope_scaling", .{ .model_type = .qwen3, .qk_norm = true, .rope_scaling = arch.RopeScaling{ .llama3 = .{ .factor = 8, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position_embeddings = 64 } } } },
+        .{ "num_hidden_layers", .{ .num_hidden_layers = 513 } },
+    };
+    inline for (cases) |case| {
+        var config = sound;
+        inline for (@typeInfo(@TypeOf(case[1])).@"struct".field_names) |field| @field(config, field) = @field(case[1], field);
+        try std.testing.expectError(error.NotExpressible, checkExpressible(config, &diag));
+        try std.testing.expect(std.mem.startsWith(u8, diag.text(), case[0]));
+    }
+}
