@@ -158,7 +158,7 @@ pub fn Trainer(comptime T: type) type {
                 .shuffle = config.shuffle,
                 .seed = config.seed,
                 .data_tokens = dataset.tokens.len,
-                .data_rows = dataset.rowCount(),
+                .data_rows = dataset.rowCount() orelse 0,
                 .data_crc32c = fingerprint(dataset.tokens),
             };
             self.state.max_steps = try self.plannedSteps(diag);
@@ -614,7 +614,12 @@ pub fn Trainer(comptime T: type) type {
             diag: *base.Diagnostic,
         ) !void {
             try config.validate(diag);
-            try config.requireSupported(diag);
+            var names: [config_file.unsupported_fields.len][]const u8 = undefined;
+            for (config.unsupported(&names)) |name| {
+                diag.set("{s} is true, but the native engine does not do this yet. Set it to false, or use the " ++
+                    "trl engine.", .{name});
+                return error.InvalidConfiguration;
+            }
             if (config.max_seq_len > model.config.max_position_embeddings) {
                 diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, model.config.max_position_embeddings });
                 return error.InvalidConfiguration;
