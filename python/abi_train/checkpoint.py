@@ -1,0 +1,261 @@
+"""Checkpoint folders seen from Python: find them, keep the newest, write one, read its state.
+
+`checkpoint-N/` is a Hugging Face folder (`config.json`, `model.safetensors`, tokenizer files) with
+`optimizer.safetensors` and `trainer_state.json` beside them. Both engines write this form, so a run
+can be resumed on either. What only we need lives in `stateful_callbacks.abi_train` of the state
+file, where transformers looks past it.
+
+Always true: a folder under its final name is whole. It is written as `.checkpoint-N.tmp`, synced,
+renamed, and the parent folder synced. Does not know: torch, models, the native library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import CheckpointError
+
+STATE_FILE: Final = "trainer_state.json"
+MODEL_FILE: Final = "model.safetensors"
+OPTIMIZER_FILE: Final = "optimizer.safetensors"
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+MOMENTS: Final = ("exp_avg", "exp_avg_sq")
+_NAME: Final = re.compile(r"checkpoint-(\d+)")
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """Finished checkpoints in a run folder, oldest step first."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
+    found = [
+        (int(match[1]), path)
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and (path / STATE_FILE).is_file()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def resolve_resume(resume: str | Path | None, folder: Path) -> Path | None:
+    """The checkpoint to resume from: a folder, or the newest in `folder` for `latest`.
+
+    Raises `CheckpointError` when there is none.
+    """
+    if resume is None:
+        return None
+    if str(resume) == "latest":
+        found = list_checkpoints(folder)
+        if not found:
+            raise CheckpointError(
+                f"{folder}: no checkpoint to resume from. Start the run without resume, or name a "
+                "checkpoint folder."
+            )
+        return found[-1]
+    path = Path(resume)
+    if not (path / STATE_FILE).is_file():
+        raise CheckpointError(
+            f"{path}: not a checkpoint folder ({STATE_FILE} is missing). Name a "
+            "checkpoint-N folder."
+        )
+    return path
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The parsed `trainer_state.json`. Raises `CheckpointError` when it is damaged or not ours."""
+    path = checkpoint / STATE_FILE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        ours = state["stateful_callbacks"]["abi_train"]
+        if not isinstance(ours["state"]["global_step"], int):
+            raise TypeError("global_step is not a whole number")
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not the state of an abi_train run ({error}). Resume from another "
+            "checkpoint, or start a new run from this one's weights."
+        ) from None
+    return dict(state)
+
+
+def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> Path:
+    """Make `folder/checkpoint-<step>` with what `fill` writes into the folder it is given.
+
+    Returns the final path. An existing folder of that step is replaced after the new one is whole.
+    """
+    final = folder / f"checkpoint-{step}"
+    work = folder / f".checkpoint-{step}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        fill(work)
+        for path in sorted(work.rglob("*")):
+            if path.is_file():
+                _sync(path)
+        _sync(work)
+        if final.exists():
+            retired = folder / f".checkpoint-{step}.old"
+            shutil.rmtree(retired, ignore_errors=True)
+            final.rename(retired)
+            work.rename(final)
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            work.rename(final)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise CheckpointError(
+            f"{final}: cannot be saved ({error.strerror or error}). Earlier checkpoints are "
+            "untouched; free space or choose another checkpoint_path."
+        ) from error
+    return final
+
+
+def retire(folder: Path, keep: int, *, spare: Path | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints, sparing one; 0 keeps all."""
+    if keep == 0:
+        return
+    for path in list_checkpoints(folder)[:-keep]:
+        if path != spare:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def copy_tokenizer(source: Path | None, target: Path) -> None:
+    """Copy the tokenizer files that exist in `source`."""
+    if source is None:
+        return
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write a text file so that it is either the old one or the whole new one."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one. Raises `OSError`."""
+    path = Path(path)
+    work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with work.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            work.unlink()
+        raise
+    _sync(path.parent)
+
+
+def ends_checksum(token_ids: Any) -> int:
+    """CRC-32C of the first and last 64 KiB of token ids, as the native trainer takes it."""
+    edge = 64 * 1024
+    words = edge // 4
+    if len(token_ids) * 4 <= 2 * edge:
+        return crc32c(token_ids[:].tobytes())
+    last = crc32c(token_ids[-words:].tobytes())
+    return crc32c(token_ids[:words].tobytes()) ^ ((last << 1 | last >> 31) & 0xFFFFFFFF)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli) of some bytes. Plain Python: for tens of kilobytes, not for files."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = _CRC_TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
+    return value ^ 0xFFFFFFFF
+
+
+def _crc_row(index: int) -> int:
+    for _ in range(8):
+        index = (index >> 1) ^ (0x82F63B78 if index & 1 else 0)
+    return index
+
+
+_CRC_TABLE: Final = [_crc_row(index) for index in range(256)]
+
+
+def trainer_state(
+    *,
+    engine: str,
+    version: str,
+    identity: Mapping[str, Any],
+    state: Mapping[str, Any],
+    config: Mapping[str, Any],
+    epoch: float,
+    history: list[dict[str, Any]],
+    best_path: str | None,
+) -> dict[str, Any]:
+    """The content of `trainer_state.json`: Hugging Face's fields, ours under their own key."""
+    return {
+        "best_global_step": state["best_step"],
+        "best_metric": state["best_metric"],
+        "best_model_checkpoint": best_path,
+        "epoch": epoch,
+        "eval_steps": config["eval_interval"],
+        "global_step": state["global_step"],
+        "is_hyper_param_search": False,
+        "is_local_process_zero": True,
+        "is_world_process_zero": True,
+        "log_history": [
+            {key: value for key, value in row.items() if not _endless(value)} for row in history
+        ],
+        "logging_steps": config["log_interval"],
+        "max_steps": state["max_steps"],
+        "num_input_tokens_seen": state["tokens_processed"],
+        "num_train_epochs": config["epochs"],
+        "save_steps": config["checkpoint_interval"],
+        "stateful_callbacks": {
+            "abi_train": {
+                "engine": engine,
+                "version": version,
+                "identity": dict(identity),
+                "state": dict(state),
+            }
+        },
+        "total_flos": 0.0,
+        "train_batch_size": config["batch_size"],
+        "trial_name": None,
+        "trial_params": None,
+    }
+
+
+def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for the first thing that makes the resumed run another run."""
+    for key, value in now.items():
+        if saved.get(key) != value:
+            raise CheckpointError(
+                f"cannot resume: {key} was {saved.get(key)} when the checkpoint was saved and is "
+                f"{value} now. Use the same value, or start a new run from the checkpoint's "
+                "weights."
+            )
+
+
+def _endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

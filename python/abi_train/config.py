@@ -1,0 +1,373 @@
+"""`LlmTrainingConfig`: every knob of a training run, once, for both engines.
+
+Field names and defaults are ABI's; the native trainer has the same struct and a test compares the
+two field by field. A file may be YAML, JSON or TOML and may also use TRL's names for the same thing
+(`per_device_train_batch_size`, `num_train_epochs`, ...). An unknown key is an error with a
+suggestion.
+
+Does not know: models, data files, folders of a run (see `runspec`), or how a step is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from .errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the older interpreter's own job runs this line
+    import tomli as tomllib
+
+OPTIMIZERS: Final = ("sgd", "adam", "adamw")
+LR_SCHEDULES: Final = (
+    "constant",
+    "cosine",
+    "warmup_cosine",
+    "step",
+    "polynomial",
+    "cosine_warm_restarts",
+)
+U32_MAX: Final = 2**32 - 1
+U64_MAX: Final = 2**64 - 1
+MAX_MICRO_BATCH_TOKENS: Final = 1 << 30
+
+TRL_ALIASES: Final[Mapping[str, str]] = {
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "grad_accum_steps",
+    "max_length": "max_seq_len",
+    "max_seq_length": "max_seq_len",
+    "lr_scheduler_type": "lr_schedule",
+    "optim": "optimizer",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "eps",
+    "label_smoothing_factor": "label_smoothing",
+    "min_lr": "min_learning_rate",
+    "logging_steps": "log_interval",
+    "logging_dir": "log_dir",
+    "eval_steps": "eval_interval",
+    "save_steps": "checkpoint_interval",
+    "save_total_limit": "max_checkpoints",
+    "output_dir": "checkpoint_path",
+    "bf16": "mixed_precision",
+    "run_name": "wandb_run_name",
+    "early_stopping_threshold": "early_stopping_min_delta",
+}
+"""TRL's key on the left, ours on the right."""
+
+_OPTIMIZER_ALIASES: Final = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"}
+# TRL's "cosine" has a warm-up and ends after half a wave: that is our warmup_cosine. The name
+# "cosine" stays ABI's when it is written under ABI's own key.
+_SCHEDULE_ALIASES: Final = {"cosine": "warmup_cosine", "cosine_with_min_lr": "warmup_cosine"}
+_NOT_OURS: Final = {
+    "warmup_ratio": "write the number of updates as warmup_steps",
+    "learning_rate_scheduler": "the key is lr_schedule",
+    "lr": "the key is learning_rate",
+    "packing": "packing is chosen when the data is prepared",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What one value must satisfy apart from its type; the native schema prints the same fields."""
+
+    kind: str
+    note: str
+    minimum: float | None = None
+    exclusive_minimum: float | None = None
+    exclusive_maximum: float | None = None
+    largest: int | None = None
+    options: tuple[str, ...] = ()
+    optional: bool = False
+    words: str = ""
+
+
+_SHARE: Final = "it must be a finite number, at least 0 and below 1"
+_NOT_NEGATIVE: Final = "it must be a finite number, 0 or more"
+_POSITIVE: Final = "it must be a finite number above 0"
+_TEXT: Final = "it must not be empty or hold a NUL character"
+
+
+def _field(default: Any, rule: Rule) -> Any:
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def _count(default: int, note: str, *, least: int = 0, largest: int = U32_MAX) -> Any:
+    words = f"it must be a whole number up to {largest}"
+    if least:
+        words = f"it must be at least {least}"
+    return _field(default, Rule(kind="int", note=note, minimum=least, largest=largest, words=words))
+
+
+def _share(default: float, note: str) -> Any:
+    rule = Rule(kind="float", note=note, minimum=0, exclusive_maximum=1, words=_SHARE)
+    return _field(default, rule)
+
+
+def _not_negative(default: float, note: str) -> Any:
+    return _field(default, Rule(kind="float", note=note, minimum=0, words=_NOT_NEGATIVE))
+
+
+def _positive(default: float, note: str) -> Any:
+    return _field(default, Rule(kind="float", note=note, exclusive_minimum=0, words=_POSITIVE))
+
+
+def _choice(default: str, options: tuple[str, ...], note: str) -> Any:
+    words = "it must be one of " + ", ".join(options)
+    return _field(default, Rule(kind="choice", note=note, options=options, words=words))
+
+
+def _flag(default: bool, note: str) -> Any:
+    return _field(default, Rule(kind="bool", note=note, words="it must be true or false"))
+
+
+def _text(default: str | None, note: str) -> Any:
+    return _field(default, Rule(kind="text", note=note, optional=default is None, words=_TEXT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlmTrainingConfig:
+    """How to train. Immutable; `dataclasses.replace` makes a changed copy, checked again.
+
+    Raises `ConfigError` naming the field, its value and the rule it breaks.
+
+    Learning rate of update s (counted from 0), b = learning_rate, W = warmup_steps,
+    D = decay_steps, m = min_learning_rate: `warmup_cosine` rises as b(s+1)/W, then falls as a half
+    cosine from b to m between W and D and stays there. ABI dropped to a tenth after the warm-up.
+    """
+
+    epochs: int = _count(10, "passes over the data", least=1)
+    batch_size: int = _count(4, "sequences in a micro-batch", least=1)
+    max_seq_len: int = _count(512, "tokens in a sequence; longer rows keep their start", least=1)
+    learning_rate: float = _positive(1e-5, "peak learning rate")
+    lr_schedule: str = _choice("warmup_cosine", LR_SCHEDULES, "shape of the learning rate")
+    warmup_steps: int = _count(100, "updates of linear warm-up (warmup_cosine only)")
+    decay_steps: int = _count(10000, "updates until the schedule ends; 0 = the whole run")
+    min_learning_rate: float = _not_negative(1e-7, "floor of the learning rate")
+    grad_accum_steps: int = _count(8, "micro-batches in one update", least=1)
+    max_grad_norm: float = _not_negative(1.0, "largest gradient norm; 0 = no clipping")
+    weight_decay: float = _not_negative(
+        0.01, "decoupled decay, adamw only; not for norms and biases"
+    )
+    label_smoothing: float = _share(0.0, "share of the target spread over the vocabulary")
+    optimizer: str = _choice("adamw", OPTIMIZERS, "update rule")
+    checkpoint_interval: int = _count(1000, "updates between checkpoints; 0 = only at the end")
+    checkpoint_path: str | None = _text(None, "folder that receives checkpoint-N")
+    max_checkpoints: int = _count(3, "checkpoints kept, oldest removed first; 0 = all")
+    log_interval: int = _count(10, "updates between log lines; 0 = none")
+    eval_interval: int = _count(500, "updates between evaluations; 0 = only at the end")
+    mixed_precision: bool = _flag(False, "bfloat16 compute on a GPU; not implemented natively")
+    log_dir: str | None = _text(None, "folder for the logs of other programs")
+    enable_tensorboard: bool = _flag(False, "write TensorBoard event files; needs log_dir")
+    enable_wandb: bool = _flag(False, "write an offline W&B run; needs log_dir")
+    wandb_project: str | None = _text(None, "W&B project")
+    wandb_run_name: str | None = _text(None, "W&B run name")
+    wandb_entity: str | None = _text(None, "W&B entity")
+    export_gguf_path: str | None = _text(None, "GGUF file written at the end")
+    export_name: str = _text("abi-llama", "general.name of the exported file")
+    seed: int = _count(42, "seed of everything random", largest=U64_MAX)
+    shuffle: bool = _flag(True, "draw a new order each epoch")
+    beta1: float = _share(0.9, "decay of the first moment")
+    beta2: float = _share(0.999, "decay of the second moment")
+    eps: float = _positive(1e-8, "added to the root of the second moment")
+    max_steps: int = _count(0, "updates of the whole run; 0 = by epochs", largest=U64_MAX)
+    early_stopping: bool = _flag(True, "stop when evaluations no longer improve")
+    early_stopping_patience: int = _count(3, "evaluations without improvement", least=1)
+    early_stopping_min_delta: float = _not_negative(0.001, "smallest fall that is an improvement")
+    early_stopping_monitor_loss: bool = _flag(True, "true: watch loss; false: watch perplexity")
+    threads: int = _count(0, "worker threads; 0 = one per CPU")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            checked = _check_field(item, getattr(self, item.name))
+            object.__setattr__(self, item.name, checked)
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        if self.min_learning_rate > self.learning_rate:
+            raise broken(
+                "min_learning_rate",
+                self.min_learning_rate,
+                f"it must not exceed learning_rate ({self.learning_rate:g})",
+            )
+        if self.lr_schedule == "warmup_cosine" and 0 < self.decay_steps <= self.warmup_steps:
+            raise broken(
+                "decay_steps",
+                self.decay_steps,
+                f"with warmup_cosine it must exceed warmup_steps ({self.warmup_steps}), "
+                "or be 0 for the whole run",
+            )
+        if self.batch_size * self.max_seq_len > MAX_MICRO_BATCH_TOKENS:
+            raise broken(
+                "batch_size",
+                self.batch_size,
+                f"times max_seq_len ({self.max_seq_len}) it must be at most "
+                f"{MAX_MICRO_BATCH_TOKENS} tokens",
+            )
+        for name in ("enable_tensorboard", "enable_wandb"):
+            if getattr(self, name) and self.log_dir is None:
+                raise broken(name, True, "it needs log_dir, which is not set")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LlmTrainingConfig:
+        """The configuration these keys describe; TRL's names are understood.
+
+        Raises `ConfigError` for a key that is unknown or given twice under two names.
+        """
+        known = {item.name for item in dataclasses.fields(cls)}
+        taken: dict[str, tuple[str, Any]] = {}
+        for key, value in values.items():
+            name = key if key in known else TRL_ALIASES.get(key)
+            if name is None:
+                if key in _NOT_OURS:
+                    raise ConfigError(f"{key!r} is not a key here: {_NOT_OURS[key]}")
+                raise unknown_key(key, known | TRL_ALIASES.keys(), "the training configuration")
+            if name in taken:
+                raise ConfigError(
+                    f"{name} is given twice, as {taken[name][0]!r} and {key!r}; keep one"
+                )
+            taken[name] = (key, _translate(key, name, value))
+        return cls(**{name: value for name, (_, value) in taken.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by name; unset optional fields are None."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LlmTrainingConfig:
+        """The configuration in a `.yaml`, `.yml`, `.json` or `.toml` file."""
+        return cls.from_dict(read_document(path))
+
+    def save(self, path: str | Path) -> Path:
+        """Write every set field; the name's ending chooses YAML, JSON or TOML. Returns the path."""
+        return write_document(path, {k: v for k, v in self.to_dict().items() if v is not None})
+
+
+def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
+    rule: Rule = item.metadata["rule"]
+    if rule.kind == "bool":
+        ok = isinstance(value, bool)
+    elif rule.kind == "int":
+        ok = isinstance(value, int) and not isinstance(value, bool)
+        ok = ok and rule.minimum <= value <= rule.largest
+    elif rule.kind == "float":
+        value, ok = _as_float(value)
+        ok = ok and (rule.minimum is None or value >= rule.minimum)
+        ok = ok and (rule.exclusive_minimum is None or value > rule.exclusive_minimum)
+        ok = ok and (rule.exclusive_maximum is None or value < rule.exclusive_maximum)
+    elif rule.kind == "choice":
+        ok = value in rule.options
+    else:
+        value = str(value) if isinstance(value, Path) else value
+        ok = isinstance(value, str) and value != "" and "\0" not in value
+        ok = ok or (value is None and rule.optional)
+    if not ok:
+        near = difflib.get_close_matches(str(value), rule.options, n=1) if rule.options else []
+        raise broken(item.name, value, rule.words + (f" (did you mean {near[0]}?)" if near else ""))
+    return value
+
+
+def _as_float(value: Any) -> tuple[Any, bool]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value, False
+    try:
+        number = float(value)
+    except OverflowError:
+        return value, False
+    return number, math.isfinite(number)
+
+
+def _translate(key: str, name: str, value: Any) -> Any:
+    if key == name or not isinstance(value, str):
+        return value
+    if name == "optimizer":
+        return _OPTIMIZER_ALIASES.get(value, value)
+    if name == "lr_schedule":
+        return _SCHEDULE_ALIASES.get(value, value)
+    return value
+
+
+def broken(name: str, value: Any, rule: str) -> ConfigError:
+    """The error for a value that breaks a rule: `epochs is 0; it must be at least 1`."""
+    shown = json.dumps(value) if isinstance(value, (str, bool)) or value is None else str(value)
+    return ConfigError(f"{name} is {shown}; {rule}")
+
+
+def unknown_key(key: str, known: Iterable[str], what: str) -> ConfigError:
+    """The error for a key nobody knows, with the nearest known one."""
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"{key!r} is not a key of {what}{hint}")
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML that reads `1e-5` as a number, as YAML 1.2 does and PyYAML does not."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML, JSON or TOML file. Raises `ConfigError` when it is not one."""
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in (".yaml", ".yml", ".json", ".toml"):
+        raise ConfigError(f"{path}: the name must end in .yaml, .json or .toml")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if kind == ".toml":
+            document: Any = tomllib.loads(text)
+        elif kind == ".json":
+            document = json.loads(text)
+        else:
+            # `_Yaml` derives from SafeLoader: no tags that build objects.
+            document = yaml.load(text, Loader=_Yaml)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid {kind[1:].upper()}: {reason}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise ConfigError(f"{path}: must hold a table of names and values")
+    return document
+
+
+def write_document(path: str | Path, document: Mapping[str, Any]) -> Path:
+    """Write a mapping as YAML, JSON or TOML by the ending of the name, through a temporary name."""
+    from .checkpoint import write_text_atomic
+
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind in (".yaml", ".yml"):
+        text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
+    elif kind == ".json":
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    elif kind == ".toml":
+        import tomli_w
+
+        text = tomli_w.dumps(document)
+    else:
+        raise ConfigError(f"{path}: the name must end in .yaml, .json or .toml")
+    write_text_atomic(path, text)
+    return path

@@ -1,0 +1,196 @@
+"""Rows of a token file as the TRL engine needs them: ids and labels, in a recorded order.
+
+A token file with row starts (`.idx`) is a list of rows: row i keeps its first `max_seq_len` ids,
+and a position is a label when its bit in `.mask` is set (all are without a mask). A file without
+row starts is a stream: a row is `max_seq_len` inputs and the same number of tokens one later, so it
+is given here as `max_seq_len + 1` ids, and `batch_size` rows in sequence are one micro-batch.
+
+Reads with NumPy alone, apart from the native loader, so that a comparison of the engines also
+compares the two readers. Does not know: torch, tokenizers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DataError, MissingFileError
+
+IGNORED = -100
+"""Label of a position without loss, in the words of transformers."""
+
+
+MANIFEST_SCHEMA = "abi_train/token-bin/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRows:
+    """The rows of one token file, cut for one batch size and row length.
+
+    token_ids: all ids of the file, uint32. starts: where each row begins, and the file's end as a last
+    entry; None for a stream. kept: rows that have a target left after the cut. mask: packed bits,
+    lowest first, or None.
+    """
+
+    path: Path
+    token_ids: npt.NDArray[np.uint32]
+    starts: npt.NDArray[np.uint64] | None
+    kept: npt.NDArray[np.int64]
+    mask: npt.NDArray[np.uint8] | None
+    batch_size: int
+    max_seq_len: int
+
+    @classmethod
+    def open(cls, path: str | Path, *, batch_size: int, max_seq_len: int) -> TokenRows:
+        """Map the file and the side files its manifest names.
+
+        Raises `DataError` when their sizes do not agree.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise MissingFileError(
+                f"{path}: no such token file; make it with `abi-train data prepare`"
+            )
+        size = path.stat().st_size
+        if size % 4 or size == 0:
+            raise DataError(f"{path}: {size} bytes is not a whole number of 4-byte token ids")
+        token_ids = np.memmap(path, dtype="<u4", mode="r")
+        manifest = _read_manifest(path)
+        starts = _read_starts(path, manifest, token_ids.size)
+        mask = _read_mask(path, manifest, token_ids.size)
+        rows = cls(
+            path=path,
+            token_ids=token_ids,
+            starts=starts,
+            kept=np.empty(0, dtype=np.int64),
+            mask=mask,
+            batch_size=batch_size,
+            max_seq_len=max_seq_len,
+        )
+        object.__setattr__(rows, "kept", rows._rows_with_targets())
+        return rows
+
+    def _rows_with_targets(self) -> npt.NDArray[np.int64]:
+        if self.starts is None:
+            return self.kept
+        good = [
+            row
+            for row in range(self.starts.size - 1)
+            if any(label != IGNORED for label in self._cut(*self._ends(row))["labels"][1:])
+        ]
+        return np.array(good, dtype=np.int64)
+
+    @property
+    def is_stream(self) -> bool:
+        """True without row starts."""
+        return self.starts is None
+
+    @property
+    def batch_count(self) -> int:
+        """Micro-batches in an epoch."""
+        if self.starts is None:
+            per_batch = self.batch_size * self.max_seq_len
+            total = int(self.token_ids.size)
+            return 0 if total <= per_batch else (total - 1) // per_batch
+        return -(-len(self) // self.batch_size)
+
+    @property
+    def order_count(self) -> int:
+        """How many things the order of an epoch permutes: batches of a stream, else rows."""
+        return self.batch_count if self.is_stream else len(self)
+
+    def __len__(self) -> int:
+        return self.batch_count * self.batch_size if self.is_stream else int(self.kept.size)
+
+    def batches(self, order: npt.NDArray[np.integer]) -> list[list[int]]:
+        """Row numbers of each micro-batch when an epoch follows `order`."""
+        size = self.batch_size
+        if self.is_stream:
+            return [list(range(int(b) * size, (int(b) + 1) * size)) for b in order]
+        rows = [int(row) for row in order]
+        return [rows[at : at + size] for at in range(0, len(rows), size)]
+
+    def __getitem__(self, row: int) -> dict[str, list[int]]:
+        """`input_ids` and `labels` of a row; a label of -100 is not in the loss."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        if self.starts is None:
+            begin = row * self.max_seq_len
+            return self._cut(begin, begin + self.max_seq_len + 1)
+        return self._cut(*self._ends(int(self.kept[row])))
+
+    def _ends(self, row: int) -> tuple[int, int]:
+        assert self.starts is not None
+        begin = int(self.starts[row])
+        return begin, min(int(self.starts[row + 1]), begin + self.max_seq_len)
+
+    def _cut(self, begin: int, end: int) -> dict[str, list[int]]:
+        ids = self.token_ids[begin:end].astype(np.int64)
+        labels = ids.copy()
+        if self.mask is not None:
+            position = np.arange(begin, end)
+            bits = (self.mask[position >> 3] >> (position & 7)) & 1
+            labels[bits == 0] = IGNORED
+        return {"input_ids": ids.tolist(), "labels": labels.tolist()}
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """What the manifest beside a token file says; empty without one."""
+    stem = path.name.removesuffix(".bin")
+    beside = path.with_name(stem + ".json")
+    if not beside.is_file():
+        for suffix in (".mask", ".idx"):
+            if path.with_name(stem + suffix).exists():
+                raise DataError(
+                    f"{path.with_name(stem + suffix)} lies beside {path.name}, but the manifest "
+                    f"{beside.name} is missing. Restore it, or move the file away."
+                )
+        return {}
+    try:
+        manifest = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{beside}: cannot be read as a manifest ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
+        raise DataError(f'{beside}: no manifest with "schema": "{MANIFEST_SCHEMA}"')
+    return manifest
+
+
+def _side_file(path: Path, manifest: dict[str, Any], key: str) -> Path | None:
+    name = manifest.get(key)
+    if name is None:
+        return None
+    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+        raise DataError(f'{path}: its manifest\'s "{key}" is not a file name of the same folder')
+    side = path.with_name(name)
+    if not side.is_file():
+        raise MissingFileError(f"{side}: named by the manifest of {path.name}, but not there")
+    return side
+
+
+def _read_starts(
+    path: Path, manifest: dict[str, Any], tokens: int
+) -> npt.NDArray[np.uint64] | None:
+    side = _side_file(path, manifest, "idx")
+    if side is None:
+        return None
+    if side.stat().st_size % 8:
+        raise DataError(f"{side}: its size is not a multiple of 8")
+    starts = np.fromfile(side, dtype="<u8")
+    if starts.size < 2 or starts[0] != 0 or starts[-1] != tokens or np.any(np.diff(starts) <= 0):
+        raise DataError(f"{side}: row starts must rise from 0 to {tokens}, the number of tokens")
+    return starts
+
+
+def _read_mask(path: Path, manifest: dict[str, Any], tokens: int) -> npt.NDArray[np.uint8] | None:
+    side = _side_file(path, manifest, "mask")
+    if side is None:
+        return None
+    mask = np.memmap(side, dtype="u1", mode="r")
+    if mask.size != (tokens + 7) // 8:
+        raise DataError(f"{side}: {mask.size} bytes; {tokens} tokens need {(tokens + 7) // 8}")
+    return mask

@@ -1,0 +1,47 @@
+"""The two engines. `run` takes a `RunSpec` and returns a `RunResult`, whichever engine it names.
+
+Importing this package imports neither engine, so torch is loaded only when it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..progress import Observer
+from ..runspec import RunResult, RunSpec
+
+FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+
+@dataclass(kw_only=True)
+class Probe:
+    """What a comparison wants to see of a run.
+
+    `gradients` gets every gradient of update one, before clipping; `weights` gets every weight at
+    the end. Keys are Hugging Face names. Arrays are copies.
+    """
+
+    gradients: dict[str, FloatArray] = field(default_factory=dict)
+    weights: dict[str, FloatArray] = field(default_factory=dict)
+
+
+def run(
+    spec: RunSpec, observer: Observer | None = None, *, probe: Probe | None = None
+) -> RunResult:
+    """Train as `spec` says and return the report.
+
+    Raises `ConfigError`, `DataError`, `FormatError`, `CheckpointError`, `NumericsError`, or
+    `EngineError` when the engine's packages are not installed.
+    """
+    spec.check_paths()
+    observer = observer or Observer()
+    if spec.engine == "trl":
+        from . import trl
+
+        return trl.run(spec, observer, probe)
+    from . import native
+
+    return native.run(spec, observer, probe)

@@ -1,0 +1,257 @@
+"""`RunSpec` says what to train on what and how; `RunResult` says what came of it.
+
+Both engines take the first and return the second, so a run can move from one to the other by
+changing one word. A spec can be kept in a file (a *recipe*): the keys below, with the training
+configuration under `training`.
+
+Does not know: how either engine works, or the terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from .config import LlmTrainingConfig, broken, read_document, unknown_key, write_document
+from .errors import ConfigError
+
+ENGINES: Final = ("native", "trl")
+PRECISIONS: Final = ("auto", "float32", "float64", "bf16")
+METHODS: Final = ("full",)
+OBJECTIVES: Final = ("sft",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training run.
+
+    model: a Hugging Face folder, a `.gguf` file, or a `config.json` for random weights drawn from
+        `config.seed`.
+    data, eval_data: token files (`.bin`, with their side files when they have them).
+    tokenizer: folder whose tokenizer files travel with every checkpoint; default: the model's.
+    run_dir: the folder that gets `checkpoint-N/`, `log.jsonl` and `run.json`.
+    resume: a checkpoint folder, or `latest` for the newest one in `run_dir`.
+    precision: `auto` is float32 on a CPU and bf16 on a GPU that has it.
+
+    Raises `ConfigError` for an unknown word or a path that does not exist.
+    """
+
+    model: Path
+    data: Path
+    run_dir: Path
+    config: LlmTrainingConfig = field(default_factory=LlmTrainingConfig)
+    eval_data: Path | None = None
+    tokenizer: Path | None = None
+    engine: str = "native"
+    method: str = "full"
+    objective: str = "sft"
+    precision: str = "auto"
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("model", "data", "run_dir", "eval_data", "tokenizer"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value).expanduser())
+        for name, options in (
+            ("engine", ENGINES),
+            ("method", METHODS),
+            ("objective", OBJECTIVES),
+            ("precision", PRECISIONS),
+        ):
+            if getattr(self, name) not in options:
+                raise broken(name, getattr(self, name), "it must be one of " + ", ".join(options))
+        if self.engine == "native" and self.precision == "bf16":
+            raise broken("precision", "bf16", "the native engine has float32 and float64")
+
+    def check_paths(self) -> None:
+        """Raise `ConfigError` for the first file or folder of the spec that is not there."""
+        for name in ("model", "data", "eval_data", "tokenizer"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not path.exists():
+                raise ConfigError(f"{name}: {path} does not exist; check the path")
+
+    @property
+    def tokenizer_dir(self) -> Path | None:
+        """The folder whose tokenizer files are copied into checkpoints, or None."""
+        if self.tokenizer is not None:
+            return self.tokenizer
+        folder = self.model if self.model.is_dir() else self.model.parent
+        if not self.model.name.endswith(".gguf") and (folder / "tokenizer.json").is_file():
+            return folder
+        return None
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where `checkpoint-N/` folders go."""
+        return Path(self.config.checkpoint_path or self.run_dir)
+
+    def replace(self, **changes: Any) -> RunSpec:
+        """A changed copy, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, base: Path | None = None) -> RunSpec:
+        """The run these keys describe. Relative paths are taken from `base`."""
+        known = {item.name for item in dataclasses.fields(cls)} - {"config"} | {"training"}
+        for key in values:
+            if key not in known:
+                raise unknown_key(key, known, "a recipe")
+        for key in ("model", "data", "run_dir"):
+            if values.get(key) is None:
+                raise ConfigError(f"{key} is missing; a recipe needs model, data and run_dir")
+        plain = {key: value for key, value in values.items() if key != "training"}
+        for key in ("model", "data", "run_dir", "eval_data", "tokenizer"):
+            if plain.get(key) is None:
+                plain.pop(key, None)
+                continue
+            if not isinstance(plain[key], (str, Path)):
+                raise broken(key, plain[key], "it must be a path")
+            path = Path(plain[key]).expanduser()
+            plain[key] = path if base is None or path.is_absolute() else base / path
+        training = values.get("training") or {}
+        if not isinstance(training, Mapping):
+            raise broken("training", training, "it must be a table of training settings")
+        return cls(config=LlmTrainingConfig.from_dict(training), **plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe form: paths as text, the configuration under `training`."""
+        values: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name == "config":
+                continue
+            if value is not None:
+                values[item.name] = str(value) if isinstance(value, Path) else value
+        values["training"] = {k: v for k, v in self.config.to_dict().items() if v is not None}
+        return values
+
+    @classmethod
+    def load(cls, path: str | Path) -> RunSpec:
+        """The run a recipe file describes; relative paths are taken from the recipe's folder."""
+        path = Path(path)
+        return cls.from_dict(read_document(path), base=path.parent)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the recipe; the ending of the name chooses YAML, JSON or TOML."""
+        return write_document(path, self.to_dict())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What one update did. Losses are means over the update's target tokens, in nats."""
+
+    step: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    epoch: float
+    accuracy: float
+    tokens: int
+    tokens_per_second: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite when that does not fit."""
+        return perplexity(self.loss)
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The keys every log of either engine has."""
+        return {
+            "step": self.step,
+            "loss": self.loss,
+            "grad_norm": self.grad_norm,
+            "learning_rate": self.learning_rate,
+            "perplexity": self.perplexity,
+            "epoch": self.epoch,
+            "accuracy": self.accuracy,
+            "tokens": self.tokens,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecord:
+    """One evaluation: means over all target tokens of the evaluation data."""
+
+    step: int
+    epoch: float
+    loss: float
+    accuracy: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite when that does not fit."""
+        return perplexity(self.loss)
+
+    def as_dict(self) -> dict[str, float | int]:
+        """The keys every log of either engine has."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "eval_loss": self.loss,
+            "eval_perplexity": self.perplexity,
+            "eval_accuracy": self.accuracy,
+            "eval_tokens": self.tokens,
+        }
+
+
+@dataclass(kw_only=True)
+class RunResult:
+    """The report of a run: ABI's `TrainingReport` and where everything is.
+
+    stop_reason: `completed`, `early_stopped` or `interrupted`.
+    """
+
+    engine: str
+    stop_reason: str = "completed"
+    final_loss: float = math.nan
+    final_accuracy: float = math.nan
+    final_perplexity: float = math.nan
+    best_val_loss: float = math.inf
+    best_val_accuracy: float = 0.0
+    best_step: int | None = None
+    total_steps: int = 0
+    total_tokens: int = 0
+    total_time_ns: int = 0
+    avg_throughput: float = 0.0
+    checkpoints_saved: int = 0
+    early_stopped: bool = False
+    history: list[StepRecord] = field(default_factory=list)
+    evaluations: list[EvalRecord] = field(default_factory=list)
+    checkpoints: list[Path] = field(default_factory=list)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint that is still there."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; numbers that JSON cannot hold become None."""
+        values: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name in ("history", "evaluations"):
+                value = [json_safe(record.as_dict()) for record in value]
+            elif item.name == "checkpoints":
+                value = [str(path) for path in value]
+            values[item.name] = value
+        return json_safe(values)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) without an overflow error."""
+    return math.exp(loss) if loss < 700.0 else math.inf if loss == loss else math.nan
+
+
+def json_safe(values: dict[str, Any]) -> dict[str, Any]:
+    """The same mapping with None for NaN and infinity, which JSON has no words for."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
