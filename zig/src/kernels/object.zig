@@ -1,1 +1,31 @@
-//! Root of one kernel object (one CPU level).
+//! Root of one kernel object: the same source is compiled once per CPU level and its symbols carry the level's name.
+//!
+//! Every function is `callconv(.c)` with pointers, integers and scalars: a vector argument would have another calling
+//! convention on another level. Nothing of std lives here; `dispatch.zig` reads the symbols back by name.
+//! A function is exported for f32 and for f64 as `abt_k_<name>_<type>_<level>`.
+
+const lanes = @import("lanes.zig");
+const gemm = @import("gemm.zig");
+const rows = @import("rows.zig");
+const update = @import("update.zig");
+const weights = @import("weights.zig");
+
+comptime {
+    @setEvalBranchQuota(100_000);
+    for (.{ f32, f64 }) |T| {
+        for (.{ gemm.Kernels(T), rows.Kernels(T), update.Kernels(T) }) |Family| {
+            for (@typeInfo(Family).@"struct".decl_names) |name| {
+                @export(&@field(Family, name), .{
+                    .name = "abt_k_" ++ name ++ "_" ++ @typeName(T) ++ "_" ++ lanes.level,
+                    .visibility = .hidden,
+                });
+            }
+        }
+    }
+    for (@typeInfo(weights.Kernels).@"struct".decl_names) |name| {
+        @export(&@field(weights.Kernels, name), .{
+            .name = "abt_k_" ++ name ++ "_" ++ lanes.level,
+            .visibility = .hidden,
+        });
+    }
+}

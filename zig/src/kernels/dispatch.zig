@@ -1,0 +1,181 @@
+//! Which compiled kernels this CPU can run, and the tables of their addresses.
+//!
+//! The best level is found once. `ABI_TRAIN_CPU` (v2, v3, v4, base) forces a lower one; a name that is unknown or beyond
+//! the CPU is ignored. Bits may differ between levels, never between runs on one level.
+
+const std = @import("std");
+const builtin = @import("builtin");
+const config = @import("config");
+const UpdateArgs = @import("update_args.zig").UpdateArgs;
+
+/// Kernels of one level for one type. What each does is said where it is written: gemm.zig, rows.zig, update.zig.
+pub fn Table(comptime T: type) type {
+    return struct {
+        gemm_workspace: *const fn () callconv(.c) usize,
+        gemm: *const fn (m: usize, n: usize, k: usize, a: [*]const T, a_row: usize, a_col: usize, b: [*]const T, b_row: usize, b_col: usize, c: [*]T, ldc: usize, accumulate: c_int, workspace: [*]u8) callconv(.c) void,
+
+        add: *const fn (n: usize, dst: [*]T, src: [*]const T) callconv(.c) void,
+        add_scaled: *const fn (n: usize, dst: [*]T, a: T, src: [*]const T) callconv(.c) void,
+        scale: *const fn (n: usize, x: [*]T, a: T) callconv(.c) void,
+        inner: *const fn (n: usize, x: [*]const T, y: [*]const T) callconv(.c) T,
+        sum_squares: *const fn (n: usize, x: [*]const T) callconv(.c) f64,
+        column_sums: *const fn (rows: usize, cols: usize, ld: usize, x: [*]const T, out: [*]T) callconv(.c) void,
+        rms_forward: *const fn (cols: usize, x: [*]const T, w: [*]const T, out: [*]T, eps: T) callconv(.c) T,
+        rms_backward: *const fn (cols: usize, dinp: [*]T, dout: [*]const T, x: [*]const T, w: [*]const T, rstd: T, accumulate: c_int) callconv(.c) void,
+        rms_weight: *const fn (rows: usize, cols: usize, ld: usize, dout: [*]const T, x: [*]const T, rstd: [*]const T, dweight: [*]T) callconv(.c) void,
+        softmax_exp: *const fn (n: usize, x: [*]T, factor: T, max_out: *T, sum_out: *T) callconv(.c) void,
+        probabilities: *const fn (n: usize, x: [*]T, factor: T, lse: T) callconv(.c) void,
+        score_gradient: *const fn (n: usize, p: [*]const T, dp: [*]T, delta: T, factor: T) callconv(.c) void,
+        logit_sums: *const fn (n: usize, x: [*]const T, max_out: *T, exp_sum: *f64, plain_sum: *f64) callconv(.c) usize,
+        logit_gradient: *const fn (n: usize, x: [*]T, max: T, inverse_sum: T, offset: T, factor: T) callconv(.c) void,
+        swiglu_forward: *const fn (n: usize, out: [*]T, gate: [*]const T, up: [*]const T) callconv(.c) void,
+        swiglu_backward: *const fn (n: usize, dgate: [*]T, dup: [*]T, dout: [*]const T, gate: [*]const T, up: [*]const T) callconv(.c) void,
+        rope: *const fn (heads: usize, half: usize, x: [*]T, cos: [*]const T, sin: [*]const T, sign: T) callconv(.c) void,
+        exp: *const fn (n: usize, x: [*]const T, y: [*]T) callconv(.c) void,
+
+        sgd: *const fn (n: usize, w: [*]T, g: [*]const T, args: *const UpdateArgs(T)) callconv(.c) void,
+        adam: *const fn (n: usize, w: [*]T, g: [*]const T, m: [*]T, v: [*]T, args: *const UpdateArgs(T)) callconv(.c) void,
+    };
+}
+
+pub const Dot = *const fn (n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32;
+pub const Matvec = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void;
+
+/// Products with weights as files store them (weights.zig).
+pub const WeightTable = struct {
+    dot_f32: Dot,
+    dot_f16: Dot,
+    dot_bf16: Dot,
+    dot_q8_0: Dot,
+    matvec_f32: Matvec,
+    matvec_f16: Matvec,
+    matvec_bf16: Matvec,
+    matvec_q8_0: Matvec,
+};
+
+fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.len]TableType {
+    @setEvalBranchQuota(100_000);
+    var list: [config.levels.len]TableType = undefined;
+    for (config.levels, &list) |name, *entry| {
+        const info = @typeInfo(TableType).@"struct";
+        for (info.field_names, info.field_types) |field, Field| {
+            @field(entry, field) = @extern(Field, .{ .name = "abt_k_" ++ field ++ infix ++ "_" ++ name });
+        }
+    }
+    return list;
+}
+
+const tables_f32 = tables(Table(f32), "_f32");
+const tables_f64 = tables(Table(f64), "_f64");
+const tables_weights = tables(WeightTable, "");
+
+/// Kernels of the level in use.
+pub fn table(comptime T: type) *const Table(T) {
+    return tableAt(T, levelIndex());
+}
+
+/// Kernels of one of the levels in `available()`, for tests.
+pub fn tableAt(comptime T: type, index: usize) *const Table(T) {
+    return switch (T) {
+        f32 => &tables_f32[index],
+        f64 => &tables_f64[index],
+        else => @compileError("kernels exist for f32 and f64"),
+    };
+}
+
+pub fn weightTable() *const WeightTable {
+    return &tables_weights[levelIndex()];
+}
+
+pub fn weightTableAt(index: usize) *const WeightTable {
+    return &tables_weights[index];
+}
+
+/// Name of the level in use.
+pub fn level() []const u8 {
+    return config.levels[levelIndex()];
+}
+
+/// Names of all levels this CPU can run, lowest first.
+pub fn available() []const []const u8 {
+    return config.levels[0 .. best() + 1];
+}
+
+const unknown = std.math.maxInt(usize);
+var chosen: std.atomic.Value(usize) = .init(unknown);
+
+fn levelIndex() usize {
+    const known = chosen.load(.monotonic);
+    if (known != unknown) return known;
+    const wanted: ?[]const u8 = if (std.c.getenv("ABI_TRAIN_CPU")) |text| std.mem.span(text) else null;
+    const index = choose(wanted, best());
+    chosen.store(index, .monotonic); // Two threads at once find the same.
+    return index;
+}
+
+fn choose(wanted: ?[]const u8, highest: usize) usize {
+    if (wanted) |name| for (config.levels[0 .. highest + 1], 0..) |candidate, i| {
+        if (std.mem.eql(u8, name, candidate)) return i;
+    };
+    return highest;
+}
+
+/// Index of the highest level the CPU and the operating system support.
+fn best() usize {
+    if (builtin.cpu.arch != .x86_64) return 0;
+    comptime if (builtin.cpu.arch == .x86_64) std.debug.assert(config.levels.len == 3); // v2, v3, v4
+    const one = cpuid(1, 0);
+    if (!bit(one.c, 27)) return 0; // The system does not save wide registers.
+    const saved = xgetbv();
+    const seven = cpuid(7, 0);
+    const extended = cpuid(0x8000_0001, 0);
+    const v3 = saved & 0x6 == 0x6 and bit(one.c, 12) and bit(one.c, 22) and bit(one.c, 28) and bit(one.c, 29) and
+        bit(seven.b, 3) and bit(seven.b, 5) and bit(seven.b, 8) and bit(extended.c, 5);
+    if (!v3) return 0;
+    const v4 = saved & 0xe6 == 0xe6 and bit(seven.b, 16) and bit(seven.b, 17) and bit(seven.b, 28) and
+        bit(seven.b, 30) and bit(seven.b, 31) and bit(seven.c, 11) and bit(cpuid(7, 1).a, 5);
+    return if (v4) 2 else 1;
+}
+
+fn bit(word: u32, comptime index: u5) bool {
+    return word >> index & 1 != 0;
+}
+
+const Registers = struct { a: u32, b: u32, c: u32, d: u32 };
+
+fn cpuid(leaf: u32, sub: u32) Registers {
+    var a: u32 = leaf;
+    var b: u32 = undefined;
+    var c: u32 = sub;
+    var d: u32 = undefined;
+    asm volatile ("cpuid"
+        : [a] "+{eax}" (a),
+          [b] "={ebx}" (b),
+          [c] "+{ecx}" (c),
+          [d] "={edx}" (d),
+    );
+    return .{ .a = a, .b = b, .c = c, .d = d };
+}
+
+fn xgetbv() u32 {
+    return asm volatile ("xgetbv"
+        : [low] "={eax}" (-> u32),
+        : [index] "{ecx}" (@as(u32, 0)),
+        : .{ .edx = true });
+}
+
+test "a lower level can be asked for, a higher or unknown one is ignored" {
+    for (config.levels, 0..) |name, i| {
+        try std.testing.expectEqual(i, choose(name, config.levels.len - 1));
+        try std.testing.expectEqual(0, choose(name, 0));
+    }
+    try std.testing.expectEqual(config.levels.len - 1, choose("v9", config.levels.len - 1));
+    try std.testing.expectEqual(0, choose(null, 0));
+}
+
+test "the level in use is one of the available ones" {
+    for (available()) |name| {
+        if (std.mem.eql(u8, name, level())) return;
+    }
+    return error.TestUnexpectedResult;
+}

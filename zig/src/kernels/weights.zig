@@ -1,0 +1,110 @@
+//! Dot products of one f32 activation vector with weight rows as a file stores them: the inner loop of generation.
+//!
+//! `dot_*`: n numbers, weight bytes, x → Σ. `matvec_*`: out[r] = dot(row r, x), rows `row_bytes` apart. n of q8_0 is a
+//! multiple of 32. Sums are f32 in a fixed order, the same in both forms.
+
+const lanes = @import("lanes.zig");
+
+const vl = lanes.width(f32);
+const V = lanes.Vector(f32);
+
+pub const Kernels = struct {
+    pub fn dot_f32(n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32 {
+        return dot(F32, n, w, x);
+    }
+    pub fn dot_f16(n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32 {
+        return dot(F16, n, w, x);
+    }
+    pub fn dot_bf16(n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32 {
+        return dot(Bf16, n, w, x);
+    }
+    pub fn dot_q8_0(n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32 {
+        return dotQ8(n, w, x);
+    }
+
+    pub fn matvec_f32(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void {
+        for (0..rows) |r| out[r] = dot(F32, n, w + r * row_bytes, x);
+    }
+    pub fn matvec_f16(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void {
+        for (0..rows) |r| out[r] = dot(F16, n, w + r * row_bytes, x);
+    }
+    pub fn matvec_bf16(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void {
+        for (0..rows) |r| out[r] = dot(Bf16, n, w + r * row_bytes, x);
+    }
+    pub fn matvec_q8_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void {
+        for (0..rows) |r| out[r] = dotQ8(n, w + r * row_bytes, x);
+    }
+};
+
+const F32 = struct {
+    const size = 4;
+    inline fn vector(w: [*]const u8) V {
+        return @as(*align(1) const V, @ptrCast(w)).*;
+    }
+    inline fn one(w: [*]const u8) f32 {
+        return @as(*align(1) const f32, @ptrCast(w)).*;
+    }
+};
+const F16 = struct {
+    const size = 2;
+    inline fn vector(w: [*]const u8) V {
+        return @floatCast(@as(*align(1) const @Vector(vl, f16), @ptrCast(w)).*);
+    }
+    inline fn one(w: [*]const u8) f32 {
+        return @as(*align(1) const f16, @ptrCast(w)).*;
+    }
+};
+const Bf16 = struct {
+    const size = 2;
+    inline fn vector(w: [*]const u8) V {
+        const bits: @Vector(vl, u32) = @as(*align(1) const @Vector(vl, u16), @ptrCast(w)).*;
+        return @bitCast(bits << @splat(16));
+    }
+    inline fn one(w: [*]const u8) f32 {
+        return @bitCast(@as(u32, @as(*align(1) const u16, @ptrCast(w)).*) << 16);
+    }
+};
+
+inline fn dot(comptime Format: type, n: usize, w: [*]const u8, x: [*]const f32) f32 {
+    var acc: [4]V = @splat(@splat(0)); // Four chains hide the latency of the multiply-add.
+    var i: usize = 0;
+    while (i + 4 * vl <= n) : (i += 4 * vl) {
+        inline for (0..4) |j| {
+            const at = i + j * vl;
+            acc[j] = lanes.mulAdd(f32, Format.vector(w + at * Format.size), lanes.load(f32, x + at), acc[j]);
+        }
+    }
+    while (i + vl <= n) : (i += vl) {
+        acc[0] = lanes.mulAdd(f32, Format.vector(w + i * Format.size), lanes.load(f32, x + i), acc[0]);
+    }
+    var s = lanes.sum(V, (acc[0] + acc[1]) + (acc[2] + acc[3]));
+    while (i < n) : (i += 1) s += Format.one(w + i * Format.size) * x[i];
+    return s;
+}
+
+const q8_block = 32;
+const q8_bytes = 34;
+
+/// A block is an f16 scale and 32 signed bytes.
+inline fn dotQ8(n: usize, w: [*]const u8, x: [*]const f32) f32 {
+    const parts = q8_block / vl;
+    var acc: [2]V = @splat(@splat(0));
+    const blocks = n / q8_block;
+    var b: usize = 0;
+    while (b + 2 <= blocks) : (b += 2) {
+        inline for (0..2) |j| acc[j] = q8Block(parts, w + (b + j) * q8_bytes, x + (b + j) * q8_block, acc[j]);
+    }
+    if (b < blocks) acc[0] = q8Block(parts, w + b * q8_bytes, x + b * q8_block, acc[0]);
+    return lanes.sum(V, acc[0] + acc[1]);
+}
+
+inline fn q8Block(comptime parts: usize, w: [*]const u8, x: [*]const f32, acc: V) V {
+    const d: f32 = @as(*align(1) const f16, @ptrCast(w)).*;
+    var s: V = @splat(0);
+    inline for (0..parts) |p| {
+        const q: @Vector(vl, i8) = @as(*align(1) const @Vector(vl, i8), @ptrCast(w + 2 + p * vl)).*;
+        const f: V = @floatFromInt(@as(@Vector(vl, i32), q));
+        s = lanes.mulAdd(f32, f, lanes.load(f32, x + p * vl), s);
+    }
+    return lanes.mulAdd(f32, s, @as(V, @splat(d)), acc);
+}
