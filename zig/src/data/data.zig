@@ -1,1 +1,42 @@
-//! Root of the data layer.
+//! Root of the data layer: from files of instructions and token ids to micro-batches.
+//!
+//! Does not know: text formats of chats, tokenizers, models.
+
+pub const instructions = @import("instructions.zig");
+pub const manifest = @import("manifest.zig");
+pub const loss_mask = @import("loss_mask.zig");
+pub const order = @import("order.zig");
+pub const tokenized = @import("tokenized.zig");
+pub const batches = @import("batches.zig");
+pub const loader = @import("loader.zig");
+pub const writer = @import("writer.zig");
+
+pub const TokenizedDataset = tokenized.TokenizedDataset;
+pub const DataError = tokenized.DataError;
+pub const OpenOptions = tokenized.OpenOptions;
+pub const Manifest = manifest.Manifest;
+pub const Batch = batches.Batch;
+pub const BatchIterator = batches.BatchIterator;
+pub const BatchOptions = batches.BatchOptions;
+pub const Loader = loader.Loader;
+pub const LoaderOptions = loader.LoaderOptions;
+pub const MicroBatch = loader.MicroBatch;
+pub const TokenizedWriter = writer.TokenizedWriter;
+pub const WriterOptions = writer.WriterOptions;
+pub const InstructionSample = instructions.InstructionSample;
+pub const InstructionDataset = instructions.InstructionDataset;
+pub const InstructionOptions = instructions.InstructionOptions;
+pub const InstructionReport = instructions.InstructionReport;
+pub const parseInstructionDataset = instructions.parseInstructionDataset;
+pub const parseInstructionDatasetOptions = instructions.parseInstructionDatasetOptions;
+
+test {
+    _ = instructions;
+    _ = manifest;
+    _ = loss_mask;
+    _ = order;
+    _ = tokenized;
+    _ = batches;
+    _ = loader;
+    _ = writer;
+}

@@ -1,0 +1,325 @@
+//! Micro-batches for the trainer: from a dataset, in the epoch's order, into buffers that are made once.
+//!
+//! Stream (no `.idx`): micro-batch k is `batch_size` rows of `max_seq_len` tokens in ABI's layout (`batches.zig`); the
+//! target of a position is the next token of the stream, so every position can have one. The tail is dropped.
+//! Rows (`.idx`): each row keeps its first `max_seq_len` tokens; rows without a target are left out and counted;
+//! a micro-batch is the next `batch_size` rows of the epoch's order, padded on the right to the longest of them; the last,
+//! short one is kept. Position i predicts token i + 1 of its row; the last token of a row predicts nothing.
+//! In both a target counts only if the mask bit of the *predicted* token is set. No target: −1. Padding: id 0, target −1.
+//! Masking is by position, never by id. The training step allocates nothing: `next`, `seek` and `beginEpoch` only fill.
+//! Does not know: models, gradients, epochs to run. Ids must have passed `checkVocabulary` before they reach a model.
+
+const std = @import("std");
+const base = @import("base");
+const loss_mask = @import("loss_mask.zig");
+const order_module = @import("order.zig");
+const batches_module = @import("batches.zig");
+const TokenizedDataset = @import("tokenized.zig").TokenizedDataset;
+const Allocator = std.mem.Allocator;
+const checked = base.checked;
+
+pub const LoaderOptions = struct {
+    /// Sequences in a micro-batch.
+    batch_size: usize,
+    /// Tokens in a sequence.
+    max_seq_len: usize,
+    shuffle: bool = true,
+    seed: u64 = 42,
+};
+
+pub const LoaderError = error{
+    /// batch_size or max_seq_len is 0, or their product is no size.
+    InvalidBatchShape,
+    /// More rows or batches than 2³² − 1, or a size that no memory has.
+    TooManyRows,
+    OutOfMemory,
+};
+
+/// Valid until the loader's next call.
+pub const MicroBatch = struct {
+    /// [batch · time], row by row.
+    input_ids: []const u32,
+    /// [batch · time]: id of the token to predict; −1: none.
+    targets: []const i32,
+    /// Sequences; fewer than asked in the last micro-batch of an epoch over rows.
+    batch: usize,
+    /// Positions in each sequence.
+    time: usize,
+    /// Targets that are not −1.
+    target_count: usize,
+    /// Positions that are not padding.
+    token_count: usize,
+    /// Which micro-batch of the epoch this is, from 0.
+    index: usize,
+    /// [batch · time] positions for RoPE; null: 0, 1, … in each sequence.
+    positions: ?[]const u32 = null,
+    /// [batch · time] first position a token may see; null: the start of its sequence.
+    first: ?[]const u32 = null,
+};
+
+pub const Loader = struct {
+    gpa: Allocator,
+    dataset: *const TokenizedDataset,
+    options: LoaderOptions,
+    /// Rows in training: index into the `.idx`. Empty for a stream.
+    kept: []const u32,
+    /// Targets of each kept row after truncation.
+    row_targets: []const u32,
+    /// Rows left out because no target remains.
+    dropped_rows: usize,
+    /// Rows that lost their end to `max_seq_len`.
+    truncated_rows: usize,
+    /// The epoch's order over kept rows, or over batches of the stream.
+    order: []u32,
+    input_ids: []u32,
+    targets: []i32,
+    epoch: u64 = 0,
+    /// Micro-batches already given in this epoch.
+    micro_index: usize = 0,
+
+    /// The dataset must outlive the loader. Reads the row starts and the mask once; the ids are not touched.
+    /// Data that give no micro-batch are no error here: `batchesPerEpoch` is then 0.
+    pub fn init(
+        gpa: Allocator,
+        dataset: *const TokenizedDataset,
+        options: LoaderOptions,
+        diag: *base.Diagnostic,
+    ) LoaderError!Loader {
+        const size = checked.mul(usize, options.batch_size, options.max_seq_len) catch 0;
+        if (size == 0) return fail(
+            error.InvalidBatchShape,
+            diag,
+            "batch_size is {d} and max_seq_len is {d}; both must be at least 1, and their product a size in memory",
+            .{ options.batch_size, options.max_seq_len },
+        );
+        var self: Loader = .{
+            .gpa = gpa,
+            .dataset = dataset,
+            .options = options,
+            .kept = &.{},
+            .row_targets = &.{},
+            .dropped_rows = 0,
+            .truncated_rows = 0,
+            .order = &.{},
+            .input_ids = &.{},
+            .targets = &.{},
+        };
+        errdefer self.deinit();
+
+        const longest = if (dataset.row_starts != null) try self.selectRows(diag) else options.max_seq_len;
+        const units = if (self.isRows()) self.kept.len else self.streamBatches();
+        if (units > std.math.maxInt(u32)) return fail(
+            error.TooManyRows,
+            diag,
+            "{s} gives {d} batches; the most supported is {d}. Use a larger batch_size or max_seq_len",
+            .{ dataset.path, units, std.math.maxInt(u32) },
+        );
+        self.order = try gpa.alloc(u32, units);
+        // Never more than the data can fill: a wish for a huge batch over few rows costs nothing.
+        const sequences = if (self.isRows()) @min(options.batch_size, units) else if (units > 0) options.batch_size else 0;
+        if (self.isRows()) self.input_ids = try gpa.alloc(u32, sequences * longest);
+        self.targets = try gpa.alloc(i32, sequences * longest);
+        self.beginEpoch(0);
+        return self;
+    }
+
+    pub fn deinit(self: *Loader) void {
+        self.gpa.free(self.targets);
+        self.gpa.free(self.input_ids);
+        self.gpa.free(self.order);
+        self.gpa.free(self.row_targets);
+        self.gpa.free(self.kept);
+        self.* = undefined;
+    }
+
+    /// True when the data have row starts.
+    pub fn isRows(self: *const Loader) bool {
+        return self.dataset.row_starts != null;
+    }
+
+    /// Fills `kept`, `row_targets` and the counts; returns the longest row in use.
+    fn selectRows(self: *Loader, diag: *base.Diagnostic) LoaderError!usize {
+        const rows = self.dataset.rowCount().?;
+        if (rows > std.math.maxInt(u32)) return fail(
+            error.TooManyRows,
+            diag,
+            "{s} has {d} rows; the most supported is {d}",
+            .{ self.dataset.path, rows, std.math.maxInt(u32) },
+        );
+        var kept_count: usize = 0;
+        for (0..rows) |row| kept_count += @intFromBool(self.countRowTargets(row) > 0);
+        const kept = try self.gpa.alloc(u32, kept_count);
+        self.kept = kept;
+        const row_targets = try self.gpa.alloc(u32, kept_count);
+        self.row_targets = row_targets;
+        var longest: usize = 0;
+        var k: usize = 0;
+        for (0..rows) |row| {
+            const targets = self.countRowTargets(row);
+            const len = self.dataset.row(row).len;
+            if (targets == 0) continue;
+            kept[k] = @intCast(row);
+            // A row's targets are fewer than max_seq_len positions, of which a micro-batch may not have 2³².
+            row_targets[k] = std.math.cast(u32, targets) orelse
+                return fail(error.TooManyRows, diag, "row {d} of {s} is too long", .{ row, self.dataset.path });
+            k += 1;
+            longest = @max(longest, @min(len, self.options.max_seq_len));
+            self.truncated_rows += @intFromBool(len > self.options.max_seq_len);
+        }
+        self.dropped_rows = rows - kept_count;
+        // Sequences times time was checked for max_seq_len; the longest row in use is no longer.
+        return longest;
+    }
+
+    fn countRowTargets(self: *const Loader, row: usize) usize {
+        const start: usize = @intCast(self.dataset.row_starts.?[row]);
+        const len = @min(self.dataset.row(row).len, self.options.max_seq_len);
+        if (len < 2) return 0;
+        const mask = self.dataset.mask orelse return len - 1;
+        return loss_mask.countRange(mask, start + 1, start + len);
+    }
+
+    fn streamBatches(self: *const Loader) usize {
+        return batches_module.count(self.dataset.tokens.len, self.options.batch_size, self.options.max_seq_len);
+    }
+
+    /// Micro-batches of one epoch.
+    pub fn batchesPerEpoch(self: *const Loader) usize {
+        if (!self.isRows()) return self.order.len;
+        return std.math.divCeil(usize, self.order.len, self.options.batch_size) catch unreachable; // never 0
+    }
+
+    /// Targets of one whole epoch.
+    pub fn targetsPerEpoch(self: *const Loader) u64 {
+        var sum: u64 = 0;
+        if (self.isRows()) {
+            for (self.row_targets) |n| sum += n;
+        } else for (0..self.order.len) |index| sum += self.countStreamTargets(index);
+        return sum;
+    }
+
+    /// Draws the order of `epoch` (from 0) and goes to its start.
+    pub fn beginEpoch(self: *Loader, epoch: u64) void {
+        order_module.fillEpochOrder(self.order, self.options.shuffle, self.options.seed, epoch);
+        self.epoch = epoch;
+        self.micro_index = 0;
+    }
+
+    /// Goes to micro-batch `micro_index` of `epoch`; the order is drawn again only for another epoch.
+    /// `micro_index` may be `batchesPerEpoch()`: the end.
+    pub fn seek(self: *Loader, epoch: u64, micro_index: u64) error{SeekOutOfRange}!void {
+        const index = std.math.cast(usize, micro_index) orelse return error.SeekOutOfRange;
+        if (index > self.batchesPerEpoch()) return error.SeekOutOfRange;
+        if (epoch != self.epoch) self.beginEpoch(epoch);
+        self.micro_index = index;
+    }
+
+    /// The next micro-batch; null at the end of the epoch.
+    pub fn next(self: *Loader) ?MicroBatch {
+        if (self.micro_index >= self.batchesPerEpoch()) return null;
+        const batch = if (self.isRows()) self.nextRows() else self.nextStream();
+        self.micro_index += 1;
+        return batch;
+    }
+
+    /// Targets in the next `micro_batches` micro-batches of this epoch, without moving: the token average over an
+    /// accumulated batch needs them before its first backward pass.
+    pub fn peekTargets(self: *const Loader, micro_batches: usize) usize {
+        const end = @min(self.batchesPerEpoch(), self.micro_index +| micro_batches);
+        var sum: usize = 0;
+        for (self.micro_index..end) |micro| {
+            if (self.isRows()) {
+                for (self.rowsOf(micro)) |k| sum += self.row_targets[k];
+            } else sum += self.countStreamTargets(self.order[micro]);
+        }
+        return sum;
+    }
+
+    /// The order of `epoch` for the record and for other engines: row numbers of the `.idx` (kept rows only), or batch
+    /// numbers of the stream. Caller frees. Does not move the loader.
+    pub fn epochOrder(self: *const Loader, gpa: Allocator, epoch: u64) error{OutOfMemory}![]u32 {
+        const order = try gpa.alloc(u32, self.order.len);
+        order_module.fillEpochOrder(order, self.options.shuffle, self.options.seed, epoch);
+        if (self.isRows()) for (order) |*o| {
+            o.* = self.kept[o.*];
+        };
+        return order;
+    }
+
+    fn rowsOf(self: *const Loader, micro: usize) []const u32 {
+        const start = micro * self.options.batch_size;
+        return self.order[start..][0..@min(self.options.batch_size, self.order.len - start)];
+    }
+
+    fn nextRows(self: *Loader) MicroBatch {
+        const rows = self.rowsOf(self.micro_index);
+        var time: usize = 0;
+        var tokens: usize = 0;
+        for (rows) |k| {
+            const len = @min(self.dataset.row(self.kept[k]).len, self.options.max_seq_len);
+            time = @max(time, len);
+            tokens += len;
+        }
+        var target_count: usize = 0;
+        for (rows, 0..) |k, r| {
+            const row = self.kept[k];
+            const ids = self.dataset.row(row);
+            const len = @min(ids.len, self.options.max_seq_len);
+            const inputs = self.input_ids[r * time ..][0..time];
+            const targets = self.targets[r * time ..][0..time];
+            @memcpy(inputs[0..len], ids[0..len]);
+            @memset(inputs[len..], 0);
+            @memset(targets[len - 1 ..], -1);
+            self.fillTargets(targets[0 .. len - 1], @intCast(self.dataset.row_starts.?[row] + 1));
+            target_count += self.row_targets[k];
+        }
+        return .{
+            .input_ids = self.input_ids[0 .. rows.len * time],
+            .targets = self.targets[0 .. rows.len * time],
+            .batch = rows.len,
+            .time = time,
+            .target_count = target_count,
+            .token_count = tokens,
+            .index = self.micro_index,
+        };
+    }
+
+    fn nextStream(self: *Loader) MicroBatch {
+        const size = self.options.batch_size * self.options.max_seq_len;
+        const index: usize = self.order[self.micro_index];
+        self.fillTargets(self.targets, index * size + 1);
+        return .{
+            .input_ids = self.dataset.tokens[index * size ..][0..size],
+            .targets = self.targets,
+            .batch = self.options.batch_size,
+            .time = self.options.max_seq_len,
+            .target_count = self.countStreamTargets(index),
+            .token_count = size,
+            .index = self.micro_index,
+        };
+    }
+
+    fn countStreamTargets(self: *const Loader, index: usize) usize {
+        const size = self.options.batch_size * self.options.max_seq_len;
+        const mask = self.dataset.mask orelse return size;
+        return loss_mask.countRange(mask, index * size + 1, index * size + 1 + size);
+    }
+
+    /// targets[i] = the token at `start + i`, or −1 where the mask leaves it out.
+    fn fillTargets(self: *const Loader, targets: []i32, start: usize) void {
+        for (targets, self.dataset.tokens[start..][0..targets.len], start..) |*target, id, position| {
+            const counts = if (self.dataset.mask) |mask| loss_mask.get(mask, position) else true;
+            // An id that no i32 holds is beyond every vocabulary; the largest i32 stays beyond it too.
+            target.* = if (counts) std.math.lossyCast(i32, id) else -1;
+        }
+    }
+};
+
+fn fail(err: LoaderError, diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) LoaderError {
+    diag.set(format, arguments);
+    return err;
+}
+
+test {
+    _ = @import("loader_test.zig");
+}

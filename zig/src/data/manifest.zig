@@ -1,0 +1,209 @@
+//! The description beside a token file: `training_data.bin` has `training_data.json`. See docs/formats/token-bin.md.
+//!
+//! `parse` takes the text of a file that may be anything: it is a manifest only if its `schema` says so. Keys it does not
+//! know are left alone; keys it knows must have the right kind. Names of side files are plain names in the same folder,
+//! so a manifest can never point elsewhere.
+//! Does not know: whether the files it names exist.
+
+const std = @import("std");
+const base = @import("base");
+const Allocator = std.mem.Allocator;
+
+pub const schema = "abi_train/token-bin/1";
+/// A larger file is refused before it is parsed.
+pub const max_bytes = 1 << 20;
+
+pub const Manifest = struct {
+    /// Tokens in the `.bin`.
+    count: u64,
+    /// Rows in the `.idx`; null when there is none.
+    rows: ?u64 = null,
+    /// Ids are below this; null when not known.
+    vocab_size: ?u32 = null,
+    /// SHA-256 of the tokenizer, lower-case hex.
+    tokenizer_hash: ?[]const u8 = null,
+    /// Name of the chat or text format the tokens were made with.
+    format: ?[]const u8 = null,
+    /// Seed of the preparation.
+    seed: ?u64 = null,
+    source: ?[]const u8 = null,
+    license: ?[]const u8 = null,
+    /// File names of the loss mask and the row starts, in the same folder.
+    mask: ?[]const u8 = null,
+    idx: ?[]const u8 = null,
+    bin_crc32c: ?u32 = null,
+    mask_crc32c: ?u32 = null,
+    idx_crc32c: ?u32 = null,
+};
+
+pub const ParseError = error{ MalformedManifest, OutOfMemory };
+
+/// The manifest in `text`; its strings live in `arena`. On `MalformedManifest` `diag` names the key and the rule.
+pub fn parse(arena: Allocator, text: []const u8, diag: *base.Diagnostic) ParseError!Manifest {
+    if (text.len > max_bytes) return fail(diag, "it has {d} bytes; a manifest has at most {d}", .{ text.len, max_bytes });
+    const root = std.json.parseFromSliceLeaky(std.json.Value, arena, text, .{
+        .duplicate_field_behavior = .@"error",
+        .parse_numbers = false,
+        .max_value_len = max_bytes,
+    }) catch |err| switch (err) {
+        error.OutOfMemory => return error.OutOfMemory,
+        error.DuplicateField => return fail(diag, "it has a key twice", .{}),
+        else => return fail(diag, "it is not valid JSON", .{}),
+    };
+    if (root != .object) return fail(diag, "it is not a JSON object", .{});
+    const object = &root.object;
+    const given = try stringOf(object, "schema", diag) orelse
+        return fail(diag, "it has no \"schema\": \"" ++ schema ++ "\"", .{});
+    if (!std.mem.eql(u8, given, schema))
+        return fail(diag, "its schema is \"{s}\"; this program reads \"" ++ schema ++ "\"", .{given});
+    var manifest: Manifest = .{
+        .count = try wholeOf(u64, object, "count", diag) orelse return fail(diag, "it has no \"count\"", .{}),
+        .rows = try wholeOf(u64, object, "rows", diag),
+        .vocab_size = try wholeOf(u32, object, "vocab_size", diag),
+        .tokenizer_hash = try stringOf(object, "tokenizer_hash", diag),
+        .format = try stringOf(object, "format", diag),
+        .seed = try wholeOf(u64, object, "seed", diag),
+        .source = try stringOf(object, "source", diag),
+        .license = try stringOf(object, "license", diag),
+        .mask = try fileNameOf(object, "mask", diag),
+        .idx = try fileNameOf(object, "idx", diag),
+    };
+    if (object.getPtr("crc32c")) |sums| switch (sums.*) {
+        .null => {},
+        .object => |*sum_object| {
+            manifest.bin_crc32c = try checksumOf(sum_object, "bin", diag);
+            manifest.mask_crc32c = try checksumOf(sum_object, "mask", diag);
+            manifest.idx_crc32c = try checksumOf(sum_object, "idx", diag);
+        },
+        else => return fail(diag, "its \"crc32c\" is not an object", .{}),
+    };
+    return manifest;
+}
+
+const Object = @FieldType(std.json.Value, "object");
+
+fn stringOf(object: *const Object, comptime key: []const u8, diag: *base.Diagnostic) ParseError!?[]const u8 {
+    const value = object.get(key) orelse return null;
+    return switch (value) {
+        .null => null,
+        .string => |s| s,
+        else => fail(diag, "its \"" ++ key ++ "\" is not text", .{}),
+    };
+}
+
+fn wholeOf(comptime T: type, object: *const Object, comptime key: []const u8, diag: *base.Diagnostic) ParseError!?T {
+    const value = object.get(key) orelse return null;
+    switch (value) {
+        .null => return null,
+        .number_string => |digits| if (std.fmt.parseInt(T, digits, 10)) |n| return n else |_| {},
+        else => {},
+    }
+    return fail(diag, "its \"" ++ key ++ "\" is not a whole number from 0 to {d}", .{std.math.maxInt(T)});
+}
+
+fn fileNameOf(object: *const Object, comptime key: []const u8, diag: *base.Diagnostic) ParseError!?[]const u8 {
+    const name = try stringOf(object, key, diag) orelse return null;
+    const plain = name.len > 0 and name.len <= 255 and !std.mem.eql(u8, name, ".") and
+        !std.mem.eql(u8, name, "..") and std.mem.findAny(u8, name, "/\\:\x00") == null;
+    if (!plain) return fail(diag, "its \"" ++ key ++ "\" is not the name of a file in the same folder", .{});
+    return name;
+}
+
+fn checksumOf(object: *const Object, comptime key: []const u8, diag: *base.Diagnostic) ParseError!?u32 {
+    const digits = try stringOf(object, key, diag) orelse return null;
+    return base.checksum.parseCrcHex(digits) orelse
+        fail(diag, "its checksum of \"" ++ key ++ "\" is not eight lower-case hex digits", .{});
+}
+
+/// Writes the manifest as JSON; `parse` gives the same values back.
+pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Error!void {
+    var out: std.json.Stringify = .{ .writer = writer, .options = .{ .whitespace = .indent_2 } };
+    try out.beginObject();
+    try out.objectField("schema");
+    try out.write(schema);
+    inline for (.{ "count", "rows", "vocab_size", "tokenizer_hash", "format", "seed", "source", "license", "mask", "idx" }) |key| {
+        try out.objectField(key);
+        try out.write(@field(manifest, key));
+    }
+    try out.objectField("crc32c");
+    try out.beginObject();
+    inline for (.{ "bin", "mask", "idx" }) |key| {
+        if (@field(manifest, key ++ "_crc32c")) |sum| {
+            try out.objectField(key);
+            try out.print("\"{x:0>8}\"", .{sum});
+        }
+    }
+    try out.endObject();
+    try out.endObject();
+    try writer.writeByte('\n');
+}
+
+fn fail(diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) error{MalformedManifest} {
+    diag.set(format, arguments);
+    return error.MalformedManifest;
+}
+
+const testing = std.testing;
+
+test "a manifest reads back as it was written" {
+    const manifest: Manifest = .{
+        .count = 12,
+        .rows = 3,
+        .vocab_size = 96,
+        .tokenizer_hash = "ab\"c",
+        .format = "chatml",
+        .seed = std.math.maxInt(u64),
+        .source = "own text\nsecond line",
+        .license = "Apache-2.0",
+        .mask = "x.mask",
+        .idx = "x.idx",
+        .bin_crc32c = 0xab,
+        .mask_crc32c = 0xffff_ffff,
+        .idx_crc32c = 0,
+    };
+    var text: std.Io.Writer.Allocating = .init(testing.allocator);
+    defer text.deinit();
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    try write(&manifest, &text.writer);
+    var diag: base.Diagnostic = .{};
+    try testing.expectEqualDeep(manifest, try parse(arena.allocator(), text.written(), &diag));
+}
+
+fn expectMalformed(text: []const u8, expected: []const u8) !void {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    var diag: base.Diagnostic = .{};
+    try testing.expectError(error.MalformedManifest, parse(arena.allocator(), text, &diag));
+    try testing.expectEqualStrings(expected, diag.text());
+}
+
+test "what is not a manifest is refused with the key" {
+    const head = "{\"schema\": \"" ++ schema ++ "\", ";
+    try expectMalformed("", "it is not valid JSON");
+    try expectMalformed("[]", "it is not a JSON object");
+    try expectMalformed("{}", "it has no \"schema\": \"abi_train/token-bin/1\"");
+    try expectMalformed("{\"schema\": \"abi_train/token-bin/2\", \"count\": 1}", "its schema is \"abi_train/token-bin/2\"; this program reads \"abi_train/token-bin/1\"");
+    try expectMalformed(head ++ "\"x\": 1}", "it has no \"count\"");
+    try expectMalformed(head ++ "\"count\": -1}", "its \"count\" is not a whole number from 0 to 18446744073709551615");
+    try expectMalformed(head ++ "\"count\": 1, \"count\": 2}", "it has a key twice");
+    try expectMalformed(head ++ "\"count\": 1, \"vocab_size\": \"9\"}", "its \"vocab_size\" is not a whole number from 0 to 4294967295");
+    try expectMalformed(head ++ "\"count\": 1, \"source\": 1}", "its \"source\" is not text");
+    for ([_][]const u8{ "../x", "/etc/passwd", "..", ".", "", "a\\\\b", "c:x", "a\\u0000b" }) |name| {
+        const text = try std.mem.concat(testing.allocator, u8, &.{ head, "\"count\": 1, \"mask\": \"", name, "\"}" });
+        defer testing.allocator.free(text);
+        try expectMalformed(text, "its \"mask\" is not the name of a file in the same folder");
+    }
+    try expectMalformed(head ++ "\"count\": 1, \"crc32c\": []}", "its \"crc32c\" is not an object");
+    try expectMalformed(head ++ "\"count\": 1, \"crc32c\": {\"bin\": \"12\"}}", "its checksum of \"bin\" is not eight lower-case hex digits");
+}
+
+test "keys of later versions are left alone" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    var diag: base.Diagnostic = .{};
+    const manifest = try parse(arena.allocator(), "{\"schema\": \"" ++ schema ++ "\", \"count\": 4, \"packing\": {\"a\": [1]}}", &diag);
+    try testing.expectEqual(4, manifest.count);
+    try testing.expectEqual(null, manifest.mask);
+}

@@ -1,0 +1,368 @@
+//! A file of token ids, mapped and never read whole: `training_data.bin`, its optional manifest and side files.
+//!
+//! `.bin` is bare little-endian u32 ids. A manifest beside it may name a `.mask` (one bit a token: in the loss) and an
+//! `.idx` (row starts). Without manifest the `.bin` is one stream of ids. The format page is docs/formats/token-bin.md.
+//! After `open` every relation between the files holds: sizes agree, row starts rise from 0 to the token count, unused
+//! mask bits are zero. Ids are not looked at: `checkVocabulary` and `verify` read the whole file, when asked.
+//! Shrinking a mapped file under a running program ends the program (SIGBUS): replace files, never edit them.
+//! Does not know: text, tokenizers, models, order (see `loader.zig`, `batches.zig`).
+
+const std = @import("std");
+const builtin = @import("builtin");
+const base = @import("base");
+const manifest_module = @import("manifest.zig");
+const loss_mask = @import("loss_mask.zig");
+const batches_module = @import("batches.zig");
+const Allocator = std.mem.Allocator;
+const Storage = base.storage.Storage;
+const Mapping = base.storage.Mapping;
+const Manifest = manifest_module.Manifest;
+
+comptime {
+    // The files are mapped as they are; a big-endian machine would have to swap a copy.
+    std.debug.assert(builtin.cpu.arch.endian() == .little);
+}
+
+/// One name per cause. `base.storage.Error` says why the system refused a file.
+pub const DataError = error{
+    /// The `.bin`'s size is not a multiple of 4.
+    TokenFileSize,
+    /// The `.json` beside the `.bin` is no manifest of ours.
+    MalformedManifest,
+    /// The manifest and the files contradict each other in count or rows.
+    ManifestMismatch,
+    /// The manifest names a file that is not there.
+    SideFileMissing,
+    /// A `.mask` or `.idx` has another size than the token count asks for.
+    SideFileSize,
+    /// A `.mask` or `.idx` lies there and no manifest names it.
+    OrphanSideFile,
+    /// Row starts do not rise from 0 to the token count.
+    MalformedRowStarts,
+    /// A mask has bits set behind the last token.
+    MalformedMask,
+    /// A file's content is not what the manifest's checksum says.
+    ChecksumMismatch,
+    /// An id is not below the vocabulary size.
+    TokenOutOfVocabulary,
+} || base.storage.Error;
+
+pub const OpenOptions = struct {
+    /// false: take the `.bin` alone, as a stream, whatever lies beside it.
+    use_manifest: bool = true,
+};
+
+pub const TokenizedDataset = struct {
+    arena: std.heap.ArenaAllocator,
+    /// Owned when the dataset made its own.
+    disk: ?*base.storage.Disk,
+    /// As given to `open`.
+    path: []const u8,
+    /// All ids, in file order.
+    tokens: []const u32,
+    /// One bit a token; null: all tokens are in the loss. See `loss_mask.zig`.
+    mask: ?[]const u8 = null,
+    /// Row r is tokens[row_starts[r]..row_starts[r + 1]]; one entry more than rows. null: a stream.
+    row_starts: ?[]const u64 = null,
+    manifest: ?Manifest = null,
+    mappings: [3]?Mapping = @splat(null),
+
+    /// Opens `path` with its manifest. For the sentence that explains an error use `open`.
+    pub fn load(gpa: Allocator, path: []const u8) DataError!TokenizedDataset {
+        var diag: base.Diagnostic = .{};
+        return open(gpa, std.Io.Threaded.global_single_threaded.io(), path, .{}, &diag);
+    }
+
+    /// Opens at once whatever the size: the files are mapped, pages come in when they are read.
+    /// On failure `diag` names the file, the value and the next move.
+    pub fn open(
+        gpa: Allocator,
+        io: std.Io,
+        path: []const u8,
+        options: OpenOptions,
+        diag: *base.Diagnostic,
+    ) DataError!TokenizedDataset {
+        const disk = try gpa.create(base.storage.Disk);
+        errdefer gpa.destroy(disk);
+        disk.* = .init(io);
+        var dataset = try openStorage(gpa, disk.storage(), path, options, diag);
+        dataset.disk = disk;
+        return dataset;
+    }
+
+    /// `open` over any storage, which must outlive the dataset.
+    pub fn openStorage(
+        gpa: Allocator,
+        storage: Storage,
+        path: []const u8,
+        options: OpenOptions,
+        diag: *base.Diagnostic,
+    ) DataError!TokenizedDataset {
+        var self: TokenizedDataset = .{ .arena = .init(gpa), .disk = null, .path = "", .tokens = &.{} };
+        errdefer self.release();
+
+        const arena = self.arena.allocator();
+        self.path = try arena.dupe(u8, path);
+        const bin = try self.mapFile(0, storage, path, diag);
+        if (bin.len % 4 != 0) return fail(
+            error.TokenFileSize,
+            diag,
+            "{s} has {d} bytes, which is not a multiple of 4: it is cut off, or is no file of 32-bit token ids",
+            .{ path, bin.len },
+        );
+        self.tokens = try view(u32, arena, bin);
+        if (!options.use_manifest) return self;
+        const manifest_path = try siblingName(arena, path, ".json");
+        if (try exists(storage, manifest_path, diag)) {
+            try self.readManifest(storage, manifest_path, diag);
+        } else for ([_][]const u8{ ".mask", ".idx" }) |suffix| {
+            const orphan = try siblingName(arena, path, suffix);
+            if (try exists(storage, orphan, diag)) return fail(
+                error.OrphanSideFile,
+                diag,
+                "{s} lies beside {s}, but the manifest {s} that would say what it is is missing. " ++
+                    "Restore the manifest, or move the file away to train on the plain stream",
+                .{ orphan, path, manifest_path },
+            );
+        }
+        return self;
+    }
+
+    pub fn deinit(self: *TokenizedDataset) void {
+        const gpa = self.arena.child_allocator;
+        const disk = self.disk;
+        self.release();
+        if (disk) |d| gpa.destroy(d);
+        self.* = undefined;
+    }
+
+    fn release(self: *TokenizedDataset) void {
+        for (&self.mappings) |*slot| if (slot.*) |*mapping| mapping.unmap();
+        self.arena.deinit();
+    }
+
+    fn readManifest(self: *TokenizedDataset, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError!void {
+        const arena = self.arena.allocator();
+        const text = text: {
+            var mapping = storage.map(path) catch |err| return explain(err, diag, path);
+            defer mapping.unmap();
+
+            // One byte more than allowed is enough for `parse` to see that it is too large.
+            break :text try arena.dupe(u8, mapping.bytes[0..@min(mapping.bytes.len, manifest_module.max_bytes + 1)]);
+        };
+        const manifest = manifest_module.parse(arena, text, diag) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.MalformedManifest => {
+                diag.prepend("{s} is not the manifest of {s}: ", .{ path, self.path });
+                return error.MalformedManifest;
+            },
+        };
+        if (manifest.count != self.tokens.len) return fail(
+            error.ManifestMismatch,
+            diag,
+            "{s} says {d} tokens, but {s} has {d}. One of them is from another run, or the .bin is cut off: prepare the data again",
+            .{ path, manifest.count, self.path, self.tokens.len },
+        );
+        self.manifest = manifest;
+        if (manifest.mask) |name| try self.readMask(storage, try besides(arena, path, name), diag);
+        if (manifest.idx) |name| try self.readRowStarts(storage, try besides(arena, path, name), diag);
+    }
+
+    fn readMask(self: *TokenizedDataset, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError!void {
+        const mask = try self.mapSideFile(1, storage, path, diag);
+        const expected = loss_mask.byteCount(self.tokens.len);
+        if (mask.len != expected) return fail(
+            error.SideFileSize,
+            diag,
+            "{s} has {d} bytes; a mask over {d} tokens has {d}",
+            .{ path, mask.len, self.tokens.len, expected },
+        );
+        if (!loss_mask.tailIsZero(mask, self.tokens.len))
+            return fail(error.MalformedMask, diag, "{s} has bits set behind its last token", .{path});
+        self.mask = mask;
+    }
+
+    fn readRowStarts(self: *TokenizedDataset, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError!void {
+        const raw = try self.mapSideFile(2, storage, path, diag);
+        if (raw.len % 8 != 0 or raw.len == 0) return fail(
+            error.SideFileSize,
+            diag,
+            "{s} has {d} bytes; row starts are 8 bytes each, one more than there are rows",
+            .{ path, raw.len },
+        );
+        const starts = try view(u64, self.arena.allocator(), raw);
+        if (self.manifest.?.rows) |rows| if (rows != starts.len - 1) return fail(
+            error.ManifestMismatch,
+            diag,
+            "{s} holds {d} rows, but the manifest says {d}",
+            .{ path, starts.len - 1, rows },
+        );
+        if (starts[0] != 0)
+            return fail(error.MalformedRowStarts, diag, "{s}: the first row starts at {d}; it must start at 0", .{ path, starts[0] });
+        for (starts[0 .. starts.len - 1], starts[1..], 0..) |start, end, index| {
+            if (end < start) return fail(
+                error.MalformedRowStarts,
+                diag,
+                "{s}: row {d} starts at {d} and ends at {d}; starts must not fall",
+                .{ path, index, start, end },
+            );
+        }
+        const end = starts[starts.len - 1];
+        if (end != self.tokens.len) return fail(
+            error.MalformedRowStarts,
+            diag,
+            "{s}: the last row ends at {d}; it must end at the token count, {d}",
+            .{ path, end, self.tokens.len },
+        );
+        self.row_starts = starts;
+    }
+
+    fn mapFile(self: *TokenizedDataset, slot: usize, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError![]const u8 {
+        self.mappings[slot] = storage.map(path) catch |err| return explain(err, diag, path);
+        return self.mappings[slot].?.bytes;
+    }
+
+    fn mapSideFile(self: *TokenizedDataset, slot: usize, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError![]const u8 {
+        if (!try exists(storage, path, diag)) return fail(
+            error.SideFileMissing,
+            diag,
+            "{s} is named by the manifest of {s}, but is not there. Copy it too, or prepare the data again",
+            .{ path, self.path },
+        );
+        return self.mapFile(slot, storage, path, diag);
+    }
+
+    /// Rows of the `.idx`; null for a stream.
+    pub fn rowCount(self: *const TokenizedDataset) ?usize {
+        return if (self.row_starts) |starts| starts.len - 1 else null;
+    }
+
+    /// The ids of row `index`.
+    pub fn row(self: *const TokenizedDataset, index: usize) []const u32 {
+        const starts = self.row_starts.?;
+        return self.tokens[@intCast(starts[index])..@intCast(starts[index + 1])];
+    }
+
+    /// Reads every id and names the first that a model with `vocab_size` tokens does not have.
+    pub fn checkVocabulary(self: *const TokenizedDataset, vocab_size: u32, diag: *base.Diagnostic) DataError!void {
+        const position = firstAtLeast(self.tokens, vocab_size) orelse return;
+        return fail(
+            error.TokenOutOfVocabulary,
+            diag,
+            "{s}: token {d} has id {d}, but the vocabulary has {d} ids (0 to {d}). " ++
+                "The data was made with another tokenizer, or is no token file",
+            .{ self.path, position, self.tokens[position], vocab_size, @as(i64, vocab_size) - 1 },
+        );
+    }
+
+    /// Reads every file that has a checksum in the manifest and compares. Returns how many were compared.
+    pub fn verify(self: *const TokenizedDataset, diag: *base.Diagnostic) DataError!usize {
+        const manifest = self.manifest orelse return 0;
+        const expected = [3]?u32{ manifest.bin_crc32c, manifest.mask_crc32c, manifest.idx_crc32c };
+        var compared: usize = 0;
+        for (expected, self.mappings, [_][]const u8{ "tokens", "loss mask", "row starts" }) |sum, slot, what| {
+            const mapping = slot orelse continue;
+            const wanted = sum orelse continue;
+            const found = base.checksum.crc32c(mapping.bytes);
+            if (found != wanted) return fail(
+                error.ChecksumMismatch,
+                diag,
+                "{s}: the {s} file has checksum {x:0>8}, its manifest says {x:0>8}. The file is damaged or changed: prepare the data again",
+                .{ self.path, what, found, wanted },
+            );
+            compared += 1;
+        }
+        return compared;
+    }
+
+    /// Batches of the plain stream that ABI's layout gives: 0 when tokens ≤ batch_size·seq_len, else
+    /// ⌊(tokens − 1) / (batch_size·seq_len)⌋; the tail is dropped.
+    pub fn numBatches(self: *const TokenizedDataset, batch_size: usize, seq_len: usize) usize {
+        return batches_module.count(self.tokens.len, batch_size, seq_len);
+    }
+
+    /// Iterates over the plain stream in ABI's layout; row starts and mask play no part (`Loader` uses them).
+    /// With `shuffle` the order of the batches is drawn from seed 42; `batchesSeeded` takes another.
+    /// The dataset must outlive the iterator.
+    pub fn batches(
+        self: *const TokenizedDataset,
+        gpa: Allocator,
+        batch_size: usize,
+        seq_len: usize,
+        shuffle: bool,
+    ) batches_module.BatchError!batches_module.BatchIterator {
+        return self.batchesSeeded(gpa, .{ .batch_size = batch_size, .seq_len = seq_len, .shuffle = shuffle });
+    }
+
+    pub fn batchesSeeded(
+        self: *const TokenizedDataset,
+        gpa: Allocator,
+        options: batches_module.BatchOptions,
+    ) batches_module.BatchError!batches_module.BatchIterator {
+        return .init(gpa, self.tokens, options);
+    }
+};
+
+/// `training_data.bin` and `.mask` give `training_data.mask`; a name without `.bin` gets the suffix added.
+pub fn siblingName(gpa: Allocator, path: []const u8, suffix: []const u8) error{OutOfMemory}![]u8 {
+    const stem = if (std.mem.endsWith(u8, path, ".bin")) path[0 .. path.len - 4] else path;
+    return std.mem.concat(gpa, u8, &.{ stem, suffix });
+}
+
+fn besides(arena: Allocator, path: []const u8, name: []const u8) error{OutOfMemory}![]u8 {
+    const folder = std.fs.path.dirname(path) orelse return arena.dupe(u8, name);
+    return base.storage.join(arena, folder, name);
+}
+
+fn exists(storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError!bool {
+    const kind = storage.kind(path) catch |err| return explain(err, diag, path);
+    return kind != null;
+}
+
+/// Mappings start at a page; a storage in memory may not, and then a copy is made.
+fn view(comptime T: type, arena: Allocator, bytes: []const u8) error{OutOfMemory}![]const T {
+    if (bytes.len == 0) return &.{};
+    if (std.mem.isAligned(@intFromPtr(bytes.ptr), @alignOf(T))) {
+        const aligned: []align(@alignOf(T)) const u8 = @alignCast(bytes);
+        return std.mem.bytesAsSlice(T, aligned);
+    }
+    const copy = try arena.alloc(T, bytes.len / @sizeOf(T));
+    @memcpy(std.mem.sliceAsBytes(copy), bytes);
+    return copy;
+}
+
+/// Position of the first id ≥ `limit`. Looks at blocks with vectors, and at single ids only in the block that has one.
+fn firstAtLeast(ids: []const u32, limit: u32) ?usize {
+    const lanes = 16;
+    const V = @Vector(lanes, u32);
+    const block = 64 * lanes;
+    var start: usize = 0;
+    while (start < ids.len) {
+        const end = @min(ids.len, start + block);
+        var largest: V = @splat(0);
+        var i = start;
+        while (i + lanes <= end) : (i += lanes) {
+            const v: V = ids[i..][0..lanes].*;
+            largest = @max(largest, v);
+        }
+        var bad = @reduce(.Max, largest) >= limit;
+        for (ids[i..end]) |id| bad = bad or id >= limit;
+        if (bad) for (ids[start..end], start..) |id, position| if (id >= limit) return position;
+        start = end;
+    }
+    return null;
+}
+
+fn explain(err: base.storage.Error, diag: *base.Diagnostic, path: []const u8) DataError {
+    base.storage.explain(diag, err, "read", path);
+    return err;
+}
+
+fn fail(err: DataError, diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) DataError {
+    diag.set(format, arguments);
+    return err;
+}
+
+test {
+    _ = @import("tokenized_test.zig");
+}
