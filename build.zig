@@ -76,6 +76,7 @@ pub fn build(b: *std.Build) !void {
     const config = b.addOptions();
     config.addOption([]const []const u8, "levels", level_names[0..levels.len]);
     config.addOption([]const u8, "version", "0.1.0");
+    const config_module = config.createModule(); // One for all: a file may belong to one module only.
 
     // ---- layers ----
     var modules: [layers.len]*std.Build.Module = undefined;
@@ -88,7 +89,7 @@ pub fn build(b: *std.Build) !void {
             .pic = true,
             .strip = strip,
         });
-        module.addOptions("config", config);
+        module.addImport("config", config_module);
         for (layer.may_import) |import| {
             for (layers[0..i], modules[0..i]) |known, known_module| {
                 if (std.mem.eql(u8, known.name, import)) module.addImport(import, known_module);
@@ -109,7 +110,7 @@ pub fn build(b: *std.Build) !void {
         .pic = true,
         .strip = strip,
     });
-    abi.addOptions("config", config);
+    abi.addImport("config", config_module);
     for (layers, modules) |layer, module| abi.addImport(layer.name, module);
 
     // ---- the program ----
