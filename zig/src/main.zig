@@ -1,4 +1,110 @@
+//! The `abi` program: picks the verb, gives it memory and streams, and turns its end into an exit code.
+//!
+//! Results go to stdout, everything else to stderr.
+
 const std = @import("std");
-pub fn main(init: std.process.Init) !void {
-    _ = init;
+const app_file = @import("cli/app.zig");
+const help = @import("cli/help.zig");
+const arguments = @import("cli/arguments.zig");
+const App = app_file.App;
+const Exit = app_file.Exit;
+
+const Run = *const fn (*App, []const []const u8) app_file.RunError!Exit;
+
+/// In the order people meet them.
+const verbs = [_]struct { *const arguments.Verb, Run }{
+    .{ &@import("cli/agent.zig").verb, @import("cli/agent.zig").run },
+    .{ &@import("cli/generate.zig").verb, @import("cli/generate.zig").run },
+    .{ &@import("cli/inspect.zig").verb, @import("cli/inspect.zig").run },
+    .{ &@import("cli/train.zig").verb, @import("cli/train.zig").run },
+    .{ &@import("cli/doctor.zig").verb, @import("cli/doctor.zig").run },
+    .{ &@import("cli/version.zig").verb, @import("cli/version.zig").run },
+};
+
+pub fn main(init: std.process.Init) u8 {
+    const io = init.io;
+    var out_buffer: [4096]u8 = undefined;
+    var err_buffer: [1024]u8 = undefined;
+    var out: std.Io.File.Writer = .initStreaming(.stdout(), io, &out_buffer);
+    var err: std.Io.File.Writer = .initStreaming(.stderr(), io, &err_buffer);
+    var app: App = .{
+        .gpa = init.gpa,
+        .arena = init.arena.allocator(),
+        .io = io,
+        .environment = init.environ_map,
+        .out = &out.interface,
+        .err = &err.interface,
+        .in_is_terminal = isTerminal(io, .stdin()),
+        .out_is_terminal = isTerminal(io, .stdout()),
+        .err_is_terminal = isTerminal(io, .stderr()),
+        .color_wanted = colorWanted(init.environ_map),
+    };
+    const code = dispatch(&app, init.minimal.args) catch |failure| switch (failure) {
+        error.OutOfMemory => app.fail("", "out of memory. Use a smaller model or a shorter --context") catch .failed,
+        // The reader of our output is gone: nobody is left to tell.
+        error.WriteFailed => Exit.failed,
+    };
+    app.out.flush() catch return @backingInt(Exit.failed);
+    app.err.flush() catch return @backingInt(Exit.failed);
+    return @backingInt(code);
+}
+
+fn dispatch(app: *App, args: std.process.Args) app_file.RunError!Exit {
+    const sentinel_args = args.toSlice(app.arena) catch return error.OutOfMemory;
+    const given = try app.arena.alloc([]const u8, sentinel_args.len -| 1);
+    for (given, 0..) |*argument, i| argument.* = sentinel_args[i + 1];
+    if (given.len == 0) {
+        try writeOverview(app, app.err, app.err_is_terminal);
+        return .usage;
+    }
+    const name = given[0];
+    if (help.isHelp(name)) {
+        const topic = if (given.len > 1) given[1] else {
+            try writeOverview(app, app.out, app.out_is_terminal);
+            return .ok;
+        };
+        for (verbs) |entry| if (std.mem.eql(u8, entry[0].name, topic)) {
+            try entry[0].writeHelp(app.out, app.color_wanted and app.out_is_terminal);
+            return .ok;
+        };
+        return unknownVerb(app, topic);
+    }
+    if (std.mem.eql(u8, name, "--version") or std.mem.eql(u8, name, "-V"))
+        return @import("cli/version.zig").run(app, given[1..]);
+    for (verbs) |entry| if (std.mem.eql(u8, entry[0].name, name)) return entry[1](app, given[1..]);
+    return unknownVerb(app, name);
+}
+
+fn writeOverview(app: *App, out: *std.Io.Writer, is_terminal: bool) app_file.RunError!void {
+    var list: [verbs.len]*const arguments.Verb = undefined;
+    for (&list, verbs) |*verb, entry| verb.* = entry[0];
+    try help.writeOverview(out, &list, app.color_wanted and is_terminal);
+}
+
+fn unknownVerb(app: *App, name: []const u8) app_file.RunError!Exit {
+    var names: [verbs.len + 1][]const u8 = undefined;
+    for (names[0..verbs.len], verbs) |*slot, entry| slot.* = entry[0].name;
+    names[verbs.len] = "help";
+    const near = arguments.nearest(name, &names);
+    const message = if (near) |n|
+        try std.fmt.allocPrint(app.arena, "unknown command \"{s}\"; did you mean `abi {s}`?", .{ name, n })
+    else
+        try std.fmt.allocPrint(app.arena, "unknown command \"{s}\"; `abi help` lists all", .{name});
+    try app.complain("help", message);
+    return .usage;
+}
+
+fn isTerminal(io: std.Io, file: std.Io.File) bool {
+    return file.isTty(io) catch false;
+}
+
+/// https://no-color.org: any value but the empty one turns colour off.
+fn colorWanted(environment: *const std.process.Environ.Map) bool {
+    const value = environment.get("NO_COLOR") orelse return true;
+    return value.len == 0;
+}
+
+test {
+    _ = arguments;
+    _ = help;
 }

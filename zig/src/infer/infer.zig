@@ -1,9 +1,23 @@
 //! Root of the infer layer: ids in, ids out.
 
+pub const model = @import("model.zig");
+pub const session = @import("session.zig");
 pub const sampler = @import("sampler.zig");
+pub const generate = @import("generate.zig");
+pub const matrix = @import("matrix.zig");
 
+pub const Model = model.Model;
+pub const Session = session.Session;
 pub const Sampler = sampler.Sampler;
+pub const Generator = generate.Generator;
 
 test {
+    @import("std").testing.refAllDecls(Session);
+    @import("std").testing.refAllDecls(Generator);
+    _ = &Model.open;
+    _ = model;
+    _ = session;
     _ = sampler;
+    _ = generate;
+    _ = matrix;
 }

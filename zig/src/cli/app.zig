@@ -1,0 +1,72 @@
+//! What every verb gets: memory, input and output, the environment, and the ways to end.
+
+const std = @import("std");
+const abi = @import("abi");
+const arguments = @import("arguments.zig");
+
+/// How the program ends. Documented in `abi help` and docs/cli.md.
+pub const Exit = enum(u8) {
+    ok = 0,
+    /// The work failed: a file, a model, a server's answer.
+    failed = 1,
+    /// The command line is wrong.
+    usage = 2,
+    /// The Ollama server cannot be reached.
+    unreachable_server = 3,
+    /// Ended by Ctrl-C.
+    interrupted = 130,
+};
+
+/// Output that could not be written ends the program; anything else is told to the person and becomes an `Exit`.
+pub const RunError = error{ OutOfMemory, WriteFailed };
+
+pub const App = struct {
+    gpa: std.mem.Allocator,
+    /// Lives as long as the program.
+    arena: std.mem.Allocator,
+    io: std.Io,
+    environment: *const std.process.Environ.Map,
+    /// Results, and nothing else.
+    out: *std.Io.Writer,
+    /// Everything else.
+    err: *std.Io.Writer,
+    out_is_terminal: bool,
+    err_is_terminal: bool,
+    in_is_terminal: bool,
+    /// NO_COLOR is not set.
+    color_wanted: bool,
+
+    /// Prints `abi verb: message` and what the person can do next.
+    pub fn fail(self: *App, verb: []const u8, message: []const u8) RunError!Exit {
+        try self.complain(verb, message);
+        return .failed;
+    }
+
+    pub fn complain(self: *App, verb: []const u8, message: []const u8) RunError!void {
+        const on = if (self.color_wanted and self.err_is_terminal) "\x1b[31m" else "";
+        const off = if (on.len > 0) "\x1b[0m" else "";
+        try self.out.flush();
+        try self.err.print("{s}abi {s}:{s} {s}\n", .{ on, verb, off, message });
+        try self.err.flush();
+    }
+
+    /// Parses or explains. Null = go on; else the program's end.
+    pub fn parse(self: *App, parsed: *arguments.Parsed, verb: *const arguments.Verb, given: []const []const u8) RunError!?Exit {
+        parsed.parse(self.arena, verb, given) catch |err| return try self.parseFailed(parsed, err);
+        return null;
+    }
+
+    pub fn parseFailed(self: *App, parsed: *arguments.Parsed, err: arguments.ParseError) RunError!Exit {
+        switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.HelpWanted => {
+                try parsed.verb.writeHelp(self.out, self.color_wanted and self.out_is_terminal);
+                return .ok;
+            },
+            error.Usage => {
+                try self.complain(parsed.verb.name, parsed.message);
+                return .usage;
+            },
+        }
+    }
+};

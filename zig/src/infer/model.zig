@@ -1,0 +1,243 @@
+//! A model to run: its configuration, and its weights as views into a mapped GGUF file.
+//!
+//! `open` checks everything before anything is computed: the architecture's keys, and for every tensor the architecture
+//! asks for its presence, its exact shape and a type that can be multiplied. Tensors nobody asked for are an error too:
+//! a model with parts that are not run would give wrong answers in silence.
+//! Does not know: caches, sampling, text.
+
+const std = @import("std");
+const base = @import("base");
+const arch = @import("arch");
+const tensor = @import("tensor");
+const formats = @import("formats");
+const matrix = @import("matrix.zig");
+const Allocator = std.mem.Allocator;
+const Diagnostic = base.Diagnostic;
+const gguf = formats.gguf;
+const name_map = formats.name_map;
+
+pub const OpenError = error{
+    OutOfMemory,
+    /// The file is not there, or may not be read.
+    CannotRead,
+    /// The bytes are not a sound GGUF file.
+    InvalidFile,
+    /// A sound file of a model that is not run here.
+    UnsupportedModel,
+    /// A key or tensor is missing or contradicts the others.
+    InvalidModel,
+};
+
+/// Which elements of a head turn together.
+pub const RopeOrder = enum {
+    /// (i, i + head_dim/2): Hugging Face's order, and GGUF's for Qwen.
+    halves,
+    /// (2i, 2i + 1): GGUF's order for `llama`, whose q and k rows were permuted to fit.
+    pairs,
+};
+
+pub const Layer = struct {
+    q: matrix.Linear,
+    k: matrix.Linear,
+    v: matrix.Linear,
+    o: matrix.Linear,
+    gate: matrix.Linear,
+    up: matrix.Linear,
+    down: matrix.Linear,
+    attention_norm: []const f32,
+    mlp_norm: []const f32,
+    q_norm: ?[]const f32,
+    k_norm: ?[]const f32,
+};
+
+pub const Model = struct {
+    gpa: Allocator,
+    arena: std.heap.ArenaAllocator,
+    disk: base.storage.Disk,
+    mapping: base.storage.Mapping,
+    /// Keys and tensors of the file: the tokenizer and the chat template are read from here.
+    file: gguf.File,
+    config: arch.ModelConfig,
+    rope_order: RopeOrder,
+    /// head_dim / 2 radians per position, all scaling included.
+    inverse_frequencies: []const f32,
+    embedding: matrix.Matrix,
+    layers: []const Layer,
+    final_norm: []const f32,
+    head: matrix.Linear,
+
+    /// Maps `path`. On failure `diag` names the file, the field and the next move. Caller calls `close`.
+    pub fn open(gpa: Allocator, io: std.Io, path: []const u8, diag: *Diagnostic) OpenError!*Model {
+        const self = try gpa.create(Model);
+        errdefer gpa.destroy(self);
+
+        self.gpa = gpa;
+        self.disk = .init(io);
+        self.mapping = self.disk.storage().map(path) catch |err| {
+            base.storage.explain(diag, err, "read", path);
+            return if (err == error.OutOfMemory) error.OutOfMemory else error.CannotRead;
+        };
+        errdefer self.mapping.unmap();
+
+        self.build(diag) catch |err| {
+            if (err != error.OutOfMemory) diag.prepend("{s}: ", .{path});
+            return err;
+        };
+        return self;
+    }
+
+    pub fn close(self: *Model) void {
+        self.file.deinit();
+        self.arena.deinit();
+        self.mapping.unmap();
+        self.gpa.destroy(self);
+    }
+
+    /// Number of weights, those used twice counted once.
+    pub fn parameterCount(self: *const Model) usize {
+        var sum: usize = 0;
+        for (self.file.tensors) |*info| sum += info.len();
+        return sum;
+    }
+
+    fn build(self: *Model, diag: *Diagnostic) OpenError!void {
+        self.file = gguf.File.parse(self.gpa, self.mapping.bytes, diag) catch |err| return switch (err) {
+            error.OutOfMemory => error.OutOfMemory,
+            else => error.InvalidFile,
+        };
+        errdefer self.file.deinit();
+        self.arena = .init(self.gpa);
+        errdefer self.arena.deinit();
+
+        const read = formats.gguf_config.read(&self.file, diag) catch |err| return switch (err) {
+            error.UnsupportedArchitecture, error.UnsupportedFeature, error.UnsupportedRopeScaling => error.UnsupportedModel,
+            else => error.InvalidModel,
+        };
+        var layout = arch.Layout.init(self.gpa, read.config) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.ModelTooLarge => {
+                diag.set("the model's sizes do not fit in memory", .{});
+                return error.InvalidModel;
+            },
+        };
+        defer layout.deinit();
+
+        self.config = read.config;
+        self.rope_order = if (read.architecture == .llama and read.dialect == .ggml) .pairs else .halves;
+        var builder: Builder = .{ .arena = self.arena.allocator(), .file = &self.file, .diag = diag, .read = read, .layout = &layout };
+        try builder.fill(self);
+    }
+};
+
+const Builder = struct {
+    arena: Allocator,
+    file: *const gguf.File,
+    diag: *Diagnostic,
+    read: formats.gguf_config.Read,
+    layout: *const arch.Layout,
+
+    fn fill(self: *Builder, model: *Model) OpenError!void {
+        const tied = self.read.config.tie_word_embeddings;
+        model.embedding = try self.matrixOf(null, .token_embedding);
+        model.final_norm = try self.vectorOf(null, .final_norm);
+        model.head = .{ .weight = if (tied) model.embedding else try self.matrixOf(null, .output) };
+        model.inverse_frequencies = try self.frequencies();
+        const layers = try self.arena.alloc(Layer, self.read.config.num_hidden_layers);
+        for (layers, 0..) |*layer, i| {
+            const l: u32 = @intCast(i);
+            layer.* = .{
+                .q = try self.linear(l, .q_weight, .q_bias),
+                .k = try self.linear(l, .k_weight, .k_bias),
+                .v = try self.linear(l, .v_weight, .v_bias),
+                .o = try self.linear(l, .o_weight, .o_bias),
+                .gate = try self.linear(l, .gate_weight, .gate_bias),
+                .up = try self.linear(l, .up_weight, .up_bias),
+                .down = try self.linear(l, .down_weight, .down_bias),
+                .attention_norm = try self.vectorOf(l, .attention_norm),
+                .mlp_norm = try self.vectorOf(l, .mlp_norm),
+                .q_norm = try self.optionalVector(l, .q_norm),
+                .k_norm = try self.optionalVector(l, .k_norm),
+            };
+        }
+        model.layers = layers;
+        try self.refuseStrangers();
+    }
+
+    fn linear(self: *Builder, layer: u32, weight: arch.Role, bias: arch.Role) OpenError!matrix.Linear {
+        return .{ .weight = try self.matrixOf(layer, weight), .bias = try self.optionalVector(layer, bias) };
+    }
+
+    fn matrixOf(self: *Builder, layer: ?u32, role: arch.Role) OpenError!matrix.Matrix {
+        const parameter = self.layout.get(layer, role).?; // Every layout has all matrices but `output`.
+        const info = try self.tensorOf(parameter);
+        if (!matrix.Matrix.isSupported(info.dtype))
+            return self.fail(error.UnsupportedModel, "tensor {s} is stored as {s}; F32, F16, BF16 and Q8_0 can be run", .{ info.name, info.dtype.label() });
+        if (info.dtype == .f32 and !std.mem.isAligned(@intFromPtr(info.data.ptr), @alignOf(f32)))
+            return self.fail(error.UnsupportedModel, "tensor {s} is F32 but not at a multiple of 4 bytes (general.alignment is {d})", .{ info.name, self.file.alignment });
+        return .{ .dtype = info.dtype, .rows = parameter.shape[0], .columns = parameter.shape[1], .bytes = info.data };
+    }
+
+    /// Copied, so that alignment in the file does not matter.
+    fn vectorOf(self: *Builder, layer: ?u32, role: arch.Role) OpenError![]const f32 {
+        return self.floats(try self.tensorOf(self.layout.get(layer, role).?));
+    }
+
+    fn optionalVector(self: *Builder, layer: u32, role: arch.Role) OpenError!?[]const f32 {
+        return self.floats(try self.tensorOf(self.layout.get(layer, role) orelse return null));
+    }
+
+    fn floats(self: *Builder, info: *const gguf.TensorInfo) OpenError![]const f32 {
+        if (info.dtype != .f32)
+            return self.fail(error.InvalidModel, "tensor {s} is stored as {s}; norms and biases must be F32", .{ info.name, info.dtype.label() });
+        const out = try self.arena.alloc(f32, info.len());
+        tensor.convert.f32BytesToF32(info.data, out);
+        return out;
+    }
+
+    /// The tensor of a parameter, its shape compared.
+    fn tensorOf(self: *Builder, parameter: *const arch.Parameter) OpenError!*const gguf.TensorInfo {
+        var buffer: name_map.NameBuffer = undefined;
+        const name = name_map.ggufName(&buffer, parameter.layer, parameter.role);
+        const info = self.file.findTensor(name) orelse
+            return self.fail(error.InvalidModel, "tensor {s} is missing; export the model again", .{name});
+        const rows, const columns = if (parameter.rank == 2) .{ parameter.shape[0], parameter.shape[1] } else .{ 1, parameter.shape[0] };
+        const swapped = self.read.dialect == .abi and parameter.rank == 2;
+        const want: [4]usize = if (swapped) .{ rows, columns, 1, 1 } else .{ columns, rows, 1, 1 };
+        if (!std.mem.eql(usize, &info.ne, &want))
+            return self.fail(error.InvalidModel, "tensor {s} has the shape {any}; the file's keys ask for {any}", .{ name, info.ne, want });
+        return info;
+    }
+
+    /// The keys' frequencies; the file's own divisors of them where it has some.
+    fn frequencies(self: *Builder) OpenError![]const f32 {
+        var config = self.read.config;
+        const out = try self.arena.alloc(f32, config.head_dim / 2);
+        const divisors = self.file.findTensor(name_map.rope_divisors);
+        const divided = self.read.architecture == .llama and divisors != null;
+        if (divided) config.rope_scaling = .none;
+        arch.rope.inverseFrequencies(config, out);
+        if (!divided) return out;
+        for (out, try self.floats(divisors.?), 0..) |*value, divisor, i| {
+            if (!(divisor > 0) or !std.math.isFinite(divisor))
+                return self.fail(error.InvalidModel, "{s}[{d}] is {d}; it must be a positive number", .{ name_map.rope_divisors, i, divisor });
+            value.* /= divisor;
+        }
+        return out;
+    }
+
+    fn refuseStrangers(self: *Builder) OpenError!void {
+        for (self.file.tensors) |*info| {
+            if (std.mem.eql(u8, info.name, name_map.rope_divisors)) continue;
+            const known = if (name_map.fromGgufName(info.name)) |place| blk: {
+                if (place.layer) |l| if (l >= self.read.config.num_hidden_layers) break :blk false;
+                break :blk self.layout.get(place.layer, place.role) != null;
+            } else false;
+            if (!known) return self.fail(error.UnsupportedModel, "tensor {f} is no part of architecture {t} as it is run here", .{ base.bytes.printable(info.name), self.read.architecture });
+        }
+    }
+
+    fn fail(self: *Builder, err: OpenError, comptime format: []const u8, arguments: anytype) OpenError {
+        self.diag.set(format, arguments);
+        return err;
+    }
+};

@@ -1,0 +1,321 @@
+//! One running conversation of ids with a model: the key/value cache, and the forward pass that fills it.
+//!
+//! `feed` takes ids in blocks, `step` takes one and gives its logits, `rewind` forgets the end again. The same ids give
+//! the same bits whatever the number of threads. Memory is taken in `init` only.
+//! Layout of the cache: (layer, kv head, position, head_dim), keys and values apart, f32.
+//! Does not know: text, sampling.
+
+const std = @import("std");
+const base = @import("base");
+const model_file = @import("model.zig");
+const matrix = @import("matrix.zig");
+const kernels = @import("kernels");
+const Model = model_file.Model;
+const Allocator = std.mem.Allocator;
+
+/// Ids computed together when a prompt is read.
+pub const block_tokens = 128;
+
+pub const SessionError = error{
+    /// The ids do not fit in what is left of the context.
+    ContextFull,
+    /// An id is not below the vocabulary's size.
+    InvalidToken,
+};
+
+pub const Session = struct {
+    gpa: Allocator,
+    model: *const Model,
+    pool: *base.Pool,
+    /// Most ids the cache holds.
+    context: usize,
+    /// The ids in the cache, in order.
+    ids: std.ArrayList(u32),
+    keys: []f32,
+    values: []f32,
+    /// Of the last id computed by `step` or by the end of `prefill`; one value a token of the vocabulary.
+    logits: []f32,
+
+    hidden: []f32,
+    normed: []f32,
+    query: []f32,
+    key: []f32,
+    value: []f32,
+    attended: []f32,
+    gate: []f32,
+    up: []f32,
+    cosines: []f32,
+    sines: []f32,
+    /// One a worker.
+    scratch: []matrix.Scratch,
+    /// Attention of one head of one token to everything before it, one a worker.
+    scores: [][]f32,
+    arena: std.heap.ArenaAllocator,
+
+    /// `context` ids at most; it must not be 0. `model` and `pool` must outlive the session.
+    pub fn init(gpa: Allocator, model: *const Model, pool: *base.Pool, context: usize) error{OutOfMemory}!Session {
+        std.debug.assert(context > 0);
+        const c = model.config;
+        const kv = c.keyValueWidth();
+        const cache_len = base.checked.product(usize, &.{ c.num_hidden_layers, kv, context }) catch return error.OutOfMemory;
+        var arena: std.heap.ArenaAllocator = .init(gpa);
+        errdefer arena.deinit();
+
+        const a = arena.allocator();
+        const columns = @max(@as(usize, c.intermediate_size), @max(c.queryWidth(), c.hidden_size));
+        const scratch = try a.alloc(matrix.Scratch, pool.n);
+        for (scratch) |*one| one.* = try .init(a, columns);
+        const scores = try a.alloc([]f32, pool.n);
+        for (scores) |*one| one.* = try a.alloc(f32, context);
+        // The cache alone comes from whole pages: what is never reached is never touched.
+        const keys = try std.heap.page_allocator.alloc(f32, cache_len);
+        errdefer std.heap.page_allocator.free(keys);
+        const values = try std.heap.page_allocator.alloc(f32, cache_len);
+        errdefer std.heap.page_allocator.free(values);
+        var ids: std.ArrayList(u32) = .empty;
+        try ids.ensureTotalCapacityPrecise(a, context);
+        return .{
+            .gpa = gpa,
+            .model = model,
+            .pool = pool,
+            .context = context,
+            .ids = ids,
+            .keys = keys,
+            .values = values,
+            .logits = try a.alloc(f32, c.vocab_size),
+            .hidden = try a.alloc(f32, block_tokens * c.hidden_size),
+            .normed = try a.alloc(f32, block_tokens * c.hidden_size),
+            .query = try a.alloc(f32, block_tokens * c.queryWidth()),
+            .key = try a.alloc(f32, block_tokens * kv),
+            .value = try a.alloc(f32, block_tokens * kv),
+            .attended = try a.alloc(f32, block_tokens * c.queryWidth()),
+            .gate = try a.alloc(f32, block_tokens * c.intermediate_size),
+            .up = try a.alloc(f32, block_tokens * c.intermediate_size),
+            .cosines = try a.alloc(f32, block_tokens * c.head_dim / 2),
+            .sines = try a.alloc(f32, block_tokens * c.head_dim / 2),
+            .scratch = scratch,
+            .scores = scores,
+            .arena = arena,
+        };
+    }
+
+    pub fn deinit(self: *Session) void {
+        std.heap.page_allocator.free(self.keys);
+        std.heap.page_allocator.free(self.values);
+        self.arena.deinit();
+        self.* = undefined;
+    }
+
+    /// Number of ids in the cache.
+    pub fn position(self: *const Session) usize {
+        return self.ids.items.len;
+    }
+
+    /// Forgets all ids from `to` on. The logits are then of no position.
+    pub fn rewind(self: *Session, to: usize) void {
+        std.debug.assert(to <= self.position());
+        self.ids.shrinkRetainingCapacity(to);
+    }
+
+    /// How many of `wanted`'s first ids the cache already holds.
+    pub fn commonPrefix(self: *const Session, wanted: []const u32) usize {
+        return std.mem.findDiff(u32, self.ids.items, wanted) orelse wanted.len;
+    }
+
+    /// Appends ids without computing logits. Either all are appended or none.
+    pub fn feed(self: *Session, ids: []const u32) SessionError!void {
+        try self.check(ids);
+        var done: usize = 0;
+        while (done < ids.len) {
+            const count: usize = @min(block_tokens, ids.len - done);
+            self.forward(ids[done..][0..count]);
+            done += count;
+        }
+    }
+
+    /// Appends ids, at least one, and returns the logits of the last one.
+    pub fn prefill(self: *Session, ids: []const u32) SessionError![]const f32 {
+        std.debug.assert(ids.len > 0);
+        try self.feed(ids);
+        self.head((ids.len - 1) % block_tokens);
+        return self.logits;
+    }
+
+    /// Appends one id and returns its logits, valid until the next call.
+    pub fn step(self: *Session, id: u32) SessionError![]const f32 {
+        return self.prefill(&.{id});
+    }
+
+    fn check(self: *const Session, ids: []const u32) SessionError!void {
+        if (ids.len > self.context - self.position()) return error.ContextFull;
+        for (ids) |id| if (id >= self.model.config.vocab_size) return error.InvalidToken;
+    }
+
+    /// One block through all layers. Leaves the last hidden states of the block in `hidden`.
+    fn forward(self: *Session, ids: []const u32) void {
+        const m = self.model;
+        const c = m.config;
+        const n = ids.len;
+        const width: usize = c.hidden_size;
+        const start = self.position();
+        const hidden = self.hidden[0 .. n * width];
+        const normed = self.normed[0 .. n * width];
+        const query = self.query[0 .. n * c.queryWidth()];
+        const key = self.key[0 .. n * c.keyValueWidth()];
+        const value = self.value[0 .. n * c.keyValueWidth()];
+        const attended = self.attended[0 .. n * c.queryWidth()];
+        const gate = self.gate[0 .. n * c.intermediate_size];
+        const up = self.up[0 .. n * c.intermediate_size];
+
+        for (ids, 0..) |id, t| {
+            const out = hidden[t * width ..][0..width];
+            const row = m.embedding.rowsF32(id, 1, out);
+            if (row.ptr != out.ptr) @memcpy(out, row);
+        }
+        self.angles(start, n);
+        for (m.layers, 0..) |*layer, l| {
+            norm(normed, hidden, layer.attention_norm, c.rms_norm_eps);
+            self.multiply(&.{
+                .{ .linear = &layer.q, .out = query },
+                .{ .linear = &layer.k, .out = key },
+                .{ .linear = &layer.v, .out = value },
+            }, normed, n);
+            if (layer.q_norm) |w| norm(query, query, w, c.rms_norm_eps);
+            if (layer.k_norm) |w| norm(key, key, w, c.rms_norm_eps);
+            self.rotate(query, c.num_attention_heads, n);
+            self.rotate(key, c.num_key_value_heads, n);
+            self.remember(l, start, n);
+            self.attend(l, start, n);
+            self.multiply(&.{.{ .linear = &layer.o, .out = normed }}, attended, n);
+            add(hidden, normed);
+
+            norm(normed, hidden, layer.mlp_norm, c.rms_norm_eps);
+            self.multiply(&.{ .{ .linear = &layer.gate, .out = gate }, .{ .linear = &layer.up, .out = up } }, normed, n);
+            self.activate(gate, up);
+            self.multiply(&.{.{ .linear = &layer.down, .out = normed }}, gate, n);
+            add(hidden, normed);
+        }
+        self.ids.appendSliceAssumeCapacity(ids);
+    }
+
+    /// Logits of token `t` of the last block.
+    fn head(self: *Session, t: usize) void {
+        const width: usize = self.model.config.hidden_size;
+        const normed = self.normed[0..width];
+        norm(normed, self.hidden[t * width ..][0..width], self.model.final_norm, self.model.config.rms_norm_eps);
+        self.multiply(&.{.{ .linear = &self.model.head, .out = self.logits }}, normed, 1);
+    }
+
+    fn multiply(self: *Session, jobs: []const matrix.Job, inp: []const f32, tokens: usize) void {
+        matrix.multiply(self.pool, self.scratch, jobs, inp, tokens);
+    }
+
+    /// gate = silu(gate) · up, cut into parts for the workers.
+    fn activate(self: *Session, gate: []f32, up: []const f32) void {
+        const part = 4096;
+        const Task = struct { gate: []f32, up: []const f32 };
+        self.pool.parallelFor(Task{ .gate = gate, .up = up }, (gate.len + part - 1) / part, struct {
+            fn run(task: Task, index: usize, _: usize) void {
+                const start = index * part;
+                const g = task.gate[start..@min(start + part, task.gate.len)];
+                kernels.table(f32).swiglu_forward(g.len, g.ptr, g.ptr, task.up[start..].ptr);
+            }
+        }.run);
+    }
+
+    /// Cosine and sine of every angle of the block's positions, in f32 angles as transformers computes them.
+    fn angles(self: *Session, start: usize, n: usize) void {
+        const inv = self.model.inverse_frequencies;
+        for (0..n) |t| {
+            const at: f32 = @floatFromInt(start + t);
+            for (inv, self.cosines[t * inv.len ..][0..inv.len], self.sines[t * inv.len ..][0..inv.len]) |f, *cosine, *sine| {
+                const angle: f64 = at * f;
+                cosine.* = @floatCast(@cos(angle));
+                sine.* = @floatCast(@sin(angle));
+            }
+        }
+    }
+
+    /// x: (n, heads, head_dim), rotated in place in the order of the file's rows.
+    fn rotate(self: *Session, x: []f32, heads: usize, n: usize) void {
+        const d: usize = self.model.config.head_dim;
+        const half = d / 2;
+        for (0..n) |t| {
+            const cosines = self.cosines[t * half ..][0..half];
+            const sines = self.sines[t * half ..][0..half];
+            const row = x[t * heads * d ..][0 .. heads * d];
+            switch (self.model.rope_order) {
+                .halves => kernels.table(f32).rope(heads, half, row.ptr, cosines.ptr, sines.ptr, 1),
+                .pairs => for (0..heads) |h| {
+                    const v = row[h * d ..][0..d];
+                    for (cosines, sines, 0..) |cosine, sine, i| {
+                        const first = v[2 * i];
+                        const second = v[2 * i + 1];
+                        v[2 * i] = first * cosine - second * sine;
+                        v[2 * i + 1] = second * cosine + first * sine;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Offset in the cache of a layer's kv head.
+    fn cacheRow(self: *const Session, layer: usize, kv_head: usize) usize {
+        const c = self.model.config;
+        return (layer * c.num_key_value_heads + kv_head) * self.context * c.head_dim;
+    }
+
+    fn remember(self: *Session, layer: usize, start: usize, n: usize) void {
+        const d: usize = self.model.config.head_dim;
+        const heads: usize = self.model.config.num_key_value_heads;
+        for (0..n) |t| for (0..heads) |h| {
+            const from = (t * heads + h) * d;
+            const to = self.cacheRow(layer, h) + (start + t) * d;
+            @memcpy(self.keys[to..][0..d], self.key[from..][0..d]);
+            @memcpy(self.values[to..][0..d], self.value[from..][0..d]);
+        };
+    }
+
+    const Attention = struct { session: *Session, layer: usize, start: usize };
+
+    fn attend(self: *Session, layer: usize, start: usize, n: usize) void {
+        const context: Attention = .{ .session = self, .layer = layer, .start = start };
+        self.pool.parallelFor(context, n * self.model.config.num_attention_heads, attendOne);
+    }
+
+    /// One query head of one token. Its position sees itself and everything before it.
+    fn attendOne(context: Attention, index: usize, worker: usize) void {
+        const self = context.session;
+        const c = self.model.config;
+        const d: usize = c.head_dim;
+        const heads: usize = c.num_attention_heads;
+        const kv_head = (index % heads) * c.num_key_value_heads / heads;
+        const row = self.cacheRow(context.layer, kv_head);
+        const seen = context.start + index / heads + 1;
+        const query = self.query[index * d ..][0..d];
+        const scores = self.scores[worker][0..seen];
+        const kernel = kernels.table(f32);
+        for (scores, 0..) |*score, j| score.* = kernel.inner(d, query.ptr, self.keys[row + j * d ..].ptr);
+        const scale: f32 = @floatCast(1 / @sqrt(@as(f64, @floatFromInt(d))));
+        var largest: f32 = undefined;
+        var sum: f32 = undefined;
+        kernel.softmax_exp(seen, scores.ptr, scale, &largest, &sum);
+        const out = self.attended[index * d ..][0..d];
+        @memset(out, 0);
+        for (scores, 0..) |score, j| kernel.add_scaled(d, out.ptr, score / sum, self.values[row + j * d ..].ptr);
+    }
+};
+
+/// out[row] = inp[row] / rms(inp[row]) · weight, for every row of weight's length. `out` may be `inp`.
+fn norm(out: []f32, inp: []const f32, weight: []const f32, eps: f64) void {
+    std.debug.assert(out.len == inp.len);
+    var row: usize = 0;
+    while (row < inp.len) : (row += weight.len) {
+        _ = kernels.table(f32).rms_forward(weight.len, inp[row..].ptr, weight.ptr, out[row..].ptr, @floatCast(eps));
+    }
+}
+
+fn add(into: []f32, what: []const f32) void {
+    std.debug.assert(into.len == what.len);
+    kernels.table(f32).add(into.len, into.ptr, what.ptr);
+}
