@@ -1,1 +1,41 @@
-//! Root of the tokenizer layer.
+//! Root of the tokenizer layer: text to token ids and back, and chats to ids with a loss mask.
+//!
+//! Knows files of Hugging Face's form, values of GGUF's form, and nothing of models or training.
+
+const std = @import("std");
+const base = @import("base");
+
+pub const added_tokens = @import("added_tokens.zig");
+pub const bpe = @import("bpe.zig");
+pub const byte_level = @import("byte_level.zig");
+pub const gguf_vocabulary = @import("gguf_vocabulary.zig");
+pub const hf_folder = @import("hf_folder.zig");
+pub const json = @import("json.zig");
+pub const merge = @import("merge.zig");
+pub const parts = @import("parts.zig");
+pub const pre_tokenizer = @import("pre_tokenizer.zig");
+pub const unicode = @import("unicode.zig");
+
+pub const Tokenizer = bpe.Tokenizer;
+pub const Decoder = bpe.Decoder;
+pub const EncodeOptions = bpe.EncodeOptions;
+pub const DecodeOptions = bpe.DecodeOptions;
+pub const EncodeError = bpe.EncodeError;
+pub const TokenType = parts.TokenType;
+pub const GgufVocabulary = gguf_vocabulary.GgufVocabulary;
+pub const Error = parts.Error;
+pub const OpenError = hf_folder.OpenError;
+
+test {
+    _ = added_tokens;
+    _ = bpe;
+    _ = byte_level;
+    _ = gguf_vocabulary;
+    _ = hf_folder;
+    _ = json;
+    _ = merge;
+    _ = parts;
+    _ = pre_tokenizer;
+    _ = unicode;
+    std.testing.refAllDecls(@This());
+}

@@ -1,0 +1,660 @@
+//! `Tokenizer`: text to ids and back, for byte-level and SentencePiece-style byte-pair vocabularies.
+//!
+//! Built once, then read-only: any number of threads may encode with one tokenizer, each call has its own scratch.
+//! Always holds: ids are below `vocabSize()`; ordinary text never becomes a control, unknown-by-name or unused
+//! token, whatever the vocabulary or its merges say; decoding what was encoded gives the bytes back
+//! (unless the vocabulary's own normalisation changed them).
+//! Does not know: JSON, GGUF, chat roles.
+
+const std = @import("std");
+const base = @import("base");
+const added_tokens = @import("added_tokens.zig");
+const byte_level = @import("byte_level.zig");
+const gguf_vocabulary = @import("gguf_vocabulary.zig");
+const hf_folder = @import("hf_folder.zig");
+const merge = @import("merge.zig");
+const parts_module = @import("parts.zig");
+const pre_tokenizer = @import("pre_tokenizer.zig");
+const unicode = @import("unicode.zig");
+
+const Allocator = std.mem.Allocator;
+const Parts = parts_module.Parts;
+const Token = parts_module.Token;
+const TokenType = parts_module.TokenType;
+
+/// Names that end a turn or a text in one family or another; a stop when they are added tokens.
+const stop_names = [_][]const u8{ "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>", "< EOT >", "<|eom_id|>", "<|return|>", "<|call|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>", "<end_of_utterance>" };
+
+pub const EncodeError = error{ OutOfMemory, TextTooLong };
+
+pub const EncodeOptions = struct {
+    /// Whether the text's first id is the begin token; null = what the tokenizer's files say.
+    add_bos: ?bool = null,
+    /// Whether the end token follows; null = what the tokenizer's files say.
+    add_eos: ?bool = null,
+    /// Let control tokens written out in the text become ids. Never for text a person wrote.
+    parse_special: bool = false,
+    /// The text does not begin the document: no leading space of the "first fragment" kind.
+    continues: bool = false,
+};
+
+pub const DecodeOptions = struct {
+    /// Leave control and unknown tokens out.
+    skip_special: bool = true,
+    /// The ids continue a text: keep a leading space.
+    continues: bool = false,
+};
+
+pub const Tokenizer = struct {
+    arena: std.heap.ArenaAllocator,
+    parts: Parts,
+    /// What each token becomes when decoded.
+    decoded: []const []const u8,
+    /// Text of a token as the file spells it to id.
+    by_text: std.StringHashMapUnmanaged(u32),
+    /// What merging may produce: real bytes (byte level) or pieces, to id.
+    ordinary: std.StringHashMapUnmanaged(u32),
+    ranked: merge.Ranked,
+    /// Token of each single byte.
+    byte_ids: [256]?u32,
+    raw: added_tokens.Matcher,
+    normalized: added_tokens.Matcher,
+    stops: []const u32,
+
+    /// Takes over `arena`, which holds everything `parts` points at; frees it on failure too.
+    /// `diag` says what is wrong.
+    pub fn fromParts(arena_in: std.heap.ArenaAllocator, parts: Parts, diag: *base.Diagnostic) parts_module.Error!Tokenizer {
+        var self: Tokenizer = .{
+            .arena = arena_in,
+            .parts = parts,
+            .decoded = &.{},
+            .by_text = .empty,
+            .ordinary = .empty,
+            .ranked = .{},
+            .byte_ids = @splat(null),
+            .raw = .{},
+            .normalized = .{},
+            .stops = &.{},
+        };
+        errdefer self.arena.deinit();
+
+        const arena = self.arena.allocator();
+        try self.indexTokens(arena, diag);
+        try self.checkIds(diag);
+        try self.indexBytes(diag);
+        try self.indexMerges(arena, diag);
+        try self.indexAdded(arena);
+        try self.collectStops(arena);
+        return self;
+    }
+
+    /// The tokenizer in a folder with `tokenizer.json`. `diag` names file, value and rule on failure.
+    pub fn openFolder(gpa: Allocator, io: std.Io, path: []const u8, diag: *base.Diagnostic) hf_folder.OpenError!Tokenizer {
+        return hf_folder.open(gpa, io, path, diag);
+    }
+
+    /// The tokenizer of a GGUF file's values, which are copied.
+    pub fn fromGguf(gpa: Allocator, vocabulary: gguf_vocabulary.GgufVocabulary, diag: *base.Diagnostic) parts_module.Error!Tokenizer {
+        return gguf_vocabulary.fromGguf(gpa, vocabulary, diag);
+    }
+
+    pub fn deinit(self: *Tokenizer) void {
+        self.arena.deinit();
+    }
+
+    // ---- building ----
+
+    fn indexTokens(self: *Tokenizer, arena: Allocator, diag: *base.Diagnostic) !void {
+        const tokens = self.parts.tokens;
+        if (tokens.len == 0) {
+            diag.set("the vocabulary is empty; a tokenizer needs at least one token", .{});
+            return error.InvalidTokenizer;
+        }
+        const decoded = try arena.alloc([]const u8, tokens.len);
+        try self.by_text.ensureTotalCapacity(arena, @intCast(tokens.len));
+        try self.ordinary.ensureTotalCapacity(arena, @intCast(tokens.len));
+        for (tokens, decoded, 0..) |token, *out, i| {
+            const id: u32 = @intCast(i);
+            out.* = token.text;
+            if (token.text.len == 0) continue;
+            const seen = self.by_text.getOrPutAssumeCapacity(token.text);
+            if (seen.found_existing) {
+                diag.set("tokens {d} and {d} have the same text \"{s}\"; texts must be unique", .{ seen.value_ptr.*, id, clip(token.text) });
+                return error.InvalidTokenizer;
+            }
+            seen.value_ptr.* = id;
+            switch (self.parts.kind) {
+                .byte_level => {
+                    if (token.type != .normal and token.type != .user_defined) continue;
+                    const bytes = try byte_level.toBytes(arena, token.text) orelse continue;
+                    if (token.type == .normal and !token.added) out.* = bytes;
+                    if (token.type == .normal) self.ordinary.putAssumeCapacity(bytes, id);
+                },
+                .characters => {
+                    if (token.type == .byte) {
+                        const byte = parseByteToken(token.text) orelse {
+                            diag.set("token {d} is of type byte but its text is \"{s}\", not <0xNN>", .{ id, clip(token.text) });
+                            return error.InvalidTokenizer;
+                        };
+                        self.byte_ids[byte] = id;
+                        out.* = try arena.dupe(u8, &.{byte});
+                        continue;
+                    }
+                    if (token.type == .normal or token.type == .user_defined) self.ordinary.putAssumeCapacity(token.text, id);
+                    if (self.parts.space_mark) |mark| if (token.type == .normal) {
+                        out.* = try std.mem.replaceOwned(u8, arena, token.text, mark, " ");
+                    };
+                },
+            }
+        }
+        self.decoded = decoded;
+    }
+
+    fn checkIds(self: *Tokenizer, diag: *base.Diagnostic) !void {
+        inline for (.{ "bos", "eos", "eot", "eom", "pad", "unknown" }) |name| {
+            if (@field(self.parts, name)) |id| try self.checkId(id, name, diag);
+        }
+        for (self.parts.prefix) |id| try self.checkId(id, "prefix", diag);
+        for (self.parts.suffix) |id| try self.checkId(id, "suffix", diag);
+        for (self.parts.more_stops) |id| try self.checkId(id, "stop", diag);
+    }
+
+    fn checkId(self: *const Tokenizer, id: u32, name: []const u8, diag: *base.Diagnostic) !void {
+        if (id < self.parts.tokens.len) return;
+        diag.set("{s} token id {d} is not below the vocabulary size {d}", .{ name, id, self.parts.tokens.len });
+        return error.InvalidTokenizer;
+    }
+
+    /// Every byte must have a way in; otherwise some text would be lost without a word.
+    fn indexBytes(self: *Tokenizer, diag: *base.Diagnostic) !void {
+        if (self.parts.kind == .byte_level) {
+            for (&self.byte_ids, 0..) |*id, byte| id.* = self.ordinary.get(&.{@intCast(byte)});
+        }
+        if (self.parts.unknown != null) return;
+        if (self.parts.kind == .characters and !self.parts.byte_fallback) {
+            diag.set("the vocabulary has neither byte tokens nor an unknown token: text outside it could not be encoded", .{});
+            return error.UnsupportedTokenizer;
+        }
+        for (self.byte_ids, 0..) |id, byte| if (id == null) {
+            diag.set("the vocabulary has no token for byte 0x{X:0>2} and no unknown token; train it with the full byte alphabet", .{byte});
+            return error.UnsupportedTokenizer;
+        };
+    }
+
+    fn indexMerges(self: *Tokenizer, arena: Allocator, diag: *base.Diagnostic) !void {
+        const list = switch (self.parts.merges) {
+            .scored => |scores| {
+                if (scores.len < self.parts.tokens.len) {
+                    diag.set("there are {d} scores for {d} tokens; each token needs one", .{ scores.len, self.parts.tokens.len });
+                    return error.InvalidTokenizer;
+                }
+                for (scores, 0..) |score, i| if (std.math.isNan(score)) {
+                    diag.set("the score of token {d} is not a number", .{i});
+                    return error.InvalidTokenizer;
+                };
+                return;
+            },
+            .ranked => |list| list,
+        };
+        if (list.len > std.math.maxInt(u32)) {
+            diag.set("{d} merges are too many", .{list.len});
+            return error.InvalidTokenizer;
+        }
+        try self.ranked.table.ensureTotalCapacity(arena, @intCast(list.len));
+        var joined: std.ArrayList(u8) = .empty;
+        defer joined.deinit(arena);
+
+        for (list, 0..) |pair, rank| {
+            joined.clearRetainingCapacity();
+            try joined.appendSlice(arena, pair[0]);
+            try joined.appendSlice(arena, pair[1]);
+            const left = try self.mergeId(pair[0], rank, diag);
+            const right = try self.mergeId(pair[1], rank, diag);
+            const whole = try self.mergeId(joined.items, rank, diag);
+            // Ordinary text must not grow into anything but ordinary tokens.
+            switch (self.parts.tokens[whole].type) {
+                .normal, .user_defined => {},
+                .control, .unknown, .unused, .byte => continue,
+            }
+            // A repeated pair keeps its last rank, as in the reference.
+            self.ranked.table.putAssumeCapacity(merge.Ranked.key(left, right), .{ .place = @intCast(rank), .id = whole });
+        }
+    }
+
+    fn mergeId(self: *const Tokenizer, text: []const u8, rank: usize, diag: *base.Diagnostic) !u32 {
+        return self.by_text.get(text) orelse {
+            diag.set("merge {d} names \"{s}\", which is not in the vocabulary", .{ rank, clip(text) });
+            return error.InvalidTokenizer;
+        };
+    }
+
+    fn indexAdded(self: *Tokenizer, arena: Allocator) !void {
+        var raw: std.ArrayList(added_tokens.Added) = .empty;
+        var normalized: std.ArrayList(added_tokens.Added) = .empty;
+        var spelled: std.StringHashMapUnmanaged(void) = .empty;
+        defer spelled.deinit(arena);
+
+        for (self.parts.tokens, 0..) |token, id| {
+            if (!token.added or token.text.len == 0) continue;
+            var entry: added_tokens.Added = .{
+                .text = token.text,
+                .id = @intCast(id),
+                .control = token.type == .control or token.type == .unknown,
+                .lstrip = token.lstrip,
+                .rstrip = token.rstrip,
+            };
+            if (!token.normalized) {
+                try raw.append(arena, entry);
+                continue;
+            }
+            entry.text = try normalize(arena, self.parts.steps, token.text);
+            // Two spellings may normalise to one; the first keeps it.
+            if ((try spelled.getOrPut(arena, entry.text)).found_existing) continue;
+            try normalized.append(arena, entry);
+        }
+        self.raw = .init(raw.items);
+        self.normalized = .init(normalized.items);
+    }
+
+    fn collectStops(self: *Tokenizer, arena: Allocator) !void {
+        var stops: std.ArrayList(u32) = .empty;
+        for ([_]?u32{ self.parts.eos, self.parts.eot, self.parts.eom }) |id| if (id) |known| try addOnce(arena, &stops, known);
+        for (self.parts.more_stops) |id| try addOnce(arena, &stops, id);
+        // In harmony `<|end|>` ends a message, not the turn.
+        const harmony = self.addedId("<|return|>") != null and self.addedId("<|call|>") != null and self.addedId("<|end|>") != null;
+        for (stop_names) |name| {
+            if (harmony and std.mem.eql(u8, name, "<|end|>")) continue;
+            if (self.addedId(name)) |id| try addOnce(arena, &stops, id);
+        }
+        self.stops = stops.items;
+    }
+
+    fn addedId(self: *const Tokenizer, text: []const u8) ?u32 {
+        const id = self.by_text.get(text) orelse return null;
+        return switch (self.parts.tokens[id].type) {
+            .control, .user_defined, .unknown => id,
+            .normal, .unused, .byte => null,
+        };
+    }
+
+    // ---- questions ----
+
+    /// Number of ids, holes included: the rows an embedding table needs at least.
+    pub fn vocabSize(self: *const Tokenizer) usize {
+        return self.parts.tokens.len;
+    }
+
+    pub fn bos(self: *const Tokenizer) ?u32 {
+        return self.parts.bos;
+    }
+    pub fn eos(self: *const Tokenizer) ?u32 {
+        return self.parts.eos;
+    }
+    pub fn pad(self: *const Tokenizer) ?u32 {
+        return self.parts.pad;
+    }
+
+    /// Whether `encode` puts the begin token first when not told otherwise.
+    pub fn addBos(self: *const Tokenizer) bool {
+        const id = self.parts.bos orelse return false;
+        return self.parts.prefix.len > 0 and self.parts.prefix[0] == id;
+    }
+
+    /// Id of the token with this text, as the file spells it.
+    pub fn idOf(self: *const Tokenizer, text: []const u8) ?u32 {
+        return self.by_text.get(text);
+    }
+
+    /// Id of the added token (control or user-defined) with this text.
+    pub fn specialId(self: *const Tokenizer, text: []const u8) ?u32 {
+        return self.addedId(text);
+    }
+
+    /// Text of a token as the file spells it; null beyond the vocabulary.
+    pub fn textOf(self: *const Tokenizer, id: u32) ?[]const u8 {
+        return if (id < self.parts.tokens.len) self.parts.tokens[id].text else null;
+    }
+
+    /// Bytes a token stands for in decoded text; empty beyond the vocabulary.
+    pub fn bytesOf(self: *const Tokenizer, id: u32) []const u8 {
+        return if (id < self.decoded.len) self.decoded[id] else "";
+    }
+
+    pub fn typeOf(self: *const Tokenizer, id: u32) ?TokenType {
+        return if (id < self.parts.tokens.len) self.parts.tokens[id].type else null;
+    }
+
+    pub fn isControl(self: *const Tokenizer, id: u32) bool {
+        return self.typeOf(id) == .control;
+    }
+
+    fn isSkipped(self: *const Tokenizer, id: u32) bool {
+        return switch (self.typeOf(id) orelse return true) {
+            .control, .unknown => true,
+            .normal, .user_defined, .unused, .byte => false,
+        };
+    }
+
+    /// Ids that end generation: eos, eot, eom and the well-known names that are added tokens here.
+    pub fn stopTokens(self: *const Tokenizer) []const u32 {
+        return self.stops;
+    }
+
+    pub fn isStop(self: *const Tokenizer, id: u32) bool {
+        return std.mem.findScalar(u32, self.stops, id) != null;
+    }
+
+    /// Jinja source of the chat template, when the files have one.
+    pub fn chatTemplate(self: *const Tokenizer) ?[]const u8 {
+        return self.parts.chat_template;
+    }
+
+    // ---- encoding ----
+
+    /// Ids of `text`; the caller frees them. Bytes need not be UTF-8.
+    pub fn encode(self: *const Tokenizer, gpa: Allocator, text: []const u8, options: EncodeOptions) EncodeError![]u32 {
+        var call: Call = .{ .tokenizer = self, .gpa = gpa, .arena = .init(gpa), .parse_special = options.parse_special };
+        defer call.deinit();
+        errdefer call.out.deinit(gpa);
+
+        if (options.add_bos) |wanted| {
+            if (wanted) if (self.parts.bos) |id| try call.out.append(gpa, id);
+        } else try call.out.appendSlice(gpa, self.parts.prefix);
+        try call.append(text, !options.continues);
+        if (options.add_eos) |wanted| {
+            if (wanted) if (self.parts.eos) |id| try call.out.append(gpa, id);
+        } else try call.out.appendSlice(gpa, self.parts.suffix);
+        return call.out.toOwnedSlice(gpa);
+    }
+
+    // ---- decoding ----
+
+    /// Bytes of `ids`; the caller frees them. Lossless: what is not UTF-8 stays as it is (`Decoder` gives text).
+    pub fn decode(self: *const Tokenizer, gpa: Allocator, ids: []const u32, options: DecodeOptions) error{OutOfMemory}![]u8 {
+        var out: std.ArrayList(u8) = .empty;
+        errdefer out.deinit(gpa);
+        for (ids) |id| {
+            if (options.skip_special and self.isSkipped(id)) continue;
+            try out.appendSlice(gpa, self.bytesOf(id));
+        }
+        if (!options.continues and self.parts.drop_leading_space and out.items.len > 0 and out.items[0] == ' ')
+            _ = out.orderedRemove(0);
+        return out.toOwnedSlice(gpa);
+    }
+
+    /// A decoder that is fed one id at a time.
+    pub fn decoder(self: *const Tokenizer, options: DecodeOptions) Decoder {
+        return .{ .tokenizer = self, .options = options, .drop_space = !options.continues and self.parts.drop_leading_space };
+    }
+};
+
+/// Decodes a stream of ids to valid UTF-8: an incomplete sequence waits for its rest, an invalid one becomes U+FFFD.
+pub const Decoder = struct {
+    tokenizer: *const Tokenizer,
+    options: DecodeOptions,
+    drop_space: bool,
+    pending: [4]u8 = undefined,
+    pending_len: usize = 0,
+
+    const replacement = "\u{FFFD}";
+
+    /// Appends to `out` the text that is complete after `id`.
+    pub fn push(self: *Decoder, gpa: Allocator, out: *std.ArrayList(u8), id: u32) error{OutOfMemory}!void {
+        if (self.options.skip_special and self.tokenizer.isSkipped(id)) return;
+        for (self.tokenizer.bytesOf(id)) |byte| {
+            if (self.drop_space) {
+                self.drop_space = false;
+                if (byte == ' ') continue;
+            }
+            try self.pushByte(gpa, out, byte);
+        }
+    }
+
+    /// Appends a U+FFFD if a sequence was cut short; call once, at the end.
+    pub fn finish(self: *Decoder, gpa: Allocator, out: *std.ArrayList(u8)) error{OutOfMemory}!void {
+        if (self.pending_len == 0) return;
+        self.pending_len = 0;
+        try out.appendSlice(gpa, replacement);
+    }
+
+    fn pushByte(self: *Decoder, gpa: Allocator, out: *std.ArrayList(u8), byte: u8) !void {
+        if (self.pending_len > 0 and !continues(self.pending[0..self.pending_len], byte)) {
+            self.pending_len = 0;
+            try out.appendSlice(gpa, replacement);
+        }
+        if (self.pending_len == 0) switch (byte) {
+            0x00...0x7F => return out.append(gpa, byte),
+            0xC2...0xF4 => {},
+            else => return out.appendSlice(gpa, replacement),
+        };
+        self.pending[self.pending_len] = byte;
+        self.pending_len += 1;
+        const need: usize = if (self.pending[0] < 0xE0) 2 else if (self.pending[0] < 0xF0) 3 else 4;
+        if (self.pending_len < need) return;
+        self.pending_len = 0;
+        try out.appendSlice(gpa, self.pending[0..need]);
+    }
+
+    /// Whether `byte` may follow the valid beginning `head` of a sequence.
+    fn continues(head: []const u8, byte: u8) bool {
+        if (head.len > 1) return byte >= 0x80 and byte <= 0xBF;
+        return switch (head[0]) {
+            0xE0 => byte >= 0xA0 and byte <= 0xBF,
+            0xED => byte >= 0x80 and byte <= 0x9F,
+            0xF0 => byte >= 0x90 and byte <= 0xBF,
+            0xF4 => byte >= 0x80 and byte <= 0x8F,
+            else => byte >= 0x80 and byte <= 0xBF,
+        };
+    }
+};
+
+/// Scratch of one `encode`.
+const Call = struct {
+    tokenizer: *const Tokenizer,
+    gpa: Allocator,
+    arena: std.heap.ArenaAllocator,
+    parse_special: bool,
+    out: std.ArrayList(u32) = .empty,
+    scratch: merge.Scratch = .{},
+    /// Pieces met before in this call: where their ids stand in `out`.
+    seen: std.StringHashMapUnmanaged(Span) = .empty,
+
+    const Span = struct { start: usize, len: u32 };
+    const seen_max = 1 << 15;
+    const seen_piece_max = 64;
+
+    fn deinit(self: *Call) void {
+        self.scratch.deinit(self.gpa);
+        self.seen.deinit(self.gpa);
+        self.arena.deinit();
+    }
+
+    /// Added tokens that are matched before normalisation, and the text between them.
+    fn append(self: *Call, whole: []const u8, begins: bool) EncodeError!void {
+        var at: usize = 0;
+        while (at < whole.len) {
+            const found = self.tokenizer.raw.next(whole, at, self.parse_special);
+            const end = if (found) |match| match.start else whole.len;
+            if (end > at) try self.rawFragment(whole[at..end], begins and at == 0);
+            const match = found orelse break;
+            try self.out.append(self.gpa, match.id);
+            at = match.end;
+        }
+    }
+
+    fn rawFragment(self: *Call, raw: []const u8, begins: bool) EncodeError!void {
+        const whole = try normalize(self.arena.allocator(), self.tokenizer.parts.steps, raw);
+        var at: usize = 0;
+        while (at < whole.len) {
+            const found = self.tokenizer.normalized.next(whole, at, self.parse_special);
+            const end = if (found) |match| match.start else whole.len;
+            if (end > at) try self.fragment(whole[at..end], begins and at == 0);
+            const match = found orelse break;
+            try self.out.append(self.gpa, match.id);
+            at = match.end;
+        }
+    }
+
+    fn fragment(self: *Call, normalized: []const u8, begins: bool) EncodeError!void {
+        const parts = &self.tokenizer.parts;
+        var whole = normalized;
+        if (parts.metaspace) |meta| {
+            whole = try std.mem.replaceOwned(u8, self.arena.allocator(), whole, " ", meta.replacement);
+            const prefixed = switch (meta.prefix) {
+                .never => false,
+                .first => begins,
+                .always => true,
+            };
+            if (prefixed and !std.mem.startsWith(u8, whole, meta.replacement))
+                whole = try std.mem.concat(self.arena.allocator(), u8, &.{ meta.replacement, whole });
+            if (meta.split) return self.splitBefore(whole, meta.replacement);
+            return self.piece(whole);
+        }
+        if (parts.add_prefix_space and whole[0] != ' ')
+            whole = try std.mem.concat(self.arena.allocator(), u8, &.{ " ", whole });
+        var pieces: pre_tokenizer.Iterator = .init(parts.passes, whole);
+        while (pieces.next()) |one| try self.piece(one);
+    }
+
+    /// Each `mark` begins a piece.
+    fn splitBefore(self: *Call, whole: []const u8, mark: []const u8) EncodeError!void {
+        var start: usize = 0;
+        while (start < whole.len) {
+            const from = start + if (std.mem.startsWith(u8, whole[start..], mark)) mark.len else 1;
+            const end = if (from >= whole.len) whole.len else std.mem.findPos(u8, whole, from, mark) orelse whole.len;
+            try self.piece(whole[start..end]);
+            start = end;
+        }
+    }
+
+    fn piece(self: *Call, one: []const u8) EncodeError!void {
+        const tokenizer = self.tokenizer;
+        const parts = &tokenizer.parts;
+        if (one.len >= std.math.maxInt(u32)) return error.TextTooLong;
+        if (parts.ignore_merges) if (tokenizer.ordinary.get(one)) |id| return self.out.append(self.gpa, id);
+        const remember = one.len > 1 and one.len <= seen_piece_max;
+        if (remember) if (self.seen.get(one)) |span| {
+            try self.out.ensureUnusedCapacity(self.gpa, span.len);
+            self.out.appendSliceAssumeCapacity(self.out.items[span.start..][0..span.len]);
+            return;
+        };
+        const start = self.out.items.len;
+        try self.mergePiece(one);
+        if (remember and self.seen.count() < seen_max)
+            try self.seen.put(self.gpa, one, .{ .start = start, .len = @intCast(self.out.items.len - start) });
+    }
+
+    fn mergePiece(self: *Call, one: []const u8) EncodeError!void {
+        const tokenizer = self.tokenizer;
+        self.scratch.symbols.clearRetainingCapacity();
+        switch (tokenizer.parts.kind) {
+            .byte_level => try self.byteSymbols(one),
+            .characters => try self.charSymbols(one),
+        }
+        switch (tokenizer.parts.merges) {
+            .ranked => try merge.merge(&tokenizer.ranked, self.gpa, &self.scratch, one),
+            .scored => |scores| {
+                const rules: merge.Scored = .{ .ids = &tokenizer.ordinary, .scores = scores };
+                try merge.merge(&rules, self.gpa, &self.scratch, one);
+            },
+        }
+        var unknown_before = false;
+        for (self.scratch.symbols.items) |symbol| {
+            if (symbol.id) |id| {
+                unknown_before = false;
+                try self.out.append(self.gpa, id);
+            } else if (try self.appendBytes(one[symbol.start..][0..symbol.len])) {
+                unknown_before = false;
+            } else {
+                if (!unknown_before) try self.out.append(self.gpa, tokenizer.parts.unknown.?);
+                unknown_before = true;
+            }
+        }
+    }
+
+    /// Byte tokens of a character that is no token; false when the vocabulary lacks one of them.
+    fn appendBytes(self: *Call, bytes: []const u8) EncodeError!bool {
+        if (!self.tokenizer.parts.byte_fallback) return false;
+        for (bytes) |byte| if (self.tokenizer.byte_ids[byte] == null) return false;
+        for (bytes) |byte| try self.out.append(self.gpa, self.tokenizer.byte_ids[byte].?);
+        return true;
+    }
+
+    fn byteSymbols(self: *Call, one: []const u8) EncodeError!void {
+        try self.scratch.symbols.ensureTotalCapacity(self.gpa, one.len);
+        for (one, 0..) |byte, i| {
+            const id = self.tokenizer.byte_ids[byte] orelse {
+                try self.unknownSymbol(@intCast(i), 1);
+                continue;
+            };
+            self.scratch.symbols.appendAssumeCapacity(.{ .id = id, .start = @intCast(i), .len = 1 });
+        }
+    }
+
+    fn charSymbols(self: *Call, one: []const u8) EncodeError!void {
+        const parts = &self.tokenizer.parts;
+        const ranked = parts.merges == .ranked;
+        var at: usize = 0;
+        while (at < one.len) {
+            const len = unicode.decode(one[at..]).len;
+            const char = one[at..][0..len];
+            const start: u32 = @intCast(at);
+            at += len;
+            const symbol: merge.Symbol = .{ .id = self.tokenizer.ordinary.get(char), .start = start, .len = len };
+            // With scores a character without an id may still be half of a token.
+            if (symbol.id != null or !ranked) {
+                try self.scratch.symbols.append(self.gpa, symbol);
+                continue;
+            }
+            const all = parts.byte_fallback and for (char) |byte| {
+                if (self.tokenizer.byte_ids[byte] == null) break false;
+            } else true;
+            if (!all) {
+                try self.unknownSymbol(start, len);
+                continue;
+            }
+            for (char, 0..) |byte, i| try self.scratch.symbols.append(self.gpa, .{ .id = self.tokenizer.byte_ids[byte], .start = start + @as(u32, @intCast(i)), .len = 1 });
+        }
+    }
+
+    fn unknownSymbol(self: *Call, start: u32, len: u32) EncodeError!void {
+        const parts = &self.tokenizer.parts;
+        const symbols = &self.scratch.symbols;
+        if (parts.fuse_unknown and symbols.items.len > 0) {
+            const last = &symbols.items[symbols.items.len - 1];
+            if (last.id == parts.unknown) {
+                last.len += len;
+                return;
+            }
+        }
+        try symbols.append(self.gpa, .{ .id = parts.unknown, .start = start, .len = len });
+    }
+};
+
+fn normalize(arena: Allocator, steps: []const parts_module.Step, text: []const u8) ![]const u8 {
+    var out = text;
+    for (steps) |step| switch (step) {
+        .form_c => out = try unicode.normalizeC(arena, out),
+        .prepend => |prefix| if (out.len > 0) {
+            out = try std.mem.concat(arena, u8, &.{ prefix, out });
+        },
+        .replace => |r| out = try std.mem.replaceOwned(u8, arena, out, r.from, r.to),
+    };
+    return out;
+}
+
+/// Byte of a token `<0xNN>`.
+pub fn parseByteToken(text: []const u8) ?u8 {
+    if (text.len != 6 or !std.mem.startsWith(u8, text, "<0x") or text[5] != '>') return null;
+    for (text[3..5]) |c| if (!std.ascii.isDigit(c) and (c < 'A' or c > 'F')) return null;
+    return std.fmt.parseInt(u8, text[3..5], 16) catch null;
+}
+
+fn addOnce(arena: Allocator, list: *std.ArrayList(u32), id: u32) !void {
+    if (std.mem.findScalar(u32, list.items, id) == null) try list.append(arena, id);
+}
+
+/// At most 40 bytes of a text, for messages.
+pub fn clip(text: []const u8) []const u8 {
+    return text[0..@min(text.len, 40)];
+}

@@ -1,0 +1,324 @@
+//! What the pre-tokenizers ask about characters, and Unicode normalisation form C.
+//!
+//! Text here is bytes that are mostly UTF-8. A byte that begins no valid sequence is a character of its own, of
+//! class `other`, so every byte string can be walked and nothing is lost or replaced.
+//! The classes are those of the regex engine inside the `tokenizers` library (see the table's header).
+
+const std = @import("std");
+const tables = @import("unicode_tables.zig");
+
+pub const Class = enum(u8) {
+    other,
+    upper,
+    lower,
+    title,
+    modifier,
+    letter_other,
+    mark,
+    number,
+    punctuation,
+    symbol,
+    space,
+
+    /// `\p{L}`.
+    pub fn isLetter(self: Class) bool {
+        return switch (self) {
+            .upper, .lower, .title, .modifier, .letter_other => true,
+            else => false,
+        };
+    }
+
+    /// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`.
+    pub fn startsWord(self: Class) bool {
+        return switch (self) {
+            .upper, .title, .modifier, .letter_other, .mark => true,
+            else => false,
+        };
+    }
+
+    /// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`.
+    pub fn endsWord(self: Class) bool {
+        return switch (self) {
+            .lower, .modifier, .letter_other, .mark => true,
+            else => false,
+        };
+    }
+};
+
+/// One character of a text: its code point, its class and how many bytes it takes.
+pub const Char = struct {
+    code: u32,
+    class: Class,
+    len: u8,
+
+    pub fn isSpace(self: Char) bool {
+        return self.class == .space;
+    }
+
+    pub fn isNewline(self: Char) bool {
+        return self.code == '\r' or self.code == '\n';
+    }
+};
+
+/// Code given to a byte that belongs to no valid sequence: above every real code point, one for each byte.
+pub const invalid_base = 0x110000;
+
+const latin_classes: [0x300]Class = blk: {
+    @setEvalBranchQuota(20_000);
+    var out: [0x300]Class = undefined;
+    for (&out, 0..) |*class, code| class.* = searchClass(code);
+    break :blk out;
+};
+
+fn searchStarts(comptime starts: []const u32, code: u32) u8 {
+    var low: usize = 0;
+    var high: usize = starts.len;
+    while (high - low > 1) {
+        const middle = low + (high - low) / 2;
+        if (starts[middle] >> 8 <= code) low = middle else high = middle;
+    }
+    return @truncate(starts[low]);
+}
+
+fn searchClass(code: u32) Class {
+    return @fromBackingInt(@intCast(searchStarts(&tables.class_starts, code)));
+}
+
+pub fn classOf(code: u32) Class {
+    if (code < latin_classes.len) return latin_classes[code];
+    if (code >= invalid_base) return .other;
+    return searchClass(code);
+}
+
+/// Length of the UTF-8 sequence at the start of `text` and its code point; an invalid byte gives length 1.
+pub fn decode(text: []const u8) struct { code: u32, len: u8 } {
+    const first = text[0];
+    if (first < 0x80) return .{ .code = first, .len = 1 };
+    const len: u8 = switch (first) {
+        0xC2...0xDF => 2,
+        0xE0...0xEF => 3,
+        0xF0...0xF4 => 4,
+        else => return .{ .code = invalid_base + @as(u32, first), .len = 1 },
+    };
+    if (text.len >= len) {
+        if (std.unicode.utf8Decode(text[0..len])) |code| return .{ .code = code, .len = len } else |_| {}
+    }
+    return .{ .code = invalid_base + @as(u32, first), .len = 1 };
+}
+
+/// The character at `text[at..]`, or null at the end.
+pub fn charAt(text: []const u8, at: usize) ?Char {
+    if (at >= text.len) return null;
+    const got = decode(text[at..]);
+    return .{ .code = got.code, .class = classOf(got.code), .len = got.len };
+}
+
+/// What Rust's `char::is_numeric` says; the Digits pre-tokenizer uses it and not `\p{N}`.
+pub fn isNumeric(char: Char) bool {
+    for (tables.digit_differences) |code| if (code == char.code) return char.class != .number;
+    return char.class == .number;
+}
+
+/// Start of the run of spaces that ends at `text[end]`.
+pub fn spacesBefore(text: []const u8, end: usize) usize {
+    var start = end;
+    while (start > 0) {
+        var previous = start - 1;
+        while (previous > 0 and start - previous < 4 and text[previous] & 0xC0 == 0x80) previous -= 1;
+        const char = charAt(text, previous).?;
+        if (!char.isSpace() or previous + char.len != start) break;
+        start = previous;
+    }
+    return start;
+}
+
+/// End of the run of spaces that begins at `text[start]`.
+pub fn spacesAfter(text: []const u8, start: usize) usize {
+    var end = start;
+    while (charAt(text, end)) |char| {
+        if (!char.isSpace()) break;
+        end += char.len;
+    }
+    return end;
+}
+
+// ---- Python's str.strip(), as Jinja's `trim` filter uses it ----
+
+fn isPythonSpace(code: u32) bool {
+    return (code >= 0x1C and code <= 0x1F) or (code < invalid_base and classOf(code) == .space);
+}
+
+/// `text` without what Python calls whitespace at both ends.
+pub fn trim(text: []const u8) []const u8 {
+    var start: usize = 0;
+    while (start < text.len) {
+        const got = decode(text[start..]);
+        if (!isPythonSpace(got.code)) break;
+        start += got.len;
+    }
+    var end = start;
+    var at = start;
+    while (at < text.len) {
+        const got = decode(text[at..]);
+        at += got.len;
+        if (!isPythonSpace(got.code)) end = at;
+    }
+    return text[start..end];
+}
+
+// ---- normalisation form C ----
+
+const hangul_base = 0xAC00;
+const l_base = 0x1100;
+const v_base = 0x1161;
+const t_base = 0x11A7;
+const v_count = 21;
+const t_count = 28;
+const hangul_count = 19 * v_count * t_count;
+
+fn combiningClass(code: u32) u8 {
+    if (code < 0x300 or code >= invalid_base) return 0;
+    return searchStarts(&tables.combining_starts, code);
+}
+
+fn composePair(a: u32, b: u32) ?u32 {
+    if (a >= l_base and a < l_base + 19 and b >= v_base and b < v_base + v_count)
+        return hangul_base + ((a - l_base) * v_count + (b - v_base)) * t_count;
+    if (a >= hangul_base and a < hangul_base + hangul_count and (a - hangul_base) % t_count == 0 and
+        b > t_base and b < t_base + t_count) return a + (b - t_base);
+    const key = @as(u64, a) << 32 | b;
+    var low: usize = 0;
+    var high: usize = tables.compositions.len;
+    while (low < high) {
+        const middle = low + (high - low) / 2;
+        const entry = tables.compositions[middle];
+        if (entry[0] == key) return @intCast(entry[1]);
+        if (entry[0] < key) low = middle + 1 else high = middle;
+    }
+    return null;
+}
+
+fn appendDecomposed(gpa: std.mem.Allocator, out: *std.ArrayList(u32), code: u32) !void {
+    if (code >= hangul_base and code < hangul_base + hangul_count) {
+        const index = code - hangul_base;
+        try out.append(gpa, l_base + index / (v_count * t_count));
+        try out.append(gpa, v_base + index % (v_count * t_count) / t_count);
+        if (index % t_count != 0) try out.append(gpa, t_base + index % t_count);
+        return;
+    }
+    var low: usize = 0;
+    var high: usize = tables.decompositions.len;
+    while (low < high) {
+        const middle = low + (high - low) / 2;
+        const entry = tables.decompositions[middle];
+        if (entry[0] == code) {
+            const start = entry[1] >> 3;
+            return out.appendSlice(gpa, tables.decomposed[start..][0 .. entry[1] & 7]);
+        }
+        if (entry[0] < code) low = middle + 1 else high = middle;
+    }
+    try out.append(gpa, code);
+}
+
+/// `text` in normalisation form C, or `text` itself if it holds no character that could change.
+/// Bytes that are not UTF-8 stay where they are. The result belongs to `arena`.
+pub fn normalizeC(arena: std.mem.Allocator, text: []const u8) ![]const u8 {
+    // Nothing below U+0300 decomposes and recomposes to something else, nor combines with its neighbour.
+    for (text) |byte| {
+        if (byte >= 0xCC) break;
+    } else return text;
+
+    var codes: std.ArrayList(u32) = .empty;
+    try codes.ensureTotalCapacity(arena, text.len);
+    var at: usize = 0;
+    while (at < text.len) {
+        const got = decode(text[at..]);
+        try appendDecomposed(arena, &codes, got.code);
+        at += got.len;
+    }
+    // Canonical order: within each run of marks, stable by class.
+    var i: usize = 0;
+    while (i < codes.items.len) {
+        if (combiningClass(codes.items[i]) == 0) {
+            i += 1;
+            continue;
+        }
+        var end = i + 1;
+        while (end < codes.items.len and combiningClass(codes.items[end]) != 0) end += 1;
+        std.sort.block(u32, codes.items[i..end], {}, struct {
+            fn less(_: void, a: u32, b: u32) bool {
+                return combiningClass(a) < combiningClass(b);
+            }
+        }.less);
+        i = end;
+    }
+    // Compose in place: `starter` is the last character others may join.
+    const items = codes.items;
+    var len: usize = 0;
+    var starter: ?usize = null;
+    var last_class: u8 = 0;
+    for (items) |code| {
+        const class = combiningClass(code);
+        if (starter) |s| {
+            const blocked = len - s > 1 and last_class >= class;
+            if (!blocked) if (composePair(items[s], code)) |whole| {
+                items[s] = whole;
+                continue;
+            };
+        }
+        items[len] = code;
+        if (class == 0) starter = len;
+        last_class = class;
+        len += 1;
+    }
+    var out: std.ArrayList(u8) = .empty;
+    try out.ensureTotalCapacity(arena, text.len);
+    for (items[0..len]) |code| {
+        if (code >= invalid_base) {
+            try out.append(arena, @intCast(code - invalid_base));
+            continue;
+        }
+        var buffer: [4]u8 = undefined;
+        // A decoded code point is never a surrogate and never too large, so it encodes.
+        const n = std.unicode.utf8Encode(@intCast(code), &buffer) catch unreachable;
+        try out.appendSlice(arena, buffer[0..n]);
+    }
+    return out.items;
+}
+
+test "classes of a few characters everyone can check" {
+    const cases = .{ .{ 'A', Class.upper }, .{ 'z', Class.lower }, .{ '7', Class.number }, .{ ' ', Class.space }, .{ '_', Class.punctuation }, .{ '$', Class.symbol }, .{ 0x4E2D, Class.letter_other }, .{ 0x094D, Class.mark }, .{ 0x3000, Class.space }, .{ 0x1F600, Class.symbol }, .{ 0x200B, Class.other } };
+    inline for (cases) |case| try std.testing.expectEqual(case[1], classOf(case[0]));
+}
+
+test "invalid bytes are characters of one byte" {
+    for ([_][]const u8{ "\xff", "\xc3", "\xe4\xb8", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\x80" }) |text| {
+        const char = charAt(text, 0).?;
+        try std.testing.expectEqual(1, char.len);
+        try std.testing.expectEqual(Class.other, char.class);
+    }
+}
+
+test "form C composes, orders marks and leaves invalid bytes alone" {
+    var arena_state: std.heap.ArenaAllocator = .init(std.testing.allocator);
+    defer arena_state.deinit();
+    const arena = arena_state.allocator();
+
+    const cases = .{
+        .{ "cafe\u{301}", "caf\u{e9}" },
+        .{ "a\u{323}\u{307}", "\u{1ea1}\u{307}" },
+        .{ "a\u{307}\u{323}", "\u{1ea1}\u{307}" },
+        .{ "\u{1112}\u{1161}\u{11ab}", "\u{d55c}" },
+        .{ "\u{212b}", "\u{c5}" },
+        .{ "\u{0958}", "\u{0915}\u{093c}" },
+        .{ "e\xff\u{301}\xcc", "e\xff\u{301}\xcc" },
+        .{ "plain", "plain" },
+    };
+    inline for (cases) |case| try std.testing.expectEqualStrings(case[1], try normalizeC(arena, case[0]));
+}
+
+test "trim takes what Python's strip takes" {
+    try std.testing.expectEqualStrings("a b", trim("\x1c\u{2003} a b\u{3000}\n"));
+    try std.testing.expectEqualStrings("", trim(" \n"));
+    try std.testing.expectEqualStrings("\u{200b}x", trim("\u{200b}x"));
+}
