@@ -87,6 +87,115 @@ abt_status abt_config_validate_json(const char *config_json, char *buffer, size_
 abt_status abt_schedule_learning_rates(const char *config_json, uint64_t first_step, uint64_t total_steps,
                                        double *rates, size_t count);
 
+/* ---- Instruction data -------------------------------------------------------------------------------
+ * JSON lines with "instruction", optional "input", and "output". Other fields are ignored. */
+
+typedef uint64_t abt_instructions;
+
+typedef struct abt_instruction {
+    const char *instruction;          /* UTF-8, not zero-ended; never empty */
+    size_t instruction_size;
+    const char *input;                /* NULL when there is none */
+    size_t input_size;
+    const char *output;               /* never empty */
+    size_t output_size;
+    uint64_t line;                    /* in the text, counted from 1 */
+} abt_instruction;
+
+/* Reads a whole text. With skip_invalid 0 the first bad line is an error that names it; otherwise bad
+ * lines are left out and counted. The text is copied. */
+abt_status abt_instructions_parse(const char *jsonl, size_t size, uint32_t skip_invalid,
+                                  abt_instructions *instructions);
+abt_status abt_instructions_free(abt_instructions instructions);
+
+abt_status abt_instructions_count(abt_instructions instructions, uint64_t *count);
+
+/* The index-th sample; its text lives as long as the object. */
+abt_status abt_instructions_get(abt_instructions instructions, uint64_t index, abt_instruction *sample);
+
+/* What was read and left out: {"samples", "blank_lines", "skipped", "defects": {kind: count},
+ * "first": sentence or null}. */
+abt_status abt_instructions_report_json(abt_instructions instructions, char *buffer, size_t capacity, size_t *needed);
+
+/* ---- Tokenized data ---------------------------------------------------------------------------------
+ * training_data.bin and the files beside it (docs/formats/token-bin.md), mapped and never read whole.
+ * Two ways to walk it: `batches` gives the plain stream in ABI's layout; `loader` gives the micro-batches
+ * the trainer reads, with rows, loss mask and padding. */
+
+typedef uint64_t abt_dataset;
+typedef uint64_t abt_batches;
+typedef uint64_t abt_loader;
+
+/* Opens at once whatever the size. `use_manifest` 0: the .bin alone, as a stream. */
+abt_status abt_dataset_open(const char *path, uint32_t use_manifest, abt_dataset *dataset);
+abt_status abt_dataset_free(abt_dataset dataset);
+
+/* All ids in file order. Read-only: the memory is the file. */
+abt_status abt_dataset_tokens(abt_dataset dataset, const uint32_t **tokens, uint64_t *count);
+
+/* The loss mask: bit i is bit i % 8 (lowest first) of byte i / 8. NULL and 0 when there is none: every
+ * token is in the loss. */
+abt_status abt_dataset_mask(abt_dataset dataset, const uint8_t **bytes, uint64_t *byte_count);
+
+/* Row starts: row r is tokens[starts[r]] up to tokens[starts[r + 1]], so `count` is rows + 1. NULL and 0
+ * for a stream. */
+abt_status abt_dataset_row_starts(abt_dataset dataset, const uint64_t **starts, uint64_t *count);
+
+/* The manifest as JSON; {} when there is none. */
+abt_status abt_dataset_manifest_json(abt_dataset dataset, char *buffer, size_t capacity, size_t *needed);
+
+/* Reads every id; an id at or above vocab_size is an ABT_STATUS_DATA that names it. */
+abt_status abt_dataset_check_vocabulary(abt_dataset dataset, uint32_t vocab_size);
+
+/* Reads every file that has a checksum in the manifest and compares. *compared: how many. */
+abt_status abt_dataset_verify(abt_dataset dataset, uint64_t *compared);
+
+/* The permutation of 0 .. count-1 that epoch `epoch` (from 0) follows; `order`: count values of the caller.
+ * Both engines read rows in this order. */
+abt_status abt_epoch_order(uint64_t count, uint32_t shuffle, uint64_t seed, uint64_t epoch, uint32_t *order);
+
+typedef struct abt_batch_options {
+    size_t struct_size;
+    uint64_t batch_size;              /* sequences */
+    uint64_t seq_len;                 /* tokens in each; the loader: at most */
+    uint64_t seed;
+    uint32_t shuffle;
+    uint32_t reserved;                /* 0 */
+} abt_batch_options;
+
+/* input_ids == NULL: the epoch is over. */
+typedef struct abt_batch {
+    size_t struct_size;               /* set by the caller */
+    const uint32_t *input_ids;        /* [rows * columns], row by row */
+    const uint32_t *labels;           /* batches: the token after each input; loader: NULL */
+    const int32_t *targets;           /* loader: the token to predict, -1 for none; batches: NULL */
+    uint64_t rows;
+    uint64_t columns;
+    uint64_t index;                   /* which batch of the stream, or which micro-batch of the epoch */
+    uint64_t target_count;            /* positions with a target */
+    uint64_t token_count;             /* positions that are not padding */
+} abt_batch;
+
+/* The stream in ABI's layout. A batch's pointers stay valid as long as the iterator or the data set. */
+abt_status abt_batches_open(abt_dataset dataset, const abt_batch_options *options, abt_batches *batches);
+abt_status abt_batches_free(abt_batches batches);
+abt_status abt_batches_count(abt_batches batches, uint64_t *count);
+abt_status abt_batches_next(abt_batches batches, abt_batch *batch);
+/* Starts the next epoch, in its own order. */
+abt_status abt_batches_reset(abt_batches batches);
+
+/* What the trainer reads. A batch's pointers are valid until the loader's next call. */
+abt_status abt_loader_open(abt_dataset dataset, const abt_batch_options *options, abt_loader *loader);
+abt_status abt_loader_free(abt_loader loader);
+/* Micro-batches in an epoch, rows left out for having no target, rows that lost their end. */
+abt_status abt_loader_count(abt_loader loader, uint64_t *micro_batches, uint64_t *dropped_rows, uint64_t *truncated_rows);
+abt_status abt_loader_next(abt_loader loader, abt_batch *batch);
+/* Goes to a micro-batch of an epoch, both counted from 0. */
+abt_status abt_loader_seek(abt_loader loader, uint64_t epoch, uint64_t micro_batch);
+/* The order of `epoch`: row numbers of the .idx, or batch numbers of a stream. Asks size, then fills;
+ * capacity and needed count values. */
+abt_status abt_loader_order(abt_loader loader, uint64_t epoch, uint32_t *order, size_t capacity, size_t *needed);
+
 /* cdef:end */
 
 #ifdef __cplusplus

@@ -24,6 +24,9 @@ pub const ai = struct {
     /// Configuration, data and the native trainer.
     pub const training = struct {
         pub const data_loader = data;
+        pub const LlmTrainingConfig = train.LlmTrainingConfig;
+        pub const Optimizer = train.Optimizer;
+        pub const LrSchedule = train.LrSchedule;
     };
 
     /// Models: their shape, their files, generation.

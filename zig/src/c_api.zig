@@ -10,6 +10,8 @@ const header_check = @import("c_api/header_check.zig");
 const groups = .{
     @import("c_api/library.zig"),
     @import("c_api/config.zig"),
+    @import("c_api/instructions.zig"),
+    @import("c_api/dataset.zig"),
 };
 
 comptime {

@@ -33,13 +33,24 @@ pub fn fillItems(comptime T: type, items: []const T, buffer: ?[*]T, capacity: us
     return c.ABT_STATUS_OK;
 }
 
-/// A zero-ended string as a slice. Longer than `max_string` is taken for a missing end.
+/// A zero-ended string as a slice.
 pub fn string(text: ?[*:0]const u8, comptime name: []const u8, status: *failure.Status) ?[]const u8 {
     const pointer = text orelse {
         status.* = failure.nullArgument(name);
         return null;
     };
     return std.mem.span(pointer);
+}
+
+/// A zero-ended string that may be missing.
+pub fn optionalString(text: ?[*:0]const u8) ?[]const u8 {
+    return std.mem.span(text orelse return null);
+}
+
+/// Null when the caller was compiled with the same struct as the library.
+pub fn wrongSize(comptime T: type, given: usize) ?failure.Status {
+    if (given == @sizeOf(T)) return null;
+    return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "struct_size is {d}; this library's struct has {d} bytes. Set it to sizeof", .{ given, @sizeOf(T) });
 }
 
 /// Pointer and size as a slice; NULL is fine when the size is 0.

@@ -1,0 +1,112 @@
+"""Mirror of the group Model."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .. import errors
+from .core import (
+    Handle,
+    c_optional_path,
+    c_path,
+    c_string,
+    check,
+    ffi,
+    json_out,
+    lib,
+    out_handle,
+    view,
+    whole,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_DTYPES = {"float32": lib.ABT_DTYPE_F32, "float64": lib.ABT_DTYPE_F64}
+_NAMES = {number: name for name, number in _DTYPES.items()}
+
+
+class Parameter(NamedTuple):
+    """One parameter: where it lies in the flat arrays and how it is shaped."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    count: int
+    decays: bool
+
+
+def _dtype(name: str) -> int:
+    if name not in _DTYPES:
+        raise errors.ArgumentError(f"dtype is {name!r}; it must be 'float32' or 'float64'")
+    return int(_DTYPES[name])
+
+
+def open(path: str | os.PathLike[str], dtype: str) -> Handle:
+    """Reads a model folder or a GGUF file."""
+    result = out_handle()
+    check(lib.abt_model_open(c_path(path), _dtype(dtype), result))
+    return Handle(result[0], lib.abt_model_free)
+
+
+def random(config_json: str, seed: int, dtype: str) -> Handle:
+    """Random weights for a `config.json` given as text."""
+    result = out_handle()
+    check(
+        lib.abt_model_random(
+            c_string(config_json, "config_json"), whole(seed, "seed"), _dtype(dtype), result
+        )
+    )
+    return Handle(result[0], lib.abt_model_free)
+
+
+def config(handle: Handle) -> dict[str, Any]:
+    """The configuration as in `config.json`."""
+    return json_out(lib.abt_model_config_json, handle.value)
+
+
+def size(handle: Handle) -> tuple[int, int, str]:
+    """Number of parameters, number of elements, dtype."""
+    parameters = ffi.new("uint64_t *")
+    elements = ffi.new("uint64_t *")
+    dtype = ffi.new("abt_dtype *")
+    check(lib.abt_model_size(handle.value, parameters, elements, dtype))
+    return int(parameters[0]), int(elements[0]), _NAMES[int(dtype[0])]
+
+
+def parameters(handle: Handle) -> list[Parameter]:
+    """All parameters in flat order."""
+    found: list[Parameter] = []
+    info = ffi.new("abt_parameter *")
+    for index in range(size(handle)[0]):
+        check(lib.abt_model_parameter(handle.value, index, info))
+        found.append(
+            Parameter(
+                name=bytes(ffi.buffer(info.name, info.name_size)).decode("utf-8"),
+                shape=tuple(int(info.shape[i]) for i in range(info.rank)),
+                offset=int(info.offset),
+                count=int(info.count),
+                decays=bool(info.decays),
+            )
+        )
+    return found
+
+
+def weights(handle: Handle) -> npt.NDArray[Any]:
+    """All weights as one flat, writable view."""
+    pointer = ffi.new("void **")
+    elements = ffi.new("uint64_t *")
+    check(lib.abt_model_weights(handle.value, pointer, elements))
+    return view(pointer[0], (int(elements[0]),), size(handle)[2], handle, writable=True)
+
+
+def save(
+    handle: Handle, folder: str | os.PathLike[str], tokenizer_dir: str | os.PathLike[str] | None
+) -> None:
+    """Writes a Hugging Face folder."""
+    check(
+        lib.abt_model_save(
+            handle.value, c_path(folder, "folder"), c_optional_path(tokenizer_dir, "tokenizer_dir")
+        )
+    )
