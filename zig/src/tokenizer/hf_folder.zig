@@ -264,7 +264,7 @@ fn appendPass(arena: Allocator, node: json.Node, passes: *std.ArrayList(Pass), p
     } else if (std.mem.eql(u8, name, "Split")) {
         const pattern = try (try node.required("pattern")).text("Regex") orelse
             return unsupported(diag, "tokenizer.json: a Split pre-tokenizer has a pattern that is not a Regex", .{});
-        const pass: Pass = .ofRegex(pattern) orelse
+        const pass = Pass.ofRegex(pattern) orelse
             return unsupported(diag, "tokenizer.json: the Split expression \"{s}\" is not one of the known ones (gpt2, llama3, qwen2, o200k, tekken)", .{pattern[0..@min(pattern.len, 300)]});
         const behavior = try node.requiredText("behavior");
         const invert = try node.flag("invert") orelse false;
