@@ -34,6 +34,8 @@ pub const Manifest = struct {
     bin_crc32c: ?u32 = null,
     mask_crc32c: ?u32 = null,
     idx_crc32c: ?u32 = null,
+    /// A writer was interrupted while it moved the files in place: what lies there belongs to no one dataset.
+    incomplete: bool = false,
 };
 
 pub const ParseError = error{ MalformedManifest, OutOfMemory };
@@ -67,6 +69,10 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *base.Diagnostic) ParseEr
         .license = try stringOf(object, "license", diag),
         .mask = try fileNameOf(object, "mask", diag),
         .idx = try fileNameOf(object, "idx", diag),
+    };
+    if (object.get("incomplete")) |value| switch (value) {
+        .bool => |b| manifest.incomplete = b,
+        else => return fail(diag, "its \"incomplete\" is not true or false", .{}),
     };
     if (object.getPtr("crc32c")) |sums| switch (sums.*) {
         .null => {},
@@ -125,6 +131,10 @@ pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Er
         try out.objectField(key);
         try out.write(@field(manifest, key));
     }
+    if (manifest.incomplete) {
+        try out.objectField("incomplete");
+        try out.write(true);
+    }
     try out.objectField("crc32c");
     try out.beginObject();
     inline for (.{ "bin", "mask", "idx" }) |key| {
@@ -160,6 +170,7 @@ test "a manifest reads back as it was written" {
         .bin_crc32c = 0xab,
         .mask_crc32c = 0xffff_ffff,
         .idx_crc32c = 0,
+        .incomplete = true,
     };
     var text: std.Io.Writer.Allocating = .init(testing.allocator);
     defer text.deinit();

@@ -31,6 +31,8 @@ pub const DataError = error{
     MalformedManifest,
     /// The manifest and the files contradict each other in count or rows.
     ManifestMismatch,
+    /// A preparation was interrupted while it moved its files in place.
+    IncompleteDataset,
     /// The manifest names a file that is not there.
     SideFileMissing,
     /// A `.mask` or `.idx` has another size than the token count asks for.
@@ -103,6 +105,10 @@ pub const TokenizedDataset = struct {
 
         const arena = self.arena.allocator();
         self.path = try arena.dupe(u8, path);
+        const manifest_path = try siblingName(arena, path, ".json");
+        const described = options.use_manifest and try exists(storage, manifest_path, diag);
+        // Before the tokens: an interrupted preparation may not have put them there yet.
+        if (described) try self.readManifest(storage, manifest_path, diag);
         const bin = try self.mapFile(0, storage, path, diag);
         if (bin.len % 4 != 0) return fail(
             error.TokenFileSize,
@@ -111,11 +117,9 @@ pub const TokenizedDataset = struct {
             .{ path, bin.len },
         );
         self.tokens = try view(u32, arena, bin);
-        if (!options.use_manifest) return self;
-        const manifest_path = try siblingName(arena, path, ".json");
-        if (try exists(storage, manifest_path, diag)) {
-            try self.readManifest(storage, manifest_path, diag);
-        } else for ([_][]const u8{ ".mask", ".idx" }) |suffix| {
+        if (described) {
+            try self.openDescribed(storage, manifest_path, diag);
+        } else if (options.use_manifest) for ([_][]const u8{ ".mask", ".idx" }) |suffix| {
             const orphan = try siblingName(arena, path, suffix);
             if (try exists(storage, orphan, diag)) return fail(
                 error.OrphanSideFile,
@@ -124,7 +128,7 @@ pub const TokenizedDataset = struct {
                     "Restore the manifest, or move the file away to train on the plain stream",
                 .{ orphan, path, manifest_path },
             );
-        }
+        };
         return self;
     }
 
@@ -157,13 +161,25 @@ pub const TokenizedDataset = struct {
                 return error.MalformedManifest;
             },
         };
+        if (manifest.incomplete) return fail(
+            error.IncompleteDataset,
+            diag,
+            "{s}: a preparation was interrupted while it moved its files in place. Prepare the data again",
+            .{path},
+        );
+        self.manifest = manifest;
+    }
+
+    /// Holds the manifest against the tokens and opens the files it names.
+    fn openDescribed(self: *TokenizedDataset, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError!void {
+        const arena = self.arena.allocator();
+        const manifest = self.manifest.?;
         if (manifest.count != self.tokens.len) return fail(
             error.ManifestMismatch,
             diag,
             "{s} says {d} tokens, but {s} has {d}. One of them is from another run, or the .bin is cut off: prepare the data again",
             .{ path, manifest.count, self.path, self.tokens.len },
         );
-        self.manifest = manifest;
         if (manifest.mask) |name| try self.readMask(storage, try besides(arena, path, name), diag);
         if (manifest.idx) |name| try self.readRowStarts(storage, try besides(arena, path, name), diag);
     }

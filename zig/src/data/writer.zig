@@ -1,8 +1,9 @@
 //! Writes a token file with its side files and manifest, row by row, in constant memory.
 //!
-//! Nothing appears under a final name before `finish`: all parts are written and synced under temporary names, then an
-//! old manifest is removed, then mask, row starts and tokens are renamed in this order, and the new manifest comes last.
-//! A program that ends in between leaves either the old data, or side files without manifest, which `open` refuses.
+//! Nothing appears under a final name before `finish`: all parts are written and synced under temporary names, then a
+//! manifest that says "incomplete" takes the place of the old one, then the parts are renamed, and the true manifest comes
+//! last. A program that ends in between leaves the old dataset, the new one, or one that `open` refuses and that the
+//! next writer may replace.
 //! It never overwrites a `.json`, `.mask` or `.idx` that is not part of a dataset of ours.
 //! Does not know: text, tokenizers; the caller says what the tokens are.
 
@@ -216,15 +217,18 @@ pub const TokenizedWriter = struct {
 
     /// From here on names change; the order is the promise in the head of this file.
     fn publish(self: *TokenizedWriter, manifest: *const Manifest, diag: *base.Diagnostic) WriteError!void {
-        var text: std.Io.Writer.Allocating = .init(self.arena.allocator());
-        manifest_module.write(manifest, &text.writer) catch return error.OutOfMemory;
-        if (try self.exists(self.manifest_path, diag)) {
-            self.storage.deleteFile(self.manifest_path) catch |err| return explain(err, diag, self.manifest_path);
-            self.storage.syncFolder(base.storage.parentOf(self.path)) catch |err| return explain(err, diag, self.path);
-        }
+        try self.writeManifest(&.{ .count = 0, .incomplete = true }, diag);
         if (self.mask) |*file| file.commit() catch |err| return explain(err, diag, self.mask_path);
         if (self.idx) |*file| file.commit() catch |err| return explain(err, diag, self.idx_path);
         self.bin.commit() catch |err| return explain(err, diag, self.path);
+        try self.writeManifest(manifest, diag);
+    }
+
+    fn writeManifest(self: *TokenizedWriter, manifest: *const Manifest, diag: *base.Diagnostic) WriteError!void {
+        var text: std.Io.Writer.Allocating = .init(self.gpa);
+        defer text.deinit();
+
+        manifest_module.write(manifest, &text.writer) catch return error.OutOfMemory;
         base.storage.writeFile(self.gpa, self.storage, self.manifest_path, text.written()) catch |err|
             return explain(err, diag, self.manifest_path);
     }
