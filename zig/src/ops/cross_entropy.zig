@@ -7,6 +7,7 @@
 const std = @import("std");
 const Exec = @import("exec.zig").Exec;
 const matmul = @import("matmul.zig");
+const kernels = @import("kernels");
 
 pub fn Args(comptime T: type) type {
     return struct {
@@ -40,13 +41,94 @@ pub const Result = struct {
 
 /// Numbers of shared scratch for calls of up to `rows` rows.
 pub fn scratchCount(rows: usize, vocab_size: usize) usize {
-    return @min(rows, chunk_rows) * vocab_size;
+    return @min(rows, chunkRows(vocab_size)) * vocab_size;
 }
 
-const chunk_rows = 1;
+const max_chunk_rows = 256;
+
+/// Rows of a chunk: about 32 MB of f32 logits, but never so few that reading the weights dominates.
+fn chunkRows(vocab_size: usize) usize {
+    return std.math.clamp((1 << 23) / @max(vocab_size, 1), 64, max_chunk_rows);
+}
 
 pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
-    return runNaive(T, ex.sharedScratch(T, args.vocab_size), args);
+    const n = args.targets.len;
+    const v = args.vocab_size;
+    const c = args.weight.len / v;
+    std.debug.assert(c * v == args.weight.len);
+    std.debug.assert(args.hidden.len >= n * c);
+    const limit = chunkRows(v);
+    const logits = ex.sharedScratch(T, scratchCount(n, v));
+    const gradients = args.dhidden != null or args.dweight != null;
+    var rows: [max_chunk_rows]Row = undefined;
+    var result: Result = .{};
+    var begin: usize = 0;
+    var done: usize = 0; // rows of dhidden that are written
+    while (true) {
+        // A chunk begins and ends with a row that has a target: prompts outside the loss cost nothing.
+        while (begin < n and args.targets[begin] < 0) begin += 1;
+        if (begin == n) break;
+        var end = @min(begin + limit, n);
+        while (args.targets[end - 1] < 0) end -= 1;
+        const m = end - begin;
+        const hidden = args.hidden[begin * c ..][0 .. m * c];
+        matmul.forward(T, ex, logits, hidden, args.weight, null, m, v, c, .store);
+        const job: Job(T) = .{ .args = args, .targets = args.targets[begin..end], .logits = logits, .rows = rows[0..m], .gradients = gradients };
+        ex.pool.parallelFor(job, m, struct {
+            fn f(j: Job(T), r: usize, _: usize) void {
+                j.rows[r] = lossOfRow(T, j, r);
+            }
+        }.f);
+        for (rows[0..m]) |row| {
+            result.loss_sum += row.loss;
+            result.nll_sum += row.nll;
+            result.correct += @intFromBool(row.correct);
+            result.count += @intFromBool(row.counted);
+        }
+        if (args.dhidden) |dh| {
+            @memset(dh[done * c .. begin * c], 0);
+            matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, args.weight, m, v, c, .store);
+            done = end;
+        }
+        if (args.dweight) |dw| matmul.backwardWeight(T, ex, dw, null, logits, hidden, m, v, c);
+        begin = end;
+    }
+    if (args.dhidden) |dh| @memset(dh[done * c .. n * c], 0);
+    return result;
+}
+
+const Row = struct { loss: f64 = 0, nll: f64 = 0, correct: bool = false, counted: bool = false };
+
+fn Job(comptime T: type) type {
+    return struct { args: Args(T), targets: []const i32, logits: []T, rows: []Row, gradients: bool };
+}
+
+/// Loss of row r; its logits become their gradient.
+fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
+    const v = job.args.vocab_size;
+    const logits = job.logits[r * v ..][0..v];
+    if (job.targets[r] < 0) {
+        if (job.gradients) @memset(logits, 0);
+        return .{};
+    }
+    const target: usize = @intCast(job.targets[r]);
+    std.debug.assert(target < v);
+    const table = kernels.table(T);
+    const smoothing: f64 = job.args.label_smoothing;
+    const vocabulary: f64 = @floatFromInt(v);
+    var max: T = undefined;
+    var exp_sum: f64 = undefined;
+    var plain_sum: f64 = undefined;
+    const best = table.logit_sums(v, logits.ptr, &max, &exp_sum, &plain_sum);
+    // Distances from the maximum are exact or nearly so; the maximum itself may be large.
+    const lse = @log(exp_sum);
+    const nll = lse - (@as(f64, logits[target]) - max);
+    const mean = lse - (plain_sum / vocabulary - max);
+    if (job.gradients) {
+        table.logit_gradient(v, logits.ptr, max, @floatCast(1 / exp_sum), @floatCast(smoothing / vocabulary), job.args.scale);
+        logits[target] -= (1 - job.args.label_smoothing) * job.args.scale;
+    }
+    return .{ .loss = (1 - smoothing) * nll + smoothing * mean, .nll = nll, .correct = best == target, .counted = true };
 }
 
 /// The definition, one row at a time; `logits` [V] is scratch.
@@ -86,4 +168,129 @@ pub fn runNaive(comptime T: type, logits: []T, args: Args(T)) Result {
         if (args.dweight) |dw| matmul.backwardWeightNaive(T, dw, null, logits, h, 1, v, c);
     }
     return result;
+}
+
+const check = @import("check.zig");
+
+/// Some rows in the loss, some not, at both ends too.
+fn someTargets(bag: *check.Bag, n: usize, v: usize) []i32 {
+    const targets = bag.zeros(i32, n);
+    for (targets, 0..) |*t, i| t.* = if (i % 5 == 0 or i + 2 > n) -1 else @intCast(bag.prng.below(v));
+    return targets;
+}
+
+test "fast equals plain: several chunks, ignored rows, smoothing, small vocabularies" {
+    var rig = try check.Rig.init(2);
+    defer rig.deinit();
+
+    const shapes = [_][3]usize{ .{ 1, 1, 1 }, .{ 2, 2, 3 }, .{ 7, 33, 5 }, .{ 40, 17, 9 }, .{ 530, 21, 3 } };
+    inline for (.{ f32, f64 }) |T| for (shapes) |shape| for ([_]T{ 0, 0.1 }) |smoothing| {
+        const n, const v, const c = shape;
+        const tolerance = if (T == f32) 3e-6 else 1e-12;
+        var bag: check.Bag = .{};
+        defer bag.deinit();
+
+        try rig.ex.reserve(T, .{ .vocab_size = v, .loss_rows = n });
+        const hidden = bag.normal(T, n * c);
+        const weight = bag.normal(T, v * c);
+        const targets = someTargets(&bag, n, v);
+        const start = bag.normal(T, v * c);
+        const got = [_][]T{ bag.normal(T, n * c), bag.copy(T, start) };
+        const want = [_][]T{ bag.zeros(T, n * c), bag.copy(T, start) };
+        var args: Args(T) = .{ .hidden = hidden, .weight = weight, .targets = targets, .vocab_size = v, .scale = 0.25, .label_smoothing = smoothing, .dhidden = got[0], .dweight = got[1] };
+        const fast = run(T, &rig.ex, args);
+        args.dhidden = want[0];
+        args.dweight = want[1];
+        const plain = runNaive(T, bag.zeros(T, v), args);
+        try std.testing.expectEqual(plain.count, fast.count);
+        try std.testing.expectEqual(plain.correct, fast.correct);
+        try std.testing.expectApproxEqAbs(plain.loss_sum, fast.loss_sum, tolerance * (1 + plain.loss_sum));
+        try std.testing.expectApproxEqAbs(plain.nll_sum, fast.nll_sum, tolerance * (1 + plain.nll_sum));
+        for (want, got) |w, g| try check.expectClose(T, w, g, tolerance);
+        // Without gradients the sums are the same.
+        args.dhidden = null;
+        args.dweight = null;
+        try std.testing.expectEqual(fast, run(T, &rig.ex, args));
+    };
+}
+
+test "gradients are those of the scaled loss, with smoothing" {
+    var rig = try check.Rig.init(1);
+    defer rig.deinit();
+
+    const n = 5;
+    const v = 7;
+    const c = 3;
+    try rig.ex.reserve(f64, .{ .vocab_size = v, .loss_rows = n });
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    const Problem = struct { ex: *Exec, args: Args(f64) };
+    const hidden = bag.normal(f64, n * c);
+    const weight = bag.normal(f64, v * c);
+    const dhidden = bag.zeros(f64, n * c);
+    const dweight = bag.zeros(f64, v * c);
+    var p: Problem = .{ .ex = &rig.ex, .args = .{ .hidden = hidden, .weight = weight, .targets = &.{ 3, -1, 0, 6, 3 }, .vocab_size = v, .scale = 0.25, .label_smoothing = 0.1, .dhidden = dhidden, .dweight = dweight } };
+    _ = run(f64, p.ex, p.args);
+    p.args.dhidden = null;
+    p.args.dweight = null;
+    const loss = struct {
+        fn f(x: Problem) f64 {
+            return x.args.scale * run(f64, x.ex, x.args).loss_sum;
+        }
+    }.f;
+    try check.expectGradient(hidden, dhidden, p, loss);
+    try check.expectGradient(weight, dweight, p, loss);
+}
+
+test "huge logits stay finite; a NaN is not hidden" {
+    var rig = try check.Rig.init(1);
+    defer rig.deinit();
+
+    try rig.ex.reserve(f32, .{ .vocab_size = 3, .loss_rows = 1 });
+    const big = run(f32, &rig.ex, .{ .hidden = &.{1e4}, .weight = &.{ 1, -1, 0.5 }, .targets = &.{1}, .vocab_size = 3, .scale = 1 });
+    try std.testing.expectApproxEqAbs(2e4, big.nll_sum, 1e-6);
+    try std.testing.expectEqual(0, big.correct);
+    const nan = run(f32, &rig.ex, .{ .hidden = &.{std.math.nan(f32)}, .weight = &.{ 1, -1, 0.5 }, .targets = &.{1}, .vocab_size = 3, .scale = 1 });
+    try std.testing.expect(std.math.isNan(nan.loss_sum));
+}
+
+test "the first of equal largest logits is the answer" {
+    var rig = try check.Rig.init(1);
+    defer rig.deinit();
+
+    try rig.ex.reserve(f32, .{ .vocab_size = 20, .loss_rows = 2 });
+    const weight: [20]f32 = @splat(1);
+    const result = run(f32, &rig.ex, .{ .hidden = &.{ 1, 1 }, .weight = &weight, .targets = &.{ 0, 19 }, .vocab_size = 20, .scale = 1 });
+    try std.testing.expectEqual(1, result.correct);
+    try std.testing.expectApproxEqAbs(2 * @log(20.0), result.nll_sum, 1e-6);
+}
+
+test "the same bits for any number of threads" {
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    const n = 300;
+    const v = 129;
+    const c = 20;
+    const hidden = bag.normal(f32, n * c);
+    const weight = bag.normal(f32, v * c);
+    const targets = someTargets(&bag, n, v);
+    var first: ?[2][]f32 = null;
+    var first_result: Result = undefined;
+    for (check.thread_counts) |threads| {
+        var rig = try check.Rig.init(threads);
+        defer rig.deinit();
+
+        try rig.ex.reserve(f32, .{ .vocab_size = v, .loss_rows = n });
+        const got = [2][]f32{ bag.zeros(f32, n * c), bag.zeros(f32, v * c) };
+        const result = run(f32, &rig.ex, .{ .hidden = hidden, .weight = weight, .targets = targets, .vocab_size = v, .scale = 0.1, .dhidden = got[0], .dweight = got[1] });
+        if (first) |expected| {
+            for (expected, got) |e, g| try check.expectSame(f32, e, g);
+            try std.testing.expectEqual(first_result, result);
+        } else {
+            first = got;
+            first_result = result;
+        }
+    }
 }

@@ -11,6 +11,11 @@ const kernels = @import("kernels");
 /// Whether a result replaces what was there or is added to it.
 pub const Mode = enum(c_int) { store = 0, accumulate = 1 };
 
+/// How many parts of `size` cover `count`.
+pub fn ceilDiv(count: usize, size: usize) usize {
+    return count / size + @intFromBool(count % size != 0);
+}
+
 pub const Bytes = []align(64) u8;
 
 pub const Exec = struct {

@@ -6,6 +6,7 @@
 //! promise. Does not know: batches, masks, where positions come from.
 
 const std = @import("std");
+const kernels = @import("kernels");
 const Exec = @import("exec.zig").Exec;
 
 pub const Direction = enum { forward, backward };
@@ -85,8 +86,19 @@ pub fn scaleLlama3(inv_freq: []f32, factor: f64, low_freq_factor: f64, high_freq
 
 /// Rotates x [tokens, heads, head_dim] in place; positions [tokens] index the table.
 pub fn apply(comptime T: type, ex: *Exec, x: []T, heads: usize, head_dim: usize, table: *const Table(T), positions: []const u32, direction: Direction) void {
-    _ = ex;
-    applyNaive(T, x, heads, head_dim, table, positions, direction);
+    std.debug.assert(table.half * 2 == head_dim);
+    std.debug.assert(x.len >= positions.len * heads * head_dim);
+    const Job = struct { x: []T, heads: usize, table: *const Table(T), positions: []const u32, sign: T };
+    const sign: T = if (direction == .forward) 1 else -1;
+    ex.pool.parallelFor(Job{ .x = x, .heads = heads, .table = table, .positions = positions, .sign = sign }, positions.len, struct {
+        fn f(job: Job, token: usize, _: usize) void {
+            const half = job.table.half;
+            const at = job.positions[token] * half;
+            const cos = job.table.cos[at..][0..half];
+            const sin = job.table.sin[at..][0..half];
+            kernels.table(T).rope(job.heads, half, job.x.ptr + token * job.heads * 2 * half, cos.ptr, sin.ptr, job.sign);
+        }
+    }.f);
 }
 
 pub fn applyNaive(comptime T: type, x: []T, heads: usize, head_dim: usize, table: *const Table(T), positions: []const u32, direction: Direction) void {
@@ -102,4 +114,99 @@ pub fn applyNaive(comptime T: type, x: []T, heads: usize, head_dim: usize, table
             row[half + i] = b * c + a * s;
         }
     };
+}
+
+const check = @import("check.zig");
+
+test "fast equals plain for all even head sizes up to 68; backward undoes forward" {
+    var rig = try check.Rig.init(2);
+    defer rig.deinit();
+
+    inline for (.{ f32, f64 }) |T| {
+        const tolerance = if (T == f32) 1e-6 else 1e-14;
+        var bag: check.Bag = .{};
+        defer bag.deinit();
+
+        for (1..35) |half| {
+            const positions = [_]u32{ 0, 3, 19, 3 };
+            const heads = 3;
+            var table = try Table(T).init(std.testing.allocator, .{ .head_dim = 2 * half, .theta = 1e4 }, 20);
+            defer table.deinit();
+
+            const original = bag.normal(T, positions.len * heads * 2 * half);
+            for ([_]Direction{ .forward, .backward }) |direction| {
+                const got = bag.copy(T, original);
+                const want = bag.copy(T, original);
+                apply(T, &rig.ex, got, heads, 2 * half, &table, &positions, direction);
+                applyNaive(T, want, heads, 2 * half, &table, &positions, direction);
+                try check.expectClose(T, want, got, tolerance);
+                apply(T, &rig.ex, got, heads, 2 * half, &table, &positions, if (direction == .forward) .backward else .forward);
+                try check.expectClose(T, original, got, 1e-6);
+            }
+        }
+    }
+}
+
+test "backward is the derivative of forward" {
+    var rig = try check.Rig.init(1);
+    defer rig.deinit();
+
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    var table = try Table(f64).init(std.testing.allocator, .{ .head_dim = 6, .theta = 100 }, 9);
+    defer table.deinit();
+
+    const Problem = struct { ex: *Exec, x: []f64, y: []f64, dout: []f64, table: *const Table(f64) };
+    const p: Problem = .{ .ex = &rig.ex, .x = bag.normal(f64, 24), .y = bag.zeros(f64, 24), .dout = bag.normal(f64, 24), .table = &table };
+    const loss = struct {
+        fn f(q: Problem) f64 {
+            @memcpy(q.y, q.x);
+            apply(f64, q.ex, q.y, 2, 6, q.table, &.{ 8, 5 }, .forward);
+            return check.weigh(q.y, q.dout);
+        }
+    }.f;
+    const dx = bag.copy(f64, p.dout);
+    apply(f64, p.ex, dx, 2, 6, &table, &.{ 8, 5 }, .backward);
+    try check.expectGradient(p.x, dx, p, loss);
+}
+
+test "frequencies: the plain ones, a linear scale, and the three bands of Llama 3.1" {
+    var f: [32]f32 = undefined;
+    for (&f, 0..) |*x, i| x.* = defaultFrequency(i, 64, 500_000);
+    try std.testing.expectEqual(1, f[0]);
+    try std.testing.expectApproxEqRel(std.math.pow(f64, 500_000, -62.0 / 64.0), f[31], 1e-6);
+    var half = f;
+    scaleLinear(&half, 2);
+    for (f, half) |a, b| try std.testing.expectEqual(a / 2, b);
+    var scaled = f;
+    scaleLlama3(&scaled, 32, 1, 4, 8192);
+    try std.testing.expectEqual(f[0], scaled[0]); // short wave: kept
+    try std.testing.expectEqual(f[31] / 32, scaled[31]); // long wave: slowed
+    var between: usize = 0;
+    for (f, scaled) |a, b| {
+        if (b < a and b > a / 32) between += 1;
+    }
+    try std.testing.expect(between >= 1);
+}
+
+test "the same bits for any number of threads" {
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    var table = try Table(f32).init(std.testing.allocator, .{ .head_dim = 10, .theta = 1e4 }, 40);
+    defer table.deinit();
+
+    var positions: [37]u32 = undefined;
+    for (&positions, 0..) |*p, i| p.* = @intCast(i);
+    const x = bag.normal(f32, 37 * 3 * 10);
+    var first: ?[]f32 = null;
+    for (check.thread_counts) |threads| {
+        var rig = try check.Rig.init(threads);
+        defer rig.deinit();
+
+        const got = bag.copy(f32, x);
+        apply(f32, &rig.ex, got, 3, 10, &table, &positions, .forward);
+        if (first) |expected| try check.expectSame(f32, expected, got) else first = got;
+    }
 }
