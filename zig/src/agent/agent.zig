@@ -4,6 +4,9 @@ pub const session = @import("session.zig");
 pub const store = @import("store.zig");
 pub const backend = @import("backend.zig");
 pub const ollama = @import("ollama.zig");
+pub const interrupt = @import("interrupt.zig");
+pub const line_reader = @import("line_reader.zig");
+pub const terminal = @import("terminal.zig");
 pub const visible = @import("visible.zig");
 
 test {
@@ -11,5 +14,8 @@ test {
     _ = store;
     _ = backend;
     _ = ollama;
+    _ = interrupt;
+    _ = line_reader;
+    _ = terminal;
     _ = visible;
 }
