@@ -64,16 +64,11 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         return _Run(spec, observer, probe).train()
 
 
-def device_of(spec: RunSpec) -> str:
-    """`cuda` or `cpu`: where this spec would run. A comparison stays on the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def precision_of(spec: RunSpec) -> str:
+def precision_of(spec: RunSpec, device: str) -> str:
     """What `auto` stands for: bf16 on a GPU that has it or when asked for, else float32."""
     if spec.precision != "auto":
         return spec.precision
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    if device == "cuda" and torch.cuda.is_bf16_supported():
         return "bf16"
     return "bf16" if spec.config.mixed_precision else "float32"
 
@@ -86,7 +81,9 @@ class _Run:
         self.config = spec.config
         self.observer = observer
         self.probe = probe
-        self.precision = precision_of(spec)
+        # A comparison stays on the CPU: a GPU sums in another order each time.
+        self.device = "cuda" if torch.cuda.is_available() and probe is None else "cpu"
+        self.precision = precision_of(spec, self.device)
         self.result = RunResult(engine="trl")
         self.rows = self._open(spec.data)
         if self.rows.batch_count == 0:
@@ -182,7 +179,7 @@ class _Run:
     def _info(self) -> dict[str, Any]:
         return {
             "engine": "trl",
-            "device": device_of(self.spec),
+            "device": self.device,
             "precision": self.precision,
             "start_step": self.state["global_step"],
         }
@@ -285,7 +282,7 @@ def _attention(run: _Run) -> str:
         return "sdpa"  # the eager one takes its softmax in float32
     if run.probe is not None:
         return "eager"
-    on_gpu = device_of(run.spec) == "cuda" and run.precision == "bf16"
+    on_gpu = run.device == "cuda" and run.precision == "bf16"
     if on_gpu and importlib.util.find_spec("flash_attn") is not None:
         return "flash_attention_2"
     return "sdpa"
@@ -359,7 +356,7 @@ def sft_config(run: _Run, folder: str) -> Any:
         max_grad_norm=config.max_grad_norm,
         weight_decay=config.weight_decay,
         seed=config.seed % 2**32,
-        use_cpu=device_of(run.spec) == "cpu",
+        use_cpu=run.device == "cpu",
         bf16=run.precision == "bf16",
         fp16=False,
         tf32=None,
@@ -772,7 +769,7 @@ def make_optimizer(model: Any, run: _Run) -> Any:
         },
         {"params": [p for name, p in parameters if name not in decayed], "weight_decay": 0.0},
     ]
-    fused = device_of(run.spec) == "cuda"
+    fused = run.device == "cuda"
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=rate,
