@@ -196,6 +196,42 @@ abt_status abt_loader_seek(abt_loader loader, uint64_t epoch, uint64_t micro_bat
  * capacity and needed count values. */
 abt_status abt_loader_order(abt_loader loader, uint64_t epoch, uint32_t *order, size_t capacity, size_t *needed);
 
+/* ---- Tokenizer --------------------------------------------------------------------------------------
+ * Text to ids and back. Any number of threads may use one tokenizer. */
+
+typedef uint64_t abt_tokenizer;
+
+typedef struct abt_encode_options {
+    size_t struct_size;
+    int32_t add_bos;                  /* 1, 0, or -1: what the tokenizer's files say */
+    int32_t add_eos;                  /* the same for the end token */
+    uint32_t parse_special;           /* 1: control tokens written in the text become ids. Never for text
+                                         a person wrote */
+    uint32_t continues;               /* 1: the text goes on from earlier text: no leading space is added */
+} abt_encode_options;
+
+/* Opens a folder with tokenizer.json. */
+abt_status abt_tokenizer_open(const char *folder, abt_tokenizer *tokenizer);
+abt_status abt_tokenizer_free(abt_tokenizer tokenizer);
+
+/* {"vocab_size", "bos", "eos", "pad", "add_bos", "stops": [id], "chat_template"}; null where there is none. */
+abt_status abt_tokenizer_info_json(abt_tokenizer tokenizer, char *buffer, size_t capacity, size_t *needed);
+
+/* Ids of `size` bytes of text, which need not be UTF-8. `options` may be NULL: all as the files say.
+ * capacity and needed count ids; size + 8 is always room enough. */
+abt_status abt_tokenizer_encode(abt_tokenizer tokenizer, const char *text, size_t size,
+                                const abt_encode_options *options, uint32_t *ids, size_t capacity, size_t *needed);
+
+/* The bytes of `count` ids. skip_special 1: control tokens give nothing. continues 1: a leading space stays.
+ * An id beyond the vocabulary is refused. */
+abt_status abt_tokenizer_decode(abt_tokenizer tokenizer, const uint32_t *ids, size_t count, uint32_t skip_special,
+                                uint32_t continues, char *buffer, size_t capacity, size_t *needed);
+
+/* The id of a token spelled as in the files. control_only 1: only if it is a control token.
+ * ABT_STATUS_NOT_FOUND when there is none. */
+abt_status abt_tokenizer_token_id(abt_tokenizer tokenizer, const char *text, size_t size, uint32_t control_only,
+                                  uint32_t *id);
+
 /* cdef:end */
 
 #ifdef __cplusplus

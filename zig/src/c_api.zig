@@ -12,6 +12,7 @@ const groups = .{
     @import("c_api/config.zig"),
     @import("c_api/instructions.zig"),
     @import("c_api/dataset.zig"),
+    @import("c_api/tokenizer.zig"),
 };
 
 comptime {

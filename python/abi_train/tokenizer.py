@@ -1,0 +1,176 @@
+"""The native tokenizer: the same ids as the Hugging Face tokenizer of the same folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import _native
+from .errors import ArgumentError, ClosedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ._native import Handle
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    ::
+
+        with Tokenizer.load("model-folder") as tokenizer:
+            ids = tokenizer.encode("Hello")
+            tokenizer.decode(ids)
+
+    Any number of threads may use one tokenizer at the same time.
+    """
+
+    def __init__(self, handle: Handle, path: Path) -> None:
+        self._handle: Handle | None = handle
+        self.path = path
+        self._info: dict[str, Any] = _native.tokenizer.info(handle)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+        """Opens a folder with `tokenizer.json`.
+
+        Raises MissingFileError, or FormatError naming the file, the value and the rule.
+        """
+        return cls(_native.tokenizer.open(folder), Path(folder))
+
+    def close(self) -> None:
+        """Frees the native tokenizer."""
+        self._handle = None
+
+    def __enter__(self) -> Tokenizer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._handle is None else ""
+        return f"Tokenizer({str(self.path)!r}, {self.vocab_size} tokens{closed})"
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    @property
+    def native(self) -> Handle:
+        """The native object, for other modules of this package. Raises ClosedError."""
+        if self._handle is None:
+            raise ClosedError(f"{self.path}: the tokenizer was closed before")
+        return self._handle
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; all are below it."""
+        return int(self._info["vocab_size"])
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """Id that begins a text, if the tokenizer has one."""
+        return _optional(self._info["bos"])
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """Id that ends a text, if the tokenizer has one."""
+        return _optional(self._info["eos"])
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """Id of padding, if the tokenizer has one."""
+        return _optional(self._info["pad"])
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Ids that end an answer."""
+        return [int(i) for i in self._info["stops"]]
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source of the chat template, if there is one."""
+        found = self._info["chat_template"]
+        return None if found is None else str(found)
+
+    def encode(
+        self,
+        text: str | bytes,
+        *,
+        add_bos: bool | None = None,
+        add_eos: bool | None = None,
+        parse_special: bool = False,
+        continues: bool = False,
+    ) -> npt.NDArray[np.uint32]:
+        """Ids of `text`, one-dimensional uint32.
+
+        add_bos, add_eos: whether the begin and the end token are added; None: as the files say.
+        parse_special: let control tokens written in the text become ids. Never for text a person wrote.
+        continues: the text goes on from earlier text, so no leading space is added.
+        """
+        data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
+        return _native.tokenizer.encode(
+            self.native,
+            data,
+            add_bos=add_bos,
+            add_eos=add_eos,
+            parse_special=parse_special,
+            continues=continues,
+        )
+
+    def decode(
+        self,
+        ids: Sequence[int] | npt.NDArray[Any],
+        *,
+        skip_special: bool = True,
+        continues: bool = False,
+    ) -> str:
+        """Text of `ids`; what is not UTF-8 becomes U+FFFD. Raises ArgumentError for a foreign id."""
+        data = self.decode_bytes(ids, skip_special=skip_special, continues=continues)
+        return data.decode("utf-8", "replace")
+
+    def decode_bytes(
+        self,
+        ids: Sequence[int] | npt.NDArray[Any],
+        *,
+        skip_special: bool = True,
+        continues: bool = False,
+    ) -> bytes:
+        """Bytes of `ids`, exactly."""
+        return _native.tokenizer.decode(self.native, as_ids(ids), skip_special, continues)
+
+    def token_to_id(self, token: str, *, control_only: bool = False) -> int | None:
+        """Id of a token spelled as in the files, or None. `control_only`: only a control token."""
+        return _native.tokenizer.token_id(self.native, token.encode("utf-8"), control_only)
+
+
+def as_ids(ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """`ids` as a contiguous uint32 array. Raises ArgumentError when they are not ids."""
+    import numpy as np
+
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.empty(0, dtype=np.uint32)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ArgumentError(
+            f"ids are {array.dtype} of shape {array.shape}; they must be a list of whole numbers"
+        )
+    if int(array.min()) < 0 or int(array.max()) >= 1 << 32:
+        raise ArgumentError("an id is negative or does not fit 32 bits")
+    return np.ascontiguousarray(array, dtype=np.uint32)
+
+
+def _optional(value: Any) -> int | None:
+    return None if value is None else int(value)
