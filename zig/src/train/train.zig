@@ -3,6 +3,9 @@
 pub const config = @import("config.zig");
 pub const config_text = @import("config_text.zig");
 pub const schedule = @import("schedule.zig");
+pub const report = @import("report.zig");
+pub const state = @import("state.zig");
+pub const trainer = @import("trainer.zig");
 
 pub const LlmTrainingConfig = config.LlmTrainingConfig;
 pub const Optimizer = config.Optimizer;
@@ -13,9 +16,20 @@ pub const parseJson = config_text.parseJson;
 pub const writeJson = config_text.writeJson;
 pub const writeJsonSchema = config_text.writeJsonSchema;
 pub const learningRate = schedule.learningRate;
+pub const Event = report.Event;
+pub const TrainingStats = report.TrainingStats;
+pub const EvalResult = report.EvalResult;
+pub const TrainingReport = report.TrainingReport;
+pub const StopReason = report.StopReason;
+pub const Trainer = trainer.Trainer;
+pub const TrainerOptions = trainer.Options;
 
 test {
     _ = config;
     _ = config_text;
     _ = schedule;
+    _ = report;
+    _ = state;
+    _ = trainer;
+    _ = @import("trainer_test.zig");
 }

@@ -26,6 +26,7 @@ const schedule = @import("schedule.zig");
 const report = @import("report.zig");
 const state_file = @import("state.zig");
 
+const firstNonFinite = checkpoint.model_file.firstNonFinite;
 const LlmTrainingConfig = config_file.LlmTrainingConfig;
 const TokenizedDataset = data.TokenizedDataset;
 
@@ -294,7 +295,7 @@ pub fn Trainer(comptime T: type) type {
             const loss = loss_sum / count;
             const grad_norm = self.gradientNorm();
             try self.guard(loss, grad_norm, diag);
-            const rate = schedule.learningRate(self.config, s.global_step, s.max_steps);
+            const rate = schedule.learningRate(&self.config, s.global_step, s.max_steps);
             self.applyOptimizer(rate, grad_norm);
 
             s.global_step += 1;
@@ -340,7 +341,7 @@ pub fn Trainer(comptime T: type) type {
             const step = self.state.global_step + 1;
             if (std.math.isFinite(loss) and std.math.isFinite(grad_norm)) return;
             for (self.model.layout.parameters) |p| {
-                if (!ops.reduce.allFinite(T, &self.exec, p.sliceConst(T, self.model.weights))) {
+                if (firstNonFinite(T, p.sliceConst(T, self.model.weights)) != null) {
                     diag.set("step {d}: weight \"{s}\" holds a value that is not finite. " ++
                         "Start from a sound checkpoint.", .{ step, p.name });
                     return error.NonFinite;
@@ -352,7 +353,7 @@ pub fn Trainer(comptime T: type) type {
                 return error.NonFinite;
             }
             for (self.model.layout.parameters) |p| {
-                if (!ops.reduce.allFinite(T, &self.exec, p.sliceConst(T, self.gradients))) {
+                if (firstNonFinite(T, p.sliceConst(T, self.gradients)) != null) {
                     diag.set("step {d}: the gradient of \"{s}\" holds a value that is not finite. Weights are " ++
                         "unchanged; the last checkpoint is good. Lower learning_rate ({e}).", .{ step, p.name, self.config.learning_rate });
                     return error.NonFinite;
@@ -624,12 +625,12 @@ pub fn Trainer(comptime T: type) type {
                 diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, model.config.max_position_embeddings });
                 return error.InvalidConfiguration;
             }
-            for (model.layout.parameters) |p| for (p.sliceConst(T, model.weights), 0..) |value, i| {
-                if (!std.math.isFinite(value)) {
-                    diag.set("weight \"{s}\" holds {d} at element {d}. The model is damaged: get a sound copy.", .{ p.name, value, i });
-                    return error.NonFinite;
-                }
-            };
+            for (model.layout.parameters) |p| {
+                const values = p.sliceConst(T, model.weights);
+                const at = firstNonFinite(T, values) orelse continue;
+                diag.set("weight \"{s}\" holds {d} at element {d}. The model is damaged: get a sound copy.", .{ p.name, values[at], at });
+                return error.NonFinite;
+            }
             try dataset.checkVocabulary(model.config.vocab_size, diag);
             if (eval_dataset) |e| try e.checkVocabulary(model.config.vocab_size, diag);
         }

@@ -1,0 +1,305 @@
+//! Tests of the training loop: learning, accumulation, threads, resume, early stopping, and wrong numbers.
+
+const std = @import("std");
+const base = @import("base");
+const arch = @import("arch");
+const data = @import("data");
+const checkpoint = @import("checkpoint");
+const Trainer = @import("trainer.zig").Trainer;
+const Options = @import("trainer.zig").Options;
+const LlmTrainingConfig = @import("config.zig").LlmTrainingConfig;
+const report = @import("report.zig");
+
+const testing = std.testing;
+const gpa = testing.allocator;
+
+const model_config: arch.ModelConfig = .{
+    .vocab_size = 23,
+    .hidden_size = 16,
+    .intermediate_size = 24,
+    .num_hidden_layers = 2,
+    .num_attention_heads = 4,
+    .num_key_value_heads = 2,
+    .head_dim = 4,
+    .max_position_embeddings = 64,
+};
+
+const config: LlmTrainingConfig = .{
+    .epochs = 3,
+    .batch_size = 2,
+    .max_seq_len = 12,
+    .grad_accum_steps = 3,
+    .learning_rate = 1e-2,
+    .warmup_steps = 2,
+    .decay_steps = 0,
+    .checkpoint_interval = 0,
+    .eval_interval = 0,
+    .log_interval = 1,
+    .threads = 2,
+};
+
+/// Rows of a pattern a tiny model can learn: each token is the one before plus 3.
+const Rows = struct {
+    tokens: [row_count * row_len]u32,
+    starts: [row_count + 1]u64,
+
+    const row_count = 13;
+    const row_len = 9;
+
+    fn init() Rows {
+        var self: Rows = undefined;
+        for (0..row_count) |r| {
+            self.starts[r] = r * row_len;
+            for (0..row_len) |c| self.tokens[r * row_len + c] = @intCast((r + 3 * c) % 23);
+        }
+        self.starts[row_count] = row_count * row_len;
+        return self;
+    }
+
+    fn dataset(self: *const Rows) data.TokenizedDataset {
+        return .{
+            .arena = .init(gpa),
+            .disk = null,
+            .path = "test.bin",
+            .tokens = &self.tokens,
+            .row_starts = &self.starts,
+        };
+    }
+};
+
+const Run = struct {
+    losses: std.ArrayList(f64) = .empty,
+    weights: []f32 = &.{},
+    final: ?report.TrainingReport = null,
+    last_path: []u8 = &.{},
+
+    fn deinit(self: *Run) void {
+        self.losses.deinit(gpa);
+        gpa.free(self.weights);
+        gpa.free(self.last_path);
+    }
+};
+
+const RunOptions = struct {
+    config: LlmTrainingConfig = config,
+    options: Options = .{},
+    eval: bool = false,
+    /// Drop the trainer after this many updates, as a kill would.
+    abandon_after: ?u64 = null,
+    /// Ask for a stop after this many updates.
+    stop_after: ?u64 = null,
+};
+
+fn train(run_options: RunOptions) !Run {
+    var diag: base.Diagnostic = .{};
+    errdefer std.debug.print("{s}\n", .{diag.text()});
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    var run: Run = .{};
+    errdefer run.deinit();
+    const trainer = try Trainer(f32).init(gpa, testing.io, &model, &dataset, if (run_options.eval) &dataset else null, run_options.config, run_options.options, &diag);
+    defer trainer.deinit();
+
+    while (try trainer.next(&diag)) |event| switch (event) {
+        .step => |s| {
+            try run.losses.append(gpa, s.loss);
+            if (run_options.abandon_after == s.global_step) break;
+            if (run_options.stop_after == s.global_step) trainer.requestStop();
+        },
+        .checkpoint => |c| {
+            gpa.free(run.last_path);
+            run.last_path = try gpa.dupe(u8, c.path);
+        },
+        .evaluation => {},
+        .finished => |f| run.final = f,
+    };
+    run.weights = try gpa.dupe(f32, model.weights);
+    return run;
+}
+
+fn temporaryRun(tmp: *testing.TmpDir) ![]u8 {
+    return std.fmt.allocPrint(gpa, ".zig-cache/tmp/{s}/run", .{&tmp.sub_path});
+}
+
+test "a tiny model learns a pattern, and the run counts its updates as TRL does" {
+    var run = try train(.{});
+    defer run.deinit();
+
+    // 13 rows / batch 2 = 7 micro-batches; / 3 = 3 updates an epoch, the last one short.
+    try testing.expectEqual(9, run.losses.items.len);
+    try testing.expectEqual(9, run.final.?.total_steps);
+    try testing.expectEqual(report.StopReason.completed, run.final.?.stop_reason);
+    try testing.expectEqual(3 * 13 * 9, run.final.?.total_tokens);
+    try testing.expect(run.losses.items[8] < 0.9 * run.losses.items[0]);
+}
+
+test "1, 2, 3 and 7 threads train to the same bits" {
+    var one = config;
+    one.threads = 1;
+    var reference = try train(.{ .config = one });
+    defer reference.deinit();
+
+    for ([_]u32{ 2, 3, 7 }) |threads| {
+        var c = config;
+        c.threads = threads;
+        var run = try train(.{ .config = c });
+        defer run.deinit();
+
+        try testing.expectEqualSlices(f64, reference.losses.items, run.losses.items);
+        try testing.expectEqualSlices(f32, reference.weights, run.weights);
+    }
+}
+
+test "a run dropped in the middle and resumed ends with the bits of the unbroken one" {
+    var unbroken = try train(.{});
+    defer unbroken.deinit();
+
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try temporaryRun(&tmp);
+    defer gpa.free(dir);
+
+    var saving = config;
+    saving.checkpoint_interval = 2;
+    var first = try train(.{ .config = saving, .options = .{ .run_dir = dir }, .abandon_after = 5 });
+    defer first.deinit();
+
+    try testing.expect(std.mem.endsWith(u8, first.last_path, "checkpoint-4"));
+    var second = try train(.{ .config = saving, .options = .{ .run_dir = dir, .resume_from = first.last_path } });
+    defer second.deinit();
+
+    try testing.expectEqualSlices(f64, unbroken.losses.items[4..], second.losses.items);
+    try testing.expectEqualSlices(f32, unbroken.weights, second.weights);
+    try testing.expectEqual(unbroken.final.?.total_tokens, second.final.?.total_tokens);
+}
+
+test "resuming with another seed is refused by name" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try temporaryRun(&tmp);
+    defer gpa.free(dir);
+
+    var first = try train(.{ .options = .{ .run_dir = dir }, .stop_after = 2 });
+    defer first.deinit();
+
+    var other = config;
+    other.seed = 43;
+    var diag: base.Diagnostic = .{};
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    try testing.expectError(error.ResumeMismatch, Trainer(f32).init(gpa, testing.io, &model, &dataset, null, other, .{ .run_dir = dir, .resume_from = first.last_path }, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "seed was 42") != null);
+}
+
+test "a requested stop saves after the update in progress" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try temporaryRun(&tmp);
+    defer gpa.free(dir);
+
+    var run = try train(.{ .options = .{ .run_dir = dir }, .stop_after = 4 });
+    defer run.deinit();
+
+    try testing.expectEqual(4, run.losses.items.len);
+    try testing.expectEqual(report.StopReason.interrupted, run.final.?.stop_reason);
+    try testing.expect(std.mem.endsWith(u8, run.last_path, "checkpoint-4"));
+}
+
+test "evaluations without improvement stop the run and bring the best weights back" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try temporaryRun(&tmp);
+    defer gpa.free(dir);
+
+    var stubborn = config;
+    stubborn.epochs = 10;
+    stubborn.eval_interval = 1;
+    stubborn.early_stopping_patience = 2;
+    stubborn.early_stopping_min_delta = 1e6; // Only the first evaluation can improve.
+    var on_disk = try train(.{ .config = stubborn, .options = .{ .run_dir = dir }, .eval = true });
+    defer on_disk.deinit();
+    var in_memory = try train(.{ .config = stubborn, .eval = true });
+    defer in_memory.deinit();
+
+    try testing.expectEqual(report.StopReason.early_stopped, on_disk.final.?.stop_reason);
+    try testing.expectEqual(3, on_disk.final.?.total_steps);
+    try testing.expectEqual(1, on_disk.final.?.best_step.?);
+    try testing.expectEqualSlices(f32, in_memory.weights, on_disk.weights);
+    const best_path = try std.fmt.allocPrint(gpa, "{s}/checkpoint-1", .{dir});
+    defer gpa.free(best_path);
+
+    var diag: base.Diagnostic = .{};
+    var best = try checkpoint.loadModel(f32, gpa, testing.io, best_path, &diag);
+    defer best.deinit(gpa);
+
+    try testing.expectEqualSlices(f32, best.weights, on_disk.weights);
+}
+
+test "a weight that is not finite is named before the first update" {
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    const p = model.layout.find("model.layers.1.mlp.up_proj.weight").?;
+    model.weights[p.offset + 3] = std.math.nan(f32);
+    var diag: base.Diagnostic = .{};
+    try testing.expectError(error.NonFinite, Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{}, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "model.layers.1.mlp.up_proj.weight") != null);
+    try testing.expect(std.mem.find(u8, diag.text(), "element 3") != null);
+}
+
+test "an overflowing loss stops the run before weights change" {
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    const norm = model.layout.get(null, .final_norm).?;
+    @memset(norm.slice(f32, model.weights), 3e38);
+    var diag: base.Diagnostic = .{};
+    const trainer = try Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{}, &diag);
+    defer trainer.deinit();
+
+    const before = try gpa.dupe(f32, model.weights);
+    defer gpa.free(before);
+
+    try testing.expectError(error.NonFinite, trainer.next(&diag));
+    try testing.expectEqualSlices(f32, before, model.weights);
+    try testing.expect(std.mem.find(u8, diag.text(), "step 1") != null);
+}
+
+test "a token beyond the vocabulary is refused before training" {
+    var rows = Rows.init();
+    rows.tokens[17] = 23;
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    var diag: base.Diagnostic = .{};
+    try testing.expect(std.meta.isError(Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{}, &diag)));
+    try testing.expect(std.mem.find(u8, diag.text(), "23") != null);
+}
+
+test "without early stopping's folder every optimizer and schedule trains" {
+    inline for (.{ .sgd, .adam, .adamw }) |optimizer| {
+        var c = config;
+        c.optimizer = optimizer;
+        if (optimizer == .sgd) c.learning_rate = 0.5;
+        c.label_smoothing = 0.1;
+        var run = try train(.{ .config = c });
+        defer run.deinit();
+
+        try testing.expect(run.losses.items[8] < run.losses.items[0]);
+    }
+}
