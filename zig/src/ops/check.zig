@@ -52,16 +52,22 @@ pub const Bag = struct {
     }
 };
 
-/// Largest difference, relative to the largest expected value (or to 0.1 where all are small: data are standard normal), is at most `tolerance`.
+/// Largest difference, relative to the largest expected value (or to 0.1 where all are small: data are standard
+/// normal), is at most `tolerance`.
 pub fn expectClose(comptime T: type, expected: []const T, actual: []const T, tolerance: f64) !void {
     try std.testing.expectEqual(expected.len, actual.len);
+    const i = firstFar(T, expected, actual, tolerance) orelse return;
+    std.debug.print("index {d} of {d}: expected {d}, got {d}\n", .{ i, expected.len, expected[i], actual[i] });
+    return error.TestUnexpectedResult;
+}
+
+fn firstFar(comptime T: type, expected: []const T, actual: []const T, tolerance: f64) ?usize {
     var size: f64 = 0.1;
     for (expected) |e| size = @max(size, @abs(e));
     for (expected, actual, 0..) |e, a, i| {
-        if (@abs(@as(f64, e) - a) <= tolerance * size) continue;
-        std.debug.print("index {d} of {d}: expected {d}, got {d}\n", .{ i, expected.len, e, a });
-        return error.TestUnexpectedResult;
+        if (!(@abs(@as(f64, e) - a) <= tolerance * size)) return i; // also when it is NaN
     }
+    return null;
 }
 
 /// Every bit equal.
@@ -73,7 +79,13 @@ pub fn expectSame(comptime T: type, expected: []const T, actual: []const T) !voi
 
 /// Compares `gradient` with central differences of `f(context)` as `x` is moved, element by element, in f64.
 pub fn expectGradient(x: []f64, gradient: []const f64, context: anytype, comptime f: fn (@TypeOf(context)) f64) !void {
-    var size: f64 = 1e-12;
+    const i = firstWrong(x, gradient, context, f) orelse return;
+    std.debug.print("gradient {d} of {d} disagrees: backward says {d}\n", .{ i, x.len, gradient[i] });
+    return error.TestUnexpectedResult;
+}
+
+fn firstWrong(x: []f64, gradient: []const f64, context: anytype, comptime f: fn (@TypeOf(context)) f64) ?usize {
+    var size: f64 = 0.1;
     for (gradient) |g| size = @max(size, @abs(g));
     const h = 1e-5;
     for (x, gradient, 0..) |*v, g, i| {
@@ -83,11 +95,9 @@ pub fn expectGradient(x: []f64, gradient: []const f64, context: anytype, comptim
         v.* = saved - h;
         const down = f(context);
         v.* = saved;
-        const numeric = (up - down) / (2 * h);
-        if (@abs(numeric - g) <= 1e-6 * @max(size, 1)) continue;
-        std.debug.print("gradient {d} of {d}: differences say {d}, backward says {d}\n", .{ i, x.len, numeric, g });
-        return error.TestUnexpectedResult;
+        if (!(@abs((up - down) / (2 * h) - g) <= 1e-6 * size)) return i;
     }
+    return null;
 }
 
 /// Σ x·weight: turns an array into one number with known derivatives.
@@ -97,14 +107,16 @@ pub fn weigh(x: []const f64, weight: []const f64) f64 {
     return sum;
 }
 
-test "the gradient check is not blind: a wrong factor is noticed" {
+test "the checks are not blind: a wrong value, a NaN and a wrong derivative are noticed" {
     var x = [_]f64{ 1, 2, 3 };
     const square = struct {
         fn f(v: *[3]f64) f64 {
             return v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
         }
     }.f;
-    try expectGradient(&x, &.{ 2, 4, 6 }, &x, square);
-    const worst = expectClose(f64, &.{ 2, 4, 6 }, &.{ 2, 4, 6.1 }, 1e-6);
-    try std.testing.expectError(error.TestUnexpectedResult, worst);
+    try std.testing.expectEqual(null, firstWrong(&x, &.{ 2, 4, 6 }, &x, square));
+    try std.testing.expectEqual(1, firstWrong(&x, &.{ 2, 4.00001, 6 }, &x, square));
+    try std.testing.expectEqual(null, firstFar(f64, &.{ 2, 4, 6 }, &.{ 2, 4, 6 }, 1e-6));
+    try std.testing.expectEqual(2, firstFar(f64, &.{ 2, 4, 6 }, &.{ 2, 4, 6.0001 }, 1e-6));
+    try std.testing.expectEqual(0, firstFar(f64, &.{ 2, 4, 6 }, &.{ std.math.nan(f64), 4, 6 }, 1e-6));
 }
