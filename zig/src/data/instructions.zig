@@ -326,6 +326,24 @@ test "every cut of a good line is refused, none crashes" {
     }
 }
 
+test "damaged lines give samples or a counted defect, never anything else" {
+    const good = "{\"instruction\":\"a\\u00e9\",\"n\":[1.5e3,true,{\"k\":null}],\"input\":null,\"output\":\"é\"}\n{\"instruction\":\"x\",\"output\":\"y\"}";
+    var prng: base.Prng = .init(9);
+    for (0..2000) |_| {
+        var body: [good.len]u8 = good.*;
+        for (0..@intCast(1 + prng.below(3))) |_| body[@intCast(prng.below(body.len))] = @truncate(prng.next());
+        var report: InstructionReport = .{};
+        const samples = try parseInstructionDatasetOptions(testing.allocator, &body, .{ .skip_invalid = true }, &report);
+        defer samples.deinit();
+        try testing.expectEqual(samples.items.len, report.samples);
+        for (samples.items) |sample| {
+            try testing.expect(sample.instruction.len > 0 and sample.output.len > 0);
+            try testing.expect(std.unicode.utf8ValidateSlice(sample.instruction));
+            try testing.expect(std.unicode.utf8ValidateSlice(sample.output));
+        }
+    }
+}
+
 test "the report reads as a sentence" {
     var report: InstructionReport = .{};
     const samples = try parseInstructionDatasetOptions(testing.allocator, "{}\n{\"instruction\":\"a\",\"output\":\"b\"}\n7\n", .{ .skip_invalid = true }, &report);

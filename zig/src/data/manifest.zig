@@ -218,3 +218,22 @@ test "keys of later versions are left alone" {
     try testing.expectEqual(4, manifest.count);
     try testing.expectEqual(null, manifest.mask);
 }
+
+test "damaged text gives a manifest or a sentence, never anything else" {
+    const good = "{\"schema\": \"" ++ schema ++ "\", \"count\": 12, \"mask\": \"x.mask\", \"incomplete\": false, \"crc32c\": {\"bin\": \"0123abcd\"}}";
+    var prng: base.Prng = .init(7);
+    for (0..2000) |_| {
+        var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+        defer arena.deinit();
+        var text: [good.len]u8 = good.*;
+        // Behind the schema: a damaged schema ends the reading early.
+        for (0..@intCast(1 + prng.below(3))) |_| text[@intCast(36 + prng.below(text.len - 36))] = @truncate(prng.next());
+        var diag: base.Diagnostic = .{};
+        const manifest = parse(arena.allocator(), &text, &diag) catch |err| {
+            try testing.expectEqual(error.MalformedManifest, err);
+            try testing.expect(diag.text().len > 0);
+            continue;
+        };
+        if (manifest.mask) |name| try testing.expect(std.mem.findScalar(u8, name, '/') == null);
+    }
+}

@@ -287,9 +287,17 @@ fn writeValue(out: *std.json.Stringify, value: anytype) std.Io.Writer.Error!void
     switch (@TypeOf(value)) {
         u32, u64, bool, []const u8, ?[]const u8 => try out.write(value),
         // JSON has no spelling for NaN or infinity; null then says "not a value" instead of breaking the reader.
-        f64 => if (std.math.isFinite(value)) try out.write(value) else try out.write(null),
+        f64 => if (std.math.isFinite(value)) try writeReal(out, value) else try out.write(null),
         else => try out.write(@tagName(value)),
     }
+}
+
+/// The fewest digits that read back to the bit, always with a point or an exponent: 1.0, 0.999, 1e-5. Languages that
+/// tell whole numbers from real ones then see which kind the setting is.
+fn writeReal(out: *std.json.Stringify, value: f64) std.Io.Writer.Error!void {
+    const size = @abs(value);
+    if (size != 0 and (size < 1e-3 or size >= 1e15)) return out.print("{e}", .{value});
+    if (@floor(value) == value) try out.print("{d}.0", .{value}) else try out.print("{d}", .{value});
 }
 
 /// JSON Schema (draft 2020-12) of the configuration object: types, defaults, bounds, and the rule in words under
@@ -311,9 +319,12 @@ pub fn writeJsonSchema(writer: *std.Io.Writer) std.Io.Writer.Error!void {
         try writeType(&out, T);
         try out.objectField("default");
         try writeValue(&out, @field(defaults, info.name));
-        if (info.rule.minimum) |x| try member(&out, "minimum", x) else if (T == u32 or T == u64) try member(&out, "minimum", 0);
-        if (info.rule.exclusive_minimum) |x| try member(&out, "exclusiveMinimum", x);
-        if (info.rule.exclusive_maximum) |x| try member(&out, "exclusiveMaximum", x);
+        if (T == u32 or T == u64) try member(&out, "minimum", @as(u64, @trunc(info.rule.minimum orelse 0.0)));
+        if (T == f64) {
+            try bound(&out, "minimum", info.rule.minimum);
+            try bound(&out, "exclusiveMinimum", info.rule.exclusive_minimum);
+            try bound(&out, "exclusiveMaximum", info.rule.exclusive_maximum);
+        }
         if (T == u32 or T == u64) try member(&out, "maximum", @as(T, std.math.maxInt(T)));
         if (info.rule.text) try member(&out, "minLength", 1);
         try member(&out, "description", info.doc);
@@ -350,6 +361,12 @@ fn writeType(out: *std.json.Stringify, comptime T: type) std.Io.Writer.Error!voi
 fn member(out: *std.json.Stringify, name: []const u8, value: anytype) std.Io.Writer.Error!void {
     try out.objectField(name);
     try out.write(value);
+}
+
+fn bound(out: *std.json.Stringify, name: []const u8, value: ?f64) std.Io.Writer.Error!void {
+    const given = value orelse return;
+    try out.objectField(name);
+    try writeReal(out, given);
 }
 
 fn fail(diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) error{InvalidConfiguration} {
@@ -472,6 +489,34 @@ test "what is written reads back to the bit" {
     defer owned.deinit();
 
     try testing.expectEqualDeep(config, owned.value);
+}
+
+test "real numbers are written as real numbers" {
+    const cases = .{ .{ 1.0, "1.0" }, .{ 0.0, "0.0" }, .{ 1e-5, "1e-5" }, .{ 0.999, "0.999" }, .{ -2.5, "-2.5" }, .{ 1e15, "1e15" }, .{ 123456.0, "123456.0" } };
+    inline for (cases) |case| {
+        var buffer: [32]u8 = undefined;
+        var w: std.Io.Writer = .fixed(&buffer);
+        var out: std.json.Stringify = .{ .writer = &w };
+        try writeReal(&out, case[0]);
+        try testing.expectEqualStrings(case[1], w.buffered());
+    }
+}
+
+test "damaged text gives a configuration or a sentence, never anything else" {
+    const good = "{\"epochs\": 3, \"learning_rate\": 1e-5, \"checkpoint_path\": \"a\\u00e9\", \"lr_scheduler_type\": \"cosine\", \"shuffle\": true}";
+    var prng: base.Prng = .init(5);
+    for (0..2000) |_| {
+        var text: [good.len]u8 = good.*;
+        for (0..@intCast(prng.below(3))) |_| text[@intCast(prng.below(text.len))] = @truncate(prng.next());
+        var diag: base.Diagnostic = .{};
+        var owned = parseJson(testing.allocator, text[0..@intCast(text.len -| prng.below(3))], &diag) catch |err| {
+            try testing.expectEqual(error.InvalidConfiguration, err);
+            try testing.expect(diag.text().len > 0);
+            continue;
+        };
+        defer owned.deinit();
+        try owned.value.validate(&diag);
+    }
 }
 
 test "the schema is valid JSON and has each field with its default" {
