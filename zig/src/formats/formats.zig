@@ -2,6 +2,7 @@
 
 pub const gguf = @import("gguf.zig");
 pub const gguf_writer = @import("gguf_writer.zig");
+pub const gguf_config = @import("gguf_config.zig");
 pub const name_map = @import("name_map.zig");
 pub const json = @import("json.zig");
 pub const safetensors = @import("safetensors.zig");

@@ -183,7 +183,7 @@ const Builder = struct {
     }
 
     fn optionalVector(self: *Builder, layer: u32, role: arch.Role) OpenError!?[]const f32 {
-        return self.floats(try self.tensorOf(self.layout.get(layer, role) orelse return null));
+        return try self.floats(try self.tensorOf(self.layout.get(layer, role) orelse return null));
     }
 
     fn floats(self: *Builder, info: *const gguf.TensorInfo) OpenError![]const f32 {
