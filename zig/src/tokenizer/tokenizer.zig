@@ -8,6 +8,7 @@ const base = @import("base");
 pub const added_tokens = @import("added_tokens.zig");
 pub const bpe = @import("bpe.zig");
 pub const byte_level = @import("byte_level.zig");
+pub const chat_format = @import("chat_format.zig");
 pub const gguf_vocabulary = @import("gguf_vocabulary.zig");
 pub const hf_folder = @import("hf_folder.zig");
 pub const json = @import("json.zig");
@@ -23,6 +24,10 @@ pub const DecodeOptions = bpe.DecodeOptions;
 pub const EncodeError = bpe.EncodeError;
 pub const TokenType = parts.TokenType;
 pub const GgufVocabulary = gguf_vocabulary.GgufVocabulary;
+pub const ChatFormat = chat_format.Format;
+pub const Message = chat_format.Message;
+pub const Rendered = chat_format.Rendered;
+pub const render = chat_format.render;
 pub const Error = parts.Error;
 pub const OpenError = hf_folder.OpenError;
 
@@ -30,6 +35,7 @@ test {
     _ = added_tokens;
     _ = bpe;
     _ = byte_level;
+    _ = chat_format;
     _ = gguf_vocabulary;
     _ = hf_folder;
     _ = json;
