@@ -16,6 +16,7 @@ const Crc32c = @import("checksum.zig").Crc32c;
 const Diagnostic = @import("diagnostic.zig").Diagnostic;
 
 pub const MemoryDisk = @import("memory_disk.zig").MemoryDisk;
+pub const Crash = @import("memory_disk.zig").Crash;
 
 /// One name per cause; `explain` turns each into words.
 pub const Error = error{

@@ -1,1 +1,34 @@
-//! Root of the checkpoint layer.
+//! Root of the checkpoint layer: models on disk, and runs that survive.
+//!
+//! A checkpoint is a Hugging Face folder with the state of the run beside the weights. Public functions take an `Io` and
+//! work on the real disk; each has a twin ending in `On` that takes a `Storage`, which tests hand a disk that loses power.
+
+pub const model_file = @import("model_file.zig");
+pub const initialize = @import("initialize.zig");
+pub const folder = @import("folder.zig");
+pub const save_file = @import("save.zig");
+pub const store = @import("store.zig");
+pub const ablc = @import("ablc.zig");
+
+pub const LoadedModel = model_file.LoadedModel;
+pub const loadModel = model_file.loadModel;
+pub const initRandom = initialize.initRandom;
+pub const SaveOptions = save_file.SaveOptions;
+pub const Moments = save_file.Moments;
+pub const save = save_file.save;
+pub const loadOptimizer = store.loadOptimizer;
+pub const readState = store.readState;
+pub const Found = store.Found;
+pub const latest = store.latest;
+pub const RunLock = store.RunLock;
+pub const lockRun = store.lockRun;
+
+test {
+    _ = model_file;
+    _ = initialize;
+    _ = folder;
+    _ = save_file;
+    _ = store;
+    _ = ablc;
+    _ = @import("durability_test.zig");
+}
