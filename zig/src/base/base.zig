@@ -7,8 +7,10 @@ pub const storage = @import("storage.zig");
 pub const prng = @import("prng.zig");
 pub const pool = @import("pool.zig");
 
+pub const free_space = @import("free_space.zig");
 pub const diagnostic = @import("diagnostic.zig");
 
+pub const freeBytes = free_space.freeBytes;
 pub const Diagnostic = diagnostic.Diagnostic;
 pub const Pool = pool.Pool;
 pub const Prng = prng.Prng;
@@ -20,5 +22,6 @@ test {
     _ = storage;
     _ = prng;
     _ = pool;
+    _ = free_space;
     _ = diagnostic;
 }

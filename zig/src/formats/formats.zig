@@ -4,11 +4,20 @@ pub const gguf = @import("gguf.zig");
 pub const gguf_writer = @import("gguf_writer.zig");
 pub const gguf_config = @import("gguf_config.zig");
 pub const name_map = @import("name_map.zig");
+pub const gguf_import = @import("gguf_import.zig");
 pub const json = @import("json.zig");
 pub const safetensors = @import("safetensors.zig");
 pub const hf_config = @import("hf_config.zig");
+pub const gguf_export = @import("gguf_export.zig");
+pub const export_pre = @import("export_pre.zig");
+pub const export_tokenizer = @import("export_tokenizer.zig");
 
 test {
+    _ = export_tokenizer;
+    _ = export_pre;
+    _ = gguf_export;
+    _ = gguf_import;
+    _ = gguf_config;
     _ = json;
     _ = safetensors;
     _ = hf_config;

@@ -1,0 +1,291 @@
+//! A model as one GGUF file that llama.cpp, Ollama and `abi agent` read.
+//!
+//! The file's exact size is known and compared with the free space before the first byte. Rows are converted a piece at a time
+//! from the mapped source, so memory stays near one piece however large the model. The file is written under a
+//! temporary name, read back by the strict reader, then renamed: there is no half file under a final name.
+//! Work is divided by rows, so the bytes do not depend on the number of threads. Does not know: training, sampling.
+
+const std = @import("std");
+const base = @import("base");
+const tensor = @import("tensor");
+const arch = @import("arch");
+const quant = @import("quant");
+const gguf = @import("gguf.zig");
+const gguf_config = @import("gguf_config.zig");
+const gguf_import = @import("gguf_import.zig");
+const gguf_writer = @import("gguf_writer.zig");
+const export_source = @import("export_source.zig");
+const export_tokenizer = @import("export_tokenizer.zig");
+const name_map = @import("name_map.zig");
+const DType = tensor.DType;
+const Diagnostic = base.Diagnostic;
+const Storage = base.storage.Storage;
+
+pub const Source = export_source.Source;
+pub const Weights = export_source.Weights;
+
+pub const Tokenizer = union(enum) {
+    /// The source's own folder; none for weights in memory.
+    from_source,
+    folder: []const u8,
+    /// A file without vocabulary: ids in, ids out.
+    none,
+};
+
+pub const Options = struct {
+    source: Source,
+    out_path: []const u8,
+    /// f32, f16, bf16 or q8_0. Norms and biases are f32 always; rows that q8_0 cannot hold become f16.
+    dtype: DType = .q8_0,
+    /// `general.name`; null = the last part of the source folder's path, or `abi_train`.
+    name: ?[]const u8 = null,
+    tokenizer: Tokenizer = .from_source,
+    /// llama.cpp's name for the pre-tokenizer, where its regex is not known.
+    pre: ?[]const u8 = null,
+    /// Converts rows on its threads; null = on this one.
+    pool: ?*base.Pool = null,
+};
+
+pub const Report = struct {
+    bytes: u64,
+    tensors: usize,
+    /// As given in the options.
+    path: []const u8,
+};
+
+pub const Error = export_source.Error || export_tokenizer.Error || gguf_writer.Error || gguf_import.Error || error{
+    /// A dtype that cannot be written.
+    UnsupportedType,
+    /// NaN, infinity, or a number beyond the type's range.
+    NotFinite,
+    /// What was read back is not what was written.
+    VerificationFailed,
+    NotEnoughSpace,
+};
+
+/// Writes the file over the real disk. On error `diag` says what and where; nothing is left under `out_path`.
+pub fn exportGguf(gpa: std.mem.Allocator, io: std.Io, options: Options, diag: *Diagnostic) Error!Report {
+    var disk: base.storage.Disk = .init(io);
+    const folder = base.storage.parentOf(options.out_path);
+    return run(gpa, disk.storage(), options, base.freeBytes(folder), diag);
+}
+
+/// The exact number of bytes `exportGguf` would write.
+pub fn predictSize(gpa: std.mem.Allocator, io: std.Io, options: Options, diag: *Diagnostic) Error!u64 {
+    var disk: base.storage.Disk = .init(io);
+    const storage = disk.storage();
+    var source = try openSource(gpa, storage, options, diag);
+    defer source.deinit();
+
+    var header: gguf_writer.Header = .init(gpa);
+    defer header.deinit();
+
+    try plan(gpa, storage, options, &source, &header, diag);
+    return try header.fileBytes();
+}
+
+/// The same over any storage. `free` is the space left, null when unknown.
+pub fn run(gpa: std.mem.Allocator, storage: Storage, options: Options, free: ?u64, diag: *Diagnostic) Error!Report {
+    var source = try openSource(gpa, storage, options, diag);
+    defer source.deinit();
+
+    var header: gguf_writer.Header = .init(gpa);
+    defer header.deinit();
+
+    try plan(gpa, storage, options, &source, &header, diag);
+    const size = try header.fileBytes();
+    if (free) |available| if (size > available) {
+        diag.set("{s} will have {d} bytes, but only {d} are free there. Free some space, choose another folder, or a smaller type than {s}", .{ options.out_path, size, available, options.dtype.label() });
+        return error.NotEnoughSpace;
+    };
+
+    var buffer: [1 << 16]u8 = undefined;
+    var file = base.storage.AtomicFile.create(gpa, storage, options.out_path, &buffer) catch |err| return explain(diag, err, options.out_path);
+    defer file.deinit();
+
+    var pieces = try Pieces.init(gpa, &source, &header, options.pool);
+    defer pieces.deinit(gpa);
+
+    pieces.writeAll(&file.writer.interface, diag) catch |err| switch (err) {
+        error.WriteFailed => return explain(diag, file.writer.cause(), options.out_path),
+        error.NotFinite => return error.NotFinite,
+    };
+    _ = file.finish() catch |err| return explain(diag, err, options.out_path);
+    try verify(gpa, &file, size, &source, diag);
+    file.commit() catch |err| return explain(diag, err, options.out_path);
+    return .{ .bytes = size, .tensors = header.tensors.items.len, .path = options.out_path };
+}
+
+fn explain(diag: *Diagnostic, err: base.storage.Error, path: []const u8) base.storage.Error {
+    base.storage.explain(diag, err, "write", path);
+    return err;
+}
+
+fn openSource(gpa: std.mem.Allocator, storage: Storage, options: Options, diag: *Diagnostic) Error!export_source.Opened {
+    if (!quant.canEncode(options.dtype)) {
+        diag.set("type {s} cannot be written; f32, f16, bf16 and q8_0 can", .{options.dtype.label()});
+        return error.UnsupportedType;
+    }
+    var source = try export_source.Opened.open(gpa, storage, options.source, diag);
+    errdefer source.deinit();
+
+    try name_map.checkExpressible(source.config, diag);
+    return source;
+}
+
+/// All keys and tensor descriptions.
+fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *const export_source.Opened, header: *gguf_writer.Header, diag: *Diagnostic) Error!void {
+    const config = source.config;
+    const architecture: name_map.Architecture = .of(config.model_type);
+    try header.put([]const u8, "general.architecture", @tagName(architecture));
+    try header.put([]const u8, "general.type", "model");
+    try header.put([]const u8, "general.name", options.name orelse nameOf(options.source));
+    if (options.dtype.ggufFileType()) |id| try header.put(u32, "general.file_type", id);
+    if (options.dtype.isQuantized()) try header.put(u32, "general.quantization_version", 2);
+    try gguf_config.write(header, config);
+
+    const folder: ?[]const u8 = switch (options.tokenizer) {
+        .none => null,
+        .folder => |path| path,
+        .from_source => switch (options.source) {
+            .folder => |path| path,
+            .weights => null,
+        },
+    };
+    if (folder) |path| {
+        try export_tokenizer.write(gpa, storage, path, config, .{ .pre = options.pre }, header, diag);
+    } else try header.put([]const u8, "tokenizer.ggml.model", "none");
+
+    if (config.rope_scaling == .llama3) try header.addTensor(name_map.rope_divisors, .f32, &.{config.head_dim / 2});
+    var buffer: name_map.NameBuffer = undefined;
+    for (source.layout.parameters) |*p| {
+        const dtype = name_map.storedType(p.role, export_source.rowLen(p.*), options.dtype);
+        try header.addTensor(name_map.ggufName(&buffer, p.layer, p.role), dtype, p.dims());
+    }
+}
+
+fn nameOf(source: Source) []const u8 {
+    const path = switch (source) {
+        .folder => |path| std.fs.path.basename(path),
+        .weights => "",
+    };
+    return if (path.len > 0 and std.unicode.utf8ValidateSlice(path)) path else "abi_train";
+}
+
+/// Rows on their way: some of one tensor, as f32 and as they will be stored.
+const Pieces = struct {
+    source: *const export_source.Opened,
+    header: *const gguf_writer.Header,
+    pool: ?*base.Pool,
+    values: []f32,
+    bytes: []u8,
+
+    /// Elements a piece: 4 MiB of f32, or one row where a row is longer.
+    const piece_len = 1 << 20;
+
+    fn init(gpa: std.mem.Allocator, source: *const export_source.Opened, header: *const gguf_writer.Header, pool: ?*base.Pool) error{OutOfMemory}!Pieces {
+        var longest: usize = 0;
+        for (source.layout.parameters) |p| longest = @max(longest, export_source.rowLen(p), @min(p.len, piece_len));
+        const values = try gpa.alloc(f32, longest);
+        errdefer gpa.free(values);
+        return .{ .source = source, .header = header, .pool = pool, .values = values, .bytes = try gpa.alloc(u8, longest * 4) };
+    }
+
+    fn deinit(self: *Pieces, gpa: std.mem.Allocator) void {
+        gpa.free(self.bytes);
+        gpa.free(self.values);
+        self.* = undefined;
+    }
+
+    fn writeAll(self: *Pieces, out: *std.Io.Writer, diag: *Diagnostic) (std.Io.Writer.Error || error{NotFinite})!void {
+        try self.header.write(out);
+        var stream: gguf_writer.Stream = .init(self.header, out);
+        if (self.source.config.rope_scaling == .llama3) {
+            var divisors: [arch.config.max_head_dim / 2]f32 = undefined;
+            const used = divisors[0 .. self.source.config.head_dim / 2];
+            arch.rope.divisors(self.source.config, used);
+            tensor.convert.f32ToF32Bytes(used, self.bytes[0 .. used.len * 4]);
+            try stream.write(self.bytes[0 .. used.len * 4]);
+        }
+        for (self.source.layout.parameters, 0..) |p, index| try self.writeTensor(&stream, p, index, diag);
+        stream.finish();
+    }
+
+    fn writeTensor(self: *Pieces, stream: *gguf_writer.Stream, p: arch.Parameter, index: usize, diag: *Diagnostic) (std.Io.Writer.Error || error{NotFinite})!void {
+        const planned = self.header.tensors.items[stream.current];
+        const architecture: name_map.Architecture = .of(self.source.config.model_type);
+        const order = name_map.rowOrder(architecture, p.role, self.source.config.head_dim);
+        // A permuted bias is rows of one element; any other vector is one row.
+        const columns = if (p.rank == 1 and order != .same) 1 else export_source.rowLen(p);
+        const rows = p.len / columns;
+        const step = @max(1, self.values.len / columns);
+        var first: usize = 0;
+        while (first < rows) : (first += step) {
+            const count = @min(step, rows - first);
+            var job: Job = .{
+                .source = self.source,
+                .index = index,
+                .order = order,
+                .dtype = planned.dtype,
+                .columns = columns,
+                .row_bytes = planned.bytes / rows,
+                .first = first,
+                .values = self.values[0 .. count * columns],
+                .bytes = self.bytes[0 .. planned.bytes / rows * count],
+            };
+            if (self.pool) |pool| pool.parallelFor(&job, count, Job.convertRow) else for (0..count) |row| Job.convertRow(&job, row, 0);
+            if (job.bad.load(.monotonic)) {
+                diag.set("tensor {s} has a value that is not finite in {s}: NaN, infinity, or too large. Check the training run; if only the range is at fault, export as bf16 or f32", .{ p.name, planned.dtype.label() });
+                return error.NotFinite;
+            }
+            try stream.write(job.bytes);
+        }
+    }
+};
+
+const Job = struct {
+    source: *const export_source.Opened,
+    index: usize,
+    order: name_map.RowOrder,
+    dtype: DType,
+    columns: usize,
+    row_bytes: usize,
+    first: usize,
+    values: []f32,
+    bytes: []u8,
+    bad: std.atomic.Value(bool) = .init(false),
+
+    fn convertRow(self: *Job, row: usize, _: usize) void {
+        const values = self.values[row * self.columns ..][0..self.columns];
+        const bytes = self.bytes[row * self.row_bytes ..][0..self.row_bytes];
+        const hf_row = self.order.hfRow(self.first + row);
+        self.source.readElements(self.index, hf_row * self.columns, values);
+        quant.encode(self.dtype, values, bytes) catch self.bad.store(true, .monotonic);
+    }
+};
+
+/// Reads the temporary file back with the reader everyone will use, before it gets its name.
+fn verify(gpa: std.mem.Allocator, file: *base.storage.AtomicFile, size: u64, source: *const export_source.Opened, diag: *Diagnostic) Error!void {
+    var mapping = try file.map();
+    defer mapping.unmap();
+
+    if (mapping.bytes.len != size) {
+        diag.set("the written file has {d} bytes instead of {d}; nothing was kept. Check the disk", .{ mapping.bytes.len, size });
+        return error.VerificationFailed;
+    }
+    var back = gguf_import.Import.open(gpa, mapping.bytes, diag) catch |err| {
+        if (err == error.OutOfMemory) return err;
+        diag.prepend("the written file cannot be read back, nothing was kept: ", .{});
+        return error.VerificationFailed;
+    };
+    defer back.deinit();
+
+    if (back.layout.total != source.layout.total) {
+        diag.set("the written file has {d} parameters instead of {d}; nothing was kept", .{ back.layout.total, source.layout.total });
+        return error.VerificationFailed;
+    }
+}
+
+test {
+    _ = @import("gguf_export_test.zig");
+}

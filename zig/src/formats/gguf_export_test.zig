@@ -1,0 +1,3 @@
+//! Exporting from memory, over a disk that can fail.
+
+const std = @import("std");
