@@ -82,8 +82,8 @@ const Reader = struct {
 
     fn setField(self: *Reader, key: []const u8, value: std.json.Value) ParseError!void {
         inline for (fields, 0..) |info, i| {
-            const known = std.mem.eql(u8, key, info.name) or
-                if (info.alias) |alias| std.mem.eql(u8, key, alias) else false;
+            var known = std.mem.eql(u8, key, info.name);
+            inline for (info.aliases) |alias| known = known or std.mem.eql(u8, key, alias);
             if (known) {
                 if (self.given[i]) |other|
                     return fail(self.diag, "{s} and {s} are the same setting; give one of them", .{ other, key });
@@ -140,6 +140,9 @@ const Reader = struct {
                     .string => |s| s,
                     else => return self.wrongKind(key, value, "one of " ++ comptime choices(T)),
                 };
+                // The two names of torch's own AdamW, which is what ours computes.
+                if (T == config_module.Optimizer and (std.mem.eql(u8, name, "adamw_torch") or
+                    std.mem.eql(u8, name, "adamw_torch_fused"))) return .adamw;
                 return std.meta.stringToEnum(T, name) orelse
                     fail(self.diag, "{s} is \"{s}\"; it must be one of {s}", .{ key, shown(name), comptime choices(T) });
             },
@@ -237,13 +240,13 @@ fn nearest(key: []const u8) ?[]const u8 {
     var best: ?[]const u8 = null;
     var best_distance: usize = std.math.maxInt(usize);
     inline for (fields) |info| {
-        inline for (.{ @as(?[]const u8, info.name), info.alias }) |candidate| if (candidate) |name| {
+        inline for ([_][]const u8{info.name} ++ info.aliases) |name| {
             const distance = editDistance(key, name);
             if (distance < best_distance) {
                 best_distance = distance;
                 best = name;
             }
-        };
+        }
     }
     const d = editDistance(key, trl_schedule_key);
     if (d < best_distance) {
@@ -301,7 +304,7 @@ fn writeReal(out: *std.json.Stringify, value: f64) std.Io.Writer.Error!void {
 }
 
 /// JSON Schema (draft 2020-12) of the configuration object: types, defaults, bounds, and the rule in words under
-/// `x-rule`; TRL's name for the setting under `x-alias`; relations between fields under `x-relations`.
+/// `x-rule`; TRL's names for the setting under `x-aliases`; relations between fields under `x-relations`.
 pub fn writeJsonSchema(writer: *std.Io.Writer) std.Io.Writer.Error!void {
     const defaults: LlmTrainingConfig = .{};
     var out: std.json.Stringify = .{ .writer = writer, .options = .{ .whitespace = .indent_2 } };
@@ -329,7 +332,7 @@ pub fn writeJsonSchema(writer: *std.Io.Writer) std.Io.Writer.Error!void {
         if (info.rule.text) try member(&out, "minLength", 1);
         try member(&out, "description", info.doc);
         if (info.rule.words.len > 0) try member(&out, "x-rule", info.rule.words);
-        if (info.alias) |alias| try member(&out, "x-alias", alias);
+        if (info.aliases.len > 0) try member(&out, "x-aliases", info.aliases);
         try out.endObject();
     }
     try out.endObject();
@@ -402,7 +405,8 @@ test "TRL's names are accepted for what means the same" {
     var owned = try parseJson(testing.allocator,
         \\{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "num_train_epochs": 2.0, "max_length": 64,
         \\ "logging_steps": 5, "save_steps": 7, "eval_steps": 9, "save_total_limit": 1, "adam_beta1": 0.8, "adam_beta2": 0.99,
-        \\ "adam_epsilon": 1e-6, "label_smoothing_factor": 0.1, "lr_scheduler_type": "cosine"}
+        \\ "adam_epsilon": 1e-6, "label_smoothing_factor": 0.1, "lr_scheduler_type": "cosine",
+        \\ "optim": "adamw_torch_fused", "output_dir": "run", "early_stopping_threshold": 0.5}
     , &diag);
     defer owned.deinit();
 
@@ -422,6 +426,9 @@ test "TRL's names are accepted for what means the same" {
     try testing.expectEqual(LrSchedule.cosine, c.lr_schedule);
     try testing.expectEqual(0, c.decay_steps);
     try testing.expectEqual(0, c.min_learning_rate);
+    try testing.expectEqual(config_module.Optimizer.adamw, c.optimizer);
+    try testing.expectEqualStrings("run", c.checkpoint_path.?);
+    try testing.expectEqual(0.5, c.early_stopping_min_delta);
 }
 
 test "a schedule of TRL with another meaning is refused with what to write" {
@@ -532,7 +539,7 @@ test "the schema is valid JSON and has each field with its default" {
     const epochs = properties.get("epochs").?.object;
     try testing.expectEqual(10, epochs.get("default").?.integer);
     try testing.expectEqual(1, epochs.get("minimum").?.integer);
-    try testing.expectEqualStrings("num_train_epochs", epochs.get("x-alias").?.string);
+    try testing.expectEqualStrings("num_train_epochs", epochs.get("x-aliases").?.array.items[0].string);
     const optimizer = properties.get("optimizer").?.object;
     try testing.expectEqual(3, optimizer.get("enum").?.array.items.len);
     try testing.expectEqualStrings("adamw", optimizer.get("default").?.string);
