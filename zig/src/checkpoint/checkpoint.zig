@@ -7,6 +7,7 @@ pub const model_file = @import("model_file.zig");
 pub const initialize = @import("initialize.zig");
 pub const folder = @import("folder.zig");
 pub const save_file = @import("save.zig");
+pub const model_folder = @import("model_folder.zig");
 pub const store = @import("store.zig");
 pub const ablc = @import("ablc.zig");
 
@@ -16,6 +17,7 @@ pub const initRandom = initialize.initRandom;
 pub const SaveOptions = save_file.SaveOptions;
 pub const Moments = save_file.Moments;
 pub const save = save_file.save;
+pub const saveModel = model_folder.saveModel;
 pub const loadOptimizer = store.loadOptimizer;
 pub const readState = store.readState;
 pub const Found = store.Found;
@@ -28,6 +30,7 @@ test {
     _ = initialize;
     _ = folder;
     _ = save_file;
+    _ = model_folder;
     _ = store;
     _ = ablc;
     _ = @import("durability_test.zig");
