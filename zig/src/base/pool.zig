@@ -190,6 +190,15 @@ test "workers that fell asleep wake up" {
     try std.testing.expectEqual(20 * 4950, sum.load(.monotonic));
 }
 
+test "a failed allocation at any place leaks no memory" {
+    try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
+        fn f(gpa: std.mem.Allocator) !void {
+            const pool = try Pool.init(gpa, 3);
+            pool.deinit();
+        }
+    }.f, .{});
+}
+
 test "zero threads means one for each CPU" {
     const pool = try Pool.init(std.testing.allocator, 0);
     defer pool.deinit();

@@ -322,6 +322,19 @@ test "weight rows of every stored format against a plain loop" {
             try expectNear(f32, sums[1], kernels.dot_f16(n, std.mem.asBytes(&f16s), &x), 20);
             try expectNear(f32, sums[2], kernels.dot_bf16(n, std.mem.asBytes(&bf16s), &x), 20);
         }
+        // Each half-precision number alone, so that no sum hides a wrong one; NaN and infinity too.
+        var single: [16]f16 = @splat(0);
+        var padded: [16]f32 = @splat(0);
+        padded[3] = 1;
+        for (0..1 << 16) |bits| {
+            if (bits % 7 != 0 and bits & 0x3ff > 2) continue;
+            single[3] = @bitCast(@as(u16, @intCast(bits)));
+            if (!std.math.isFinite(single[3])) {
+                try testing.expect(!std.math.isFinite(kernels.dot_f16(16, std.mem.asBytes(&single), &padded)));
+                continue;
+            }
+            try testing.expectEqual(@as(f32, single[3]), kernels.dot_f16(16, std.mem.asBytes(&single), &padded));
+        }
         var blocks: [7 * 34]u8 = undefined;
         for (0..7) |b| {
             const d: f16 = @floatCast(0.01 * (1 + prng.uniform()));

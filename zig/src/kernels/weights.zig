@@ -48,7 +48,15 @@ const F32 = struct {
 const F16 = struct {
     const size = 2;
     inline fn vector(w: [*]const u8) V {
-        return @floatCast(@as(*align(1) const @Vector(vl, f16), @ptrCast(w)).*);
+        if (lanes.has_fma) return @floatCast(@as(*align(1) const @Vector(vl, f16), @ptrCast(w)).*);
+        // The levels without FMA have no conversion either. Exponent and mantissa move to their f32 places; a product
+        // with 2^112 sets the exponent right, subnormals included. Infinity and NaN keep a full exponent.
+        const half: @Vector(vl, u32) = @as(*align(1) const @Vector(vl, u16), @ptrCast(w)).*;
+        const magnitude = half & @as(@Vector(vl, u32), @splat(0x7fff));
+        const scaled = @as(V, @bitCast(magnitude << @splat(13))) * @as(V, @splat(0x1p112));
+        const special = magnitude >= @as(@Vector(vl, u32), @splat(0x7c00));
+        const bits = @as(@Vector(vl, u32), @bitCast(scaled)) | @select(u32, special, @as(@Vector(vl, u32), @splat(0x7f800000)), @as(@Vector(vl, u32), @splat(0)));
+        return @bitCast(bits | (half & @as(@Vector(vl, u32), @splat(0x8000))) << @splat(16));
     }
     inline fn one(w: [*]const u8) f32 {
         return @as(*align(1) const f16, @ptrCast(w)).*;

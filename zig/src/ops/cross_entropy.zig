@@ -22,7 +22,7 @@ pub fn Args(comptime T: type) type {
         /// 1 / number of targets of the whole update. Used by the gradients only.
         scale: T,
         label_smoothing: T = 0,
-        /// [N, C], stored. Rows without target become 0. null = not wanted.
+        /// [N, C], stored. Rows without target become 0. null = not wanted. Must not alias `hidden`.
         dhidden: ?[]T = null,
         /// [V, C], accumulated. null = not wanted.
         dweight: ?[]T = null,
@@ -44,11 +44,11 @@ pub fn scratchCount(rows: usize, vocab_size: usize) usize {
     return @min(rows, chunkRows(vocab_size)) * vocab_size;
 }
 
-const max_chunk_rows = 256;
+const max_chunk_rows = 512;
 
-/// Rows of a chunk: about 32 MB of f32 logits, but never so few that reading the weights dominates.
+/// Rows of a chunk: about 64 MB of f32 logits, but never so few that reading the weights dominates.
 fn chunkRows(vocab_size: usize) usize {
-    return std.math.clamp((1 << 23) / @max(vocab_size, 1), 64, max_chunk_rows);
+    return std.math.clamp((1 << 24) / @max(vocab_size, 1), 64, max_chunk_rows);
 }
 
 pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
@@ -57,23 +57,27 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
     const c = args.weight.len / v;
     std.debug.assert(c * v == args.weight.len);
     std.debug.assert(args.hidden.len >= n * c);
-    const limit = chunkRows(v);
     const logits = ex.sharedScratch(T, scratchCount(n, v));
-    const gradients = args.dhidden != null or args.dweight != null;
     var rows: [max_chunk_rows]Row = undefined;
+    var targets: [max_chunk_rows]i32 = undefined;
     var result: Result = .{};
-    var begin: usize = 0;
-    var done: usize = 0; // rows of dhidden that are written
-    while (true) {
-        // A chunk begins and ends with a row that has a target: prompts outside the loss cost nothing.
-        while (begin < n and args.targets[begin] < 0) begin += 1;
-        if (begin == n) break;
-        var end = @min(begin + limit, n);
-        while (args.targets[end - 1] < 0) end -= 1;
-        const m = end - begin;
-        const hidden = args.hidden[begin * c ..][0 .. m * c];
+    // Where hidden gradients are wanted their buffer first holds the rows that have a target, side by side: rows outside
+    // the loss then cost nothing. Chunks turn into their gradients in place; at the end the rows go home.
+    const gathered = if (args.dhidden) |dh| gather(T, dh, args.hidden, args.targets, c) else null;
+    const source: []const T = if (gathered != null) args.dhidden.? else args.hidden;
+    const total = gathered orelse n;
+    var cursor: usize = 0; // in args.targets
+    var begin: usize = 0; // in source
+    while (begin < total) {
+        const m = @min(total - begin, chunkRows(v));
+        for (targets[0..m]) |*target| {
+            while (gathered != null and args.targets[cursor] < 0) cursor += 1;
+            target.* = args.targets[cursor];
+            cursor += 1;
+        }
+        const hidden = source[begin * c ..][0 .. m * c];
         matmul.forward(T, ex, logits, hidden, args.weight, null, m, v, c, .store);
-        const job: Job(T) = .{ .args = args, .targets = args.targets[begin..end], .logits = logits, .rows = rows[0..m], .gradients = gradients };
+        const job: Job(T) = .{ .args = args, .targets = targets[0..m], .logits = logits, .rows = rows[0..m] };
         ex.pool.parallelFor(job, m, struct {
             fn f(j: Job(T), r: usize, _: usize) void {
                 j.rows[r] = lossOfRow(T, j, r);
@@ -85,22 +89,51 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
             result.correct += @intFromBool(row.correct);
             result.count += @intFromBool(row.counted);
         }
-        if (args.dhidden) |dh| {
-            @memset(dh[done * c .. begin * c], 0);
-            matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, args.weight, m, v, c, .store);
-            done = end;
-        }
         if (args.dweight) |dw| matmul.backwardWeight(T, ex, dw, null, logits, hidden, m, v, c);
-        begin = end;
+        if (args.dhidden) |dh| matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, args.weight, m, v, c, .store);
+        begin += m;
     }
-    if (args.dhidden) |dh| @memset(dh[done * c .. n * c], 0);
+    if (gathered) |count| scatter(T, args.dhidden.?, args.targets, c, count);
     return result;
+}
+
+/// Copies the rows of `hidden` that have a target to the front of `to` and gives their number; null when all have one.
+fn gather(comptime T: type, to: []T, hidden: []const T, targets: []const i32, c: usize) ?usize {
+    const all = for (targets) |target| {
+        if (target < 0) break false;
+    } else true;
+    if (all) return null;
+    var count: usize = 0;
+    for (targets, 0..) |target, r| {
+        if (target < 0) continue;
+        @memcpy(to[count * c ..][0..c], hidden[r * c ..][0..c]);
+        count += 1;
+    }
+    return count;
+}
+
+/// The way back: row i of the front goes to its place, rows without target become 0. From the end, so that no row is
+/// overwritten before it has moved.
+fn scatter(comptime T: type, x: []T, targets: []const i32, c: usize, count: usize) void {
+    var i = count;
+    var r = targets.len;
+    while (r > 0) {
+        r -= 1;
+        const to = x[r * c ..][0..c];
+        if (targets[r] < 0) {
+            @memset(to, 0);
+            continue;
+        }
+        i -= 1;
+        if (i != r) @memcpy(to, x[i * c ..][0..c]);
+    }
+    std.debug.assert(i == 0);
 }
 
 const Row = struct { loss: f64 = 0, nll: f64 = 0, correct: bool = false, counted: bool = false };
 
 fn Job(comptime T: type) type {
-    return struct { args: Args(T), targets: []const i32, logits: []T, rows: []Row, gradients: bool };
+    return struct { args: Args(T), targets: []const i32, logits: []T, rows: []Row };
 }
 
 /// Loss of row r; its logits become their gradient.
@@ -108,7 +141,7 @@ fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
     const v = job.args.vocab_size;
     const logits = job.logits[r * v ..][0..v];
     if (job.targets[r] < 0) {
-        if (job.gradients) @memset(logits, 0);
+        @memset(logits, 0);
         return .{};
     }
     const target: usize = @intCast(job.targets[r]);
@@ -124,7 +157,7 @@ fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
     const lse = @log(exp_sum);
     const nll = lse - (@as(f64, logits[target]) - max);
     const mean = lse - (plain_sum / vocabulary - max);
-    if (job.gradients) {
+    if (job.args.dhidden != null or job.args.dweight != null) {
         table.logit_gradient(v, logits.ptr, max, @floatCast(1 / exp_sum), @floatCast(smoothing / vocabulary), job.args.scale);
         logits[target] -= (1 - job.args.label_smoothing) * job.args.scale;
     }
@@ -183,7 +216,7 @@ test "fast equals plain: several chunks, ignored rows, smoothing, small vocabula
     var rig = try check.Rig.init(2);
     defer rig.deinit();
 
-    const shapes = [_][3]usize{ .{ 1, 1, 1 }, .{ 2, 2, 3 }, .{ 7, 33, 5 }, .{ 40, 17, 9 }, .{ 530, 21, 3 } };
+    const shapes = [_][3]usize{ .{ 1, 1, 1 }, .{ 2, 2, 3 }, .{ 7, 33, 5 }, .{ 40, 17, 9 }, .{ 1100, 21, 3 } };
     inline for (.{ f32, f64 }) |T| for (shapes) |shape| for ([_]T{ 0, 0.1 }) |smoothing| {
         const n, const v, const c = shape;
         const tolerance = if (T == f32) 3e-6 else 1e-12;

@@ -74,9 +74,9 @@ pub const Exec = struct {
     fn grow(self: *Exec, buffer: *Bytes, comptime T: type, count: usize) error{OutOfMemory}!void {
         const size = std.math.mul(usize, count, @sizeOf(T)) catch return error.OutOfMemory;
         if (buffer.len >= size) return;
-        const larger = try self.gpa.alignedAlloc(u8, .@"64", size);
-        self.gpa.free(buffer.*);
-        buffer.* = larger;
+        self.gpa.free(buffer.*); // Nothing in it outlives an op: free first, so that the peak is the new size alone.
+        buffer.* = empty;
+        buffer.* = try self.gpa.alignedAlloc(u8, .@"64", size);
     }
 
     pub fn workerScratch(self: *Exec, worker: usize, comptime T: type, count: usize) []align(64) T {
@@ -93,6 +93,23 @@ pub const Exec = struct {
         return items[0..count];
     }
 };
+
+test "a failed allocation at any place leaks nothing and leaves an Exec that can be freed" {
+    const pool = try base.Pool.init(std.testing.allocator, 2);
+    defer pool.deinit();
+
+    const attempt = struct {
+        fn f(gpa: std.mem.Allocator, p: *base.Pool) !void {
+            var ex = try Exec.init(gpa, p);
+            defer ex.deinit();
+
+            try ex.reserve(f32, .{ .attention_time = 40, .vocab_size = 11, .loss_rows = 9 });
+            try ex.reserve(f64, .{ .attention_time = 40, .vocab_size = 11, .loss_rows = 9 });
+            try ex.reserve(f32, .{ .attention_time = 4 });
+        }
+    }.f;
+    try std.testing.checkAllAllocationFailures(std.testing.allocator, attempt, .{pool});
+}
 
 test "all ops compile for both types and agree with their twins on a small shape" {
     var rig = try @import("check.zig").Rig.init(2);

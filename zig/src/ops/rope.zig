@@ -63,27 +63,6 @@ pub fn defaultFrequency(i: usize, head_dim: usize, theta: f64) f32 {
     return 1.0 / power;
 }
 
-/// Positions divided by `factor`.
-pub fn scaleLinear(inv_freq: []f32, factor: f64) void {
-    for (inv_freq) |*f| f.* = f.* / @as(f32, @floatCast(factor));
-}
-
-/// Llama 3.1: long waves are slowed by `factor`, short ones kept, a ramp between.
-pub fn scaleLlama3(inv_freq: []f32, factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_positions: usize) void {
-    const original: f64 = @floatFromInt(original_max_positions);
-    for (inv_freq) |*f| {
-        const wave: f32 = @floatCast(2.0 * std.math.pi / @as(f64, f.*));
-        if (wave < original / high_freq_factor) continue;
-        const slowed: f32 = f.* / @as(f32, @floatCast(factor));
-        if (wave > original / low_freq_factor) {
-            f.* = slowed;
-            continue;
-        }
-        const ramp: f32 = @floatCast((original / wave - low_freq_factor) / (high_freq_factor - low_freq_factor));
-        f.* = (1 - ramp) * slowed + ramp * f.*;
-    }
-}
-
 /// Rotates x [tokens, heads, head_dim] in place; positions [tokens] index the table.
 pub fn apply(comptime T: type, ex: *Exec, x: []T, heads: usize, head_dim: usize, table: *const Table(T), positions: []const u32, direction: Direction) void {
     std.debug.assert(table.half * 2 == head_dim);
@@ -171,23 +150,23 @@ test "backward is the derivative of forward" {
     try check.expectGradient(p.x, dx, p, loss);
 }
 
-test "frequencies: the plain ones, a linear scale, and the three bands of Llama 3.1" {
-    var f: [32]f32 = undefined;
-    for (&f, 0..) |*x, i| x.* = defaultFrequency(i, 64, 500_000);
-    try std.testing.expectEqual(1, f[0]);
-    try std.testing.expectApproxEqRel(std.math.pow(f64, 500_000, -62.0 / 64.0), f[31], 1e-6);
-    var half = f;
-    scaleLinear(&half, 2);
-    for (f, half) |a, b| try std.testing.expectEqual(a / 2, b);
-    var scaled = f;
-    scaleLlama3(&scaled, 32, 1, 4, 8192);
-    try std.testing.expectEqual(f[0], scaled[0]); // short wave: kept
-    try std.testing.expectEqual(f[31] / 32, scaled[31]); // long wave: slowed
-    var between: usize = 0;
-    for (f, scaled) |a, b| {
-        if (b < a and b > a / 32) between += 1;
-    }
-    try std.testing.expect(between >= 1);
+test "the default frequencies fall geometrically; a given list is used as it is" {
+    try std.testing.expectEqual(1, defaultFrequency(0, 64, 500_000));
+    try std.testing.expectApproxEqRel(std.math.pow(f64, 500_000, -62.0 / 64.0), defaultFrequency(31, 64, 500_000), 1e-6);
+    var table = try Table(f64).init(std.testing.allocator, .{ .head_dim = 4, .theta = 1e4, .inv_freq = &.{ 0.5, 0.25 } }, 3);
+    defer table.deinit();
+
+    try std.testing.expectEqual(@cos(@as(f64, 1.0)), table.cos[2 * 2]);
+    try std.testing.expectEqual(@sin(@as(f64, 0.25)), table.sin[2 + 1]);
+}
+
+test "a failed allocation leaks nothing" {
+    try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
+        fn f(gpa: std.mem.Allocator) !void {
+            var table = try Table(f32).init(gpa, .{ .head_dim = 4, .theta = 1e4 }, 3);
+            table.deinit();
+        }
+    }.f, .{});
 }
 
 test "the same bits for any number of threads" {
