@@ -232,6 +232,56 @@ abt_status abt_tokenizer_decode(abt_tokenizer tokenizer, const uint32_t *ids, si
 abt_status abt_tokenizer_token_id(abt_tokenizer tokenizer, const char *text, size_t size, uint32_t control_only,
                                   uint32_t *id);
 
+/* ---- Model ------------------------------------------------------------------------------------------
+ * Weights in memory with their configuration: read from a Hugging Face folder or a GGUF file, or drawn at
+ * random. All parameters lie in one flat array, in the order of abt_model_parameter. */
+
+typedef uint64_t abt_model;
+
+typedef enum abt_dtype {
+    ABT_DTYPE_F32 = 0,
+    ABT_DTYPE_F64 = 1
+} abt_dtype;
+
+typedef struct abt_parameter {
+    const char *name;                 /* Hugging Face's name, UTF-8, not zero-ended */
+    size_t name_size;
+    uint64_t offset;                  /* first element in the flat array */
+    uint64_t count;                   /* elements */
+    uint64_t shape[2];                /* (rows, columns) = (out, in); a vector: (length, 1) */
+    uint32_t rank;                    /* 1 or 2 */
+    uint32_t decays;                  /* 1: weight decay applies */
+} abt_parameter;
+
+/* Reads a model folder (config.json and safetensors) or a .gguf file. */
+abt_status abt_model_open(const char *path, abt_dtype dtype, abt_model *model);
+
+/* Random weights for a Hugging Face config.json given as text: normal with initializer_range, norms 1,
+ * biases 0. The same seed gives the same weights on every machine. */
+abt_status abt_model_random(const char *config_json, uint64_t seed, abt_dtype dtype, abt_model *model);
+
+abt_status abt_model_free(abt_model model);
+
+/* The configuration as Hugging Face's config.json. */
+abt_status abt_model_config_json(abt_model model, char *buffer, size_t capacity, size_t *needed);
+
+/* How many parameters there are, and how many elements all of them have. */
+abt_status abt_model_size(abt_model model, uint64_t *parameters, uint64_t *elements, abt_dtype *dtype);
+
+abt_status abt_model_parameter(abt_model model, uint64_t index, abt_parameter *parameter);
+
+/* All weights: `elements` values of `dtype`, 64-byte aligned. Writing is allowed while no trainer runs. */
+abt_status abt_model_weights(abt_model model, void **weights, uint64_t *elements);
+
+/* Writes config.json, model.safetensors and the tokenizer files of `tokenizer_dir` (may be NULL) into the
+ * new folder `folder`, which appears whole or not at all. An existing folder is refused. */
+abt_status abt_model_save(abt_model model, const char *folder, const char *tokenizer_dir);
+
+/* Weights from, and to, ABI's checkpoint files: ABLC (.ckpt with moments) and ABIC (weights only), version 1.
+ * The file must have exactly this model's number of elements. *step: the step it was saved at. */
+abt_status abt_model_import_checkpoint(abt_model model, const char *path, uint64_t *step);
+abt_status abt_model_export_checkpoint(abt_model model, const char *path, uint32_t weights_only, uint64_t step);
+
 /* cdef:end */
 
 #ifdef __cplusplus

@@ -13,6 +13,7 @@ const groups = .{
     @import("c_api/instructions.zig"),
     @import("c_api/dataset.zig"),
     @import("c_api/tokenizer.zig"),
+    @import("c_api/model.zig"),
 };
 
 comptime {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import _cffi as _cffi
 from . import dataset as dataset
 from . import instructions as instructions
+from . import model as model
 from . import tokenizer as tokenizer
 from .core import Handle as Handle
 from .core import check as check

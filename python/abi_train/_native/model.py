@@ -33,7 +33,7 @@ class Parameter(NamedTuple):
     name: str
     shape: tuple[int, ...]
     offset: int
-    count: int
+    size: int
     decays: bool
 
 
@@ -86,7 +86,7 @@ def parameters(handle: Handle) -> list[Parameter]:
                 name=bytes(ffi.buffer(info.name, info.name_size)).decode("utf-8"),
                 shape=tuple(int(info.shape[i]) for i in range(info.rank)),
                 offset=int(info.offset),
-                count=int(info.count),
+                size=int(info.count),
                 decays=bool(info.decays),
             )
         )
@@ -108,5 +108,23 @@ def save(
     check(
         lib.abt_model_save(
             handle.value, c_path(folder, "folder"), c_optional_path(tokenizer_dir, "tokenizer_dir")
+        )
+    )
+
+
+def import_checkpoint(handle: Handle, path: str | os.PathLike[str]) -> int:
+    """Reads the weights of an ABLC or ABIC file; returns its step."""
+    step = ffi.new("uint64_t *")
+    check(lib.abt_model_import_checkpoint(handle.value, c_path(path), step))
+    return int(step[0])
+
+
+def export_checkpoint(
+    handle: Handle, path: str | os.PathLike[str], weights_only: bool, step: int
+) -> None:
+    """Writes an ABIC (weights only) or an ABLC file."""
+    check(
+        lib.abt_model_export_checkpoint(
+            handle.value, c_path(path), bool(weights_only), whole(step, "step")
         )
     )
