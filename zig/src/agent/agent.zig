@@ -6,6 +6,9 @@ pub const backend = @import("backend.zig");
 pub const ollama = @import("ollama.zig");
 pub const interrupt = @import("interrupt.zig");
 pub const line_reader = @import("line_reader.zig");
+pub const local = @import("local.zig");
+pub const stop_text = @import("stop_text.zig");
+pub const vocabulary = @import("vocabulary.zig");
 pub const terminal = @import("terminal.zig");
 pub const visible = @import("visible.zig");
 
@@ -16,6 +19,11 @@ test {
     _ = ollama;
     _ = interrupt;
     _ = line_reader;
+    _ = local;
+    _ = &local.Local.open;
+    _ = &local.Local.backend;
+    _ = stop_text;
+    _ = vocabulary;
     _ = terminal;
     _ = visible;
 }

@@ -61,6 +61,20 @@ pub const Session = struct {
         };
     }
 
+    /// Changes what is given; null leaves what is there. Strings are copied.
+    pub fn setConfig(self: *Session, changes: struct {
+        model: ?[]const u8 = null,
+        temperature: ?f32 = null,
+        max_tokens: ?u32 = null,
+        system_prompt: ?[]const u8 = null,
+    }) error{OutOfMemory}!void {
+        const a = self.arena.allocator();
+        if (changes.model) |text| self.config.model = try cleanText(a, text);
+        if (changes.system_prompt) |text| self.config.system_prompt = try cleanText(a, text);
+        if (changes.temperature) |value| self.config.temperature = value;
+        if (changes.max_tokens) |value| self.config.max_tokens = value;
+    }
+
     pub fn deinit(self: *Session) void {
         self.arena.deinit();
         self.* = undefined;

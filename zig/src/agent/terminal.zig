@@ -16,9 +16,7 @@ const Allocator = std.mem.Allocator;
 
 pub const Error = error{ OutOfMemory, WriteFailed };
 
-pub const End = enum { left, interrupted };
-
-/// How a person's turn went.
+/// How a person's turn went, from good to bad.
 pub const Turn = enum { answered, interrupted, failed, unreachable_server };
 
 pub const Style = struct {
@@ -58,14 +56,15 @@ pub const Terminal = struct {
         \\
     ;
 
-    /// Reads from `input` until its end or `/exit`.
-    pub fn converse(self: *Terminal, input: *line_reader.LineReader) Error!End {
+    /// Reads from `input` until its end or `/exit`. Tells the worst of what happened.
+    pub fn converse(self: *Terminal, input: *line_reader.LineReader) Error!Turn {
         if (self.style.prompts) {
             try self.note("/help lists commands. Ctrl-C stops an answer, Ctrl-D leaves.\n\n", .{});
         }
         var message: std.ArrayList(u8) = .empty;
         defer message.deinit(self.gpa);
         var in_block = false;
+        var worst: Turn = .answered;
         while (true) {
             try self.prompt(if (in_block) "...> " else "you> ");
             const line = switch (try input.next()) {
@@ -73,7 +72,7 @@ pub const Terminal = struct {
                 .end => {
                     if (self.style.prompts) try self.err.writeByte('\n');
                     try self.leave(input);
-                    return .left;
+                    return worst;
                 },
                 .interrupted => {
                     in_block = false;
@@ -87,7 +86,7 @@ pub const Terminal = struct {
                 },
                 .failed => {
                     try self.complain("input cannot be read any more", .{});
-                    return .left;
+                    return .failed;
                 },
             };
             interrupt.reset();
@@ -102,7 +101,7 @@ pub const Terminal = struct {
                 if (text.len == 0) continue;
                 if (isExit(text)) {
                     try self.leave(input);
-                    return .left;
+                    return worst;
                 }
                 if (text[0] == '/' and !std.mem.startsWith(u8, text, "//")) {
                     try self.command(text);
@@ -113,7 +112,8 @@ pub const Terminal = struct {
             defer message.clearRetainingCapacity();
             if (std.mem.trim(u8, message.items, " \t\n").len == 0) continue;
             if (self.style.prompts) try self.prompt("abbey> ");
-            _ = try self.say(message.items);
+            const turn = try self.say(message.items);
+            if (@backingInt(turn) > @backingInt(worst)) worst = turn;
         }
     }
 
@@ -367,7 +367,7 @@ const Scene = struct {
     out: std.Io.Writer.Allocating,
     err: std.Io.Writer.Allocating,
     session: Session,
-    end: End,
+    end: Turn,
     asked: usize,
 
     /// Plays `lines` to a terminal over `parrot`.
@@ -417,7 +417,7 @@ test "answers go to stdout without control bytes, blocks and slashes are sent as
     try testing.expectEqualStrings("", scene.err.written());
     try testing.expectEqual(@as(usize, 8), scene.session.messages.items.len);
     try testing.expectEqual(@as(usize, 8), scene.asked); // System and seven said: the answer is not asked.
-    try testing.expectEqual(End.left, scene.end);
+    try testing.expectEqual(Turn.answered, scene.end);
 }
 
 test "a failed answer is told, and the question is taken back" {
@@ -427,6 +427,7 @@ test "a failed answer is told, and the question is taken back" {
     var scene = try Scene.play(&tmp, "hi\n", &parrot, null);
     defer scene.deinit();
     try testing.expectEqualStrings("abi agent: the parrot is ill\n", scene.err.written());
+    try testing.expectEqual(Turn.failed, scene.end);
     try testing.expectEqual(@as(usize, 0), scene.session.messages.items.len);
 }
 

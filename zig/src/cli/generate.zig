@@ -87,7 +87,7 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     defer pool.deinit();
     var session: infer.Session = try .init(gpa, model, pool, context);
     defer session.deinit();
-    var sampler: infer.Sampler = try .init(gpa, model.config.vocab_size, samplerOptions(app.io, options.settings));
+    var sampler: infer.Sampler = try .init(gpa, model.config.vocab_size, sampling.options(app.io, options.settings));
     defer sampler.deinit(gpa);
 
     var prompt_logits: std.ArrayList([]const f32) = .empty;
@@ -128,16 +128,6 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     }
     try app.out.writeByte('\n');
     return .ok;
-}
-
-/// The settings with the program's defaults where nothing was given.
-pub fn samplerOptions(io: std.Io, settings: abi.agent.backend.Settings) infer.sampler.Options {
-    var options: infer.sampler.Options = .{};
-    inline for (.{ "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed" }) |name| {
-        if (@field(settings, name)) |value| @field(options, name) = value;
-    }
-    if (settings.seed == null) io.random(std.mem.asBytes(&options.seed));
-    return options;
 }
 
 fn readIds(arena: std.mem.Allocator, text: []const u8) error{ OutOfMemory, Usage }![]u32 {

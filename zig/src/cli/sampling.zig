@@ -1,5 +1,6 @@
 //! The sampling options `agent` and `generate` share: their table, and their values.
 
+const std = @import("std");
 const abi = @import("abi");
 const arguments = @import("arguments.zig");
 
@@ -28,4 +29,14 @@ fn positive(parsed: *arguments.Parsed, comptime name: []const u8, most: f32) arg
     const value = try parsed.number(name, 0, most) orelse return null;
     if (value == 0) return parsed.usage("--{s} is 0; it must be above 0", .{name});
     return value;
+}
+
+/// The settings with the program's defaults where nothing was given.
+pub fn options(io: std.Io, settings: abi.agent.backend.Settings) abi.infer.sampler.Options {
+    var filled: abi.infer.sampler.Options = .{};
+    inline for (.{ "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed" }) |name| {
+        if (@field(settings, name)) |value| @field(filled, name) = value;
+    }
+    if (settings.seed == null) io.random(std.mem.asBytes(&filled.seed));
+    return filled;
 }

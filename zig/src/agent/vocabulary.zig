@@ -1,0 +1,67 @@
+//! The tokenizer that lies in a GGUF file: its keys handed to the tokenizer layer, which judges them.
+
+const std = @import("std");
+const base = @import("base");
+const formats = @import("formats");
+const tokenizer = @import("tokenizer");
+
+pub const Error = tokenizer.Error;
+
+/// `file` may be closed afterwards. On failure `diag` names the key.
+pub fn fromFile(gpa: std.mem.Allocator, file: *const formats.gguf.File, diag: *base.Diagnostic) Error!tokenizer.Tokenizer {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+
+    const a = arena.allocator();
+    const r: Reader = .{ .arena = a, .file = file, .diag = diag };
+    const model = try r.optional([]const u8, "tokenizer.ggml.model") orelse {
+        diag.set("key tokenizer.ggml.model is missing: the file has no tokenizer. Export the model again with its tokenizer", .{});
+        return error.InvalidTokenizer;
+    };
+    const tokens = try r.texts("tokenizer.ggml.tokens") orelse {
+        diag.set("key tokenizer.ggml.tokens is missing: the file has no vocabulary", .{});
+        return error.InvalidTokenizer;
+    };
+    return tokenizer.Tokenizer.fromGguf(gpa, .{
+        .model = model,
+        .pre = try r.optional([]const u8, "tokenizer.ggml.pre") orelse "",
+        .tokens = tokens,
+        .token_types = try r.numbers(i32, "tokenizer.ggml.token_type"),
+        .scores = try r.numbers(f32, "tokenizer.ggml.scores"),
+        .merges = try r.texts("tokenizer.ggml.merges") orelse &.{},
+        .bos = try r.optional(u32, "tokenizer.ggml.bos_token_id"),
+        .eos = try r.optional(u32, "tokenizer.ggml.eos_token_id"),
+        .eot = try r.optional(u32, "tokenizer.ggml.eot_token_id"),
+        .eom = try r.optional(u32, "tokenizer.ggml.eom_token_id"),
+        .unknown = try r.optional(u32, "tokenizer.ggml.unknown_token_id"),
+        .pad = try r.optional(u32, "tokenizer.ggml.padding_token_id"),
+        .add_bos = try r.optional(bool, "tokenizer.ggml.add_bos_token"),
+        .add_eos = try r.optional(bool, "tokenizer.ggml.add_eos_token"),
+        .add_space_prefix = try r.optional(bool, "tokenizer.ggml.add_space_prefix"),
+        .chat_template = try r.optional([]const u8, "tokenizer.chat_template"),
+    }, diag);
+}
+
+const Reader = struct {
+    arena: std.mem.Allocator,
+    file: *const formats.gguf.File,
+    diag: *base.Diagnostic,
+
+    fn optional(self: Reader, comptime T: type, key: []const u8) Error!?T {
+        return self.file.optional(T, key, self.diag) catch error.InvalidTokenizer;
+    }
+
+    fn texts(self: Reader, key: []const u8) Error!?[][]const u8 {
+        const array = self.file.optionalArray([]const u8, key, self.diag) catch return error.InvalidTokenizer;
+        return try (array orelse return null).stringList(self.arena);
+    }
+
+    /// Empty when the key is absent.
+    fn numbers(self: Reader, comptime T: type, key: []const u8) Error![]T {
+        const array = self.file.optionalArray(T, key, self.diag) catch return error.InvalidTokenizer;
+        const present = array orelse return &.{};
+        const list = try self.arena.alloc(T, present.count);
+        for (list, 0..) |*item, i| item.* = present.at(T, i);
+        return list;
+    }
+};
