@@ -148,6 +148,14 @@ pub fn build(b: *std.Build) !void {
         test_step.dependOn(&run_unit.step);
     }
 
+    const examples_step = b.step("examples", "Programs of examples/zig");
+    for ([_][]const u8{ "training_config", "data_loading", "instruction_data" }) |name| {
+        const module = b.createModule(.{ .root_source_file = b.path(b.fmt("examples/zig/{s}.zig", .{name})), .target = target, .optimize = optimize, .link_libc = true });
+        module.addImport("abi", abi);
+        const example = b.addExecutable(.{ .name = b.fmt("example-{s}", .{name}), .root_module = module });
+        examples_step.dependOn(&b.addInstallArtifact(example, .{}).step);
+    }
+
     b.step("lib", "Static C library and header").dependOn(&b.addInstallArtifact(lib, .{}).step);
 
     const ext_step = b.step("ext", "Python extension lib/_native.abi3.so (needs -Dpython-include)");

@@ -27,6 +27,11 @@ pub const ai = struct {
         pub const LlmTrainingConfig = train.LlmTrainingConfig;
         pub const Optimizer = train.Optimizer;
         pub const LrSchedule = train.LrSchedule;
+        pub const Trainer = train.Trainer;
+        pub const Event = train.Event;
+        pub const TrainingStats = train.TrainingStats;
+        pub const EvalResult = train.EvalResult;
+        pub const TrainingReport = train.TrainingReport;
     };
 
     /// Models: their shape, their files, generation.

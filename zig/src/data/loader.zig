@@ -71,6 +71,9 @@ pub const Loader = struct {
     truncated_rows: usize,
     /// The epoch's order over kept rows, or over batches of the stream.
     order: []u32,
+    /// Sequences and positions of the largest micro-batch this data gives: what a model must have room for.
+    max_batch: usize = 0,
+    max_time: usize = 0,
     input_ids: []u32,
     targets: []i32,
     epoch: u64 = 0,
@@ -117,6 +120,8 @@ pub const Loader = struct {
         self.order = try gpa.alloc(u32, units);
         // Never more than the data can fill: a wish for a huge batch over few rows costs nothing.
         const sequences = if (self.isRows()) @min(options.batch_size, units) else if (units > 0) options.batch_size else 0;
+        self.max_batch = sequences;
+        self.max_time = longest;
         if (self.isRows()) self.input_ids = try gpa.alloc(u32, sequences * longest);
         self.targets = try gpa.alloc(i32, sequences * longest);
         self.beginEpoch(0);

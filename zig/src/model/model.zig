@@ -3,6 +3,7 @@
 pub const activations = @import("activations.zig");
 pub const transformer = @import("transformer.zig");
 
+pub const Capacity = activations.Capacity;
 pub const Activations = activations.Activations;
 pub const Batch = transformer.Batch;
 pub const Loss = transformer.Loss;

@@ -136,10 +136,7 @@ pub fn Trainer(comptime T: type) type {
             }, diag);
             errdefer if (self.eval_loader) |*l| l.deinit();
 
-            self.transformer = try .init(gpa, model.config, &model.layout, &self.exec, .{
-                .batch = config.batch_size,
-                .time = config.max_seq_len,
-            });
+            self.transformer = try .init(gpa, model.config, &model.layout, &self.exec, self.capacity());
             errdefer self.transformer.deinit();
 
             self.gradients = try zeros(gpa, T, model.layout.total);
@@ -541,6 +538,17 @@ pub fn Trainer(comptime T: type) type {
         }
 
         // ---- start ----
+
+        /// Room for the largest micro-batch the data really give: short rows need less than max_seq_len.
+        fn capacity(self: *const Self) model_layer.Capacity {
+            var batch = @max(self.loader.max_batch, 1);
+            var time = @max(self.loader.max_time, 1);
+            if (self.eval_loader) |l| {
+                batch = @max(batch, l.max_batch);
+                time = @max(time, l.max_time);
+            }
+            return .{ .batch = batch, .time = time };
+        }
 
         fn plannedSteps(self: *Self, diag: *base.Diagnostic) !u64 {
             const batches = self.loader.batchesPerEpoch();

@@ -1,0 +1,73 @@
+"""Model shapes the benchmarks train. Vocabulary tied, random initialisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    # For the tests: finishes in a second.
+    "tiny": dict(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    ),
+    "4m": dict(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+    ),
+    # SmolLM2-135M's shape.
+    "135m": dict(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+    ),
+    "174m": dict(
+        vocab_size=32000,
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=12,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+    ),
+}
+
+
+def model_config(shape: str) -> dict[str, Any]:
+    """`config.json` of a shape, as a dictionary."""
+    sizes = SHAPES[shape]
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "head_dim": sizes["hidden_size"] // sizes["num_attention_heads"],
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "torch_dtype": "float32",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **sizes,
+    }
+
+
+def parameter_count(shape: str) -> int:
+    """Number of weights, the tied embedding counted once."""
+    c = model_config(shape)
+    hidden, heads, kv = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
+    attention = hidden * c["head_dim"] * (2 * heads + 2 * kv)
+    layer = attention + 3 * hidden * c["intermediate_size"] + 2 * hidden
+    return int(c["vocab_size"] * hidden + c["num_hidden_layers"] * layer + hidden)
