@@ -282,6 +282,87 @@ abt_status abt_model_save(abt_model model, const char *folder, const char *token
 abt_status abt_model_import_checkpoint(abt_model model, const char *path, uint64_t *step);
 abt_status abt_model_export_checkpoint(abt_model model, const char *path, uint32_t weights_only, uint64_t step);
 
+/* ---- Trainer ----------------------------------------------------------------------------------------
+ * The training loop, one event a call: an optimizer step, an evaluation, a saved checkpoint, or the end.
+ * Example: examples/c/train.c */
+
+typedef uint64_t abt_trainer;
+
+typedef struct abt_trainer_options {
+    size_t struct_size;
+    const char *run_dir;              /* receives checkpoint-N; NULL: checkpoint_path of the configuration */
+    const char *tokenizer_dir;        /* its files go into each checkpoint; may be NULL */
+    const char *resume_from;          /* a checkpoint-N folder to go on from; may be NULL */
+} abt_trainer_options;
+
+typedef enum abt_event_kind {
+    ABT_EVENT_NONE = 0,               /* the run is over: there is no further event */
+    ABT_EVENT_STEP = 1,
+    ABT_EVENT_EVALUATION = 2,
+    ABT_EVENT_CHECKPOINT = 3,
+    ABT_EVENT_FINISHED = 4
+} abt_event_kind;
+
+typedef enum abt_stop_reason {
+    ABT_STOP_COMPLETED = 0,
+    ABT_STOP_EARLY = 1,               /* evaluations no longer improved; the best weights are back */
+    ABT_STOP_INTERRUPTED = 2          /* abt_trainer_request_stop */
+} abt_stop_reason;
+
+/* Which fields have a meaning depends on `kind`; the others are 0. */
+typedef struct abt_event {
+    size_t struct_size;               /* set by the caller */
+    abt_event_kind kind;
+    uint32_t micro_steps;             /* step: micro-batches in it */
+    uint64_t global_step;             /* all: updates done */
+    double epoch;                     /* step, evaluation: epochs done, as a fraction */
+    double loss;                      /* step, evaluation, finished: nats per target */
+    double accuracy;                  /* step, evaluation, finished */
+    double perplexity;                /* step, evaluation, finished */
+    double learning_rate;             /* step: the rate it used */
+    double grad_norm;                 /* step: before clipping */
+    double tokens_per_second;         /* step; finished: over the whole run */
+    uint64_t tokens_processed;        /* step, finished: since the start of the run */
+    uint64_t time_ns;                 /* step: its duration; finished: of all */
+    uint64_t num_batches;             /* evaluation */
+    uint64_t eval_tokens;             /* evaluation */
+    uint32_t improved;                /* evaluation: 1 if it is the best so far */
+    abt_stop_reason stop_reason;      /* finished */
+    double best_val_loss;             /* finished: infinity if no evaluation ran */
+    double best_val_accuracy;         /* finished */
+    int64_t best_step;                /* finished: -1 if no evaluation ran */
+    uint32_t checkpoints_saved;       /* finished */
+    uint32_t reserved;
+    const char *path;                 /* checkpoint: its folder, UTF-8, not zero-ended; until the next event */
+    size_t path_size;
+} abt_event;
+
+/* Begins (or resumes) a run. `config_json`: LlmTrainingConfig. `eval_dataset` may be 0. `options` may be
+ * NULL. The trainer keeps model and data sets alive; the model's weights are trained in place. */
+abt_status abt_trainer_open(const char *config_json, abt_model model, abt_dataset dataset,
+                            abt_dataset eval_dataset, const abt_trainer_options *options, abt_trainer *trainer);
+abt_status abt_trainer_free(abt_trainer trainer);
+
+/* Does the next thing and says what it was. Can take long. After a failure weights and checkpoints are as
+ * they were before the call. */
+abt_status abt_trainer_next(abt_trainer trainer, abt_event *event);
+
+/* Asks the run to end: the update in progress is completed, a checkpoint is saved, and the run finishes
+ * with ABT_STOP_INTERRUPTED. May be called from any thread at any time. */
+abt_status abt_trainer_request_stop(abt_trainer trainer);
+
+/* Saves a checkpoint now. The path is filled in as text. */
+abt_status abt_trainer_save(abt_trainer trainer, char *buffer, size_t capacity, size_t *needed);
+
+/* Updates done, and updates planned in all. */
+abt_status abt_trainer_progress(abt_trainer trainer, uint64_t *global_step, uint64_t *max_steps);
+
+/* Gradients of the last update (before clipping) and AdamW's moments: flat arrays laid out like the
+ * weights and of the same dtype. The moments have 0 elements with sgd. Each pointer may be NULL if not
+ * wanted. Read them between calls of abt_trainer_next. */
+abt_status abt_trainer_buffers(abt_trainer trainer, const void **gradients, const void **first_moment,
+                               const void **second_moment, uint64_t *gradient_elements, uint64_t *moment_elements);
+
 /* cdef:end */
 
 #ifdef __cplusplus

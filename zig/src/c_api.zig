@@ -14,6 +14,7 @@ const groups = .{
     @import("c_api/dataset.zig"),
     @import("c_api/tokenizer.zig"),
     @import("c_api/model.zig"),
+    @import("c_api/trainer.zig"),
 };
 
 comptime {

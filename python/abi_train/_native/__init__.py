@@ -11,6 +11,7 @@ from . import dataset as dataset
 from . import instructions as instructions
 from . import model as model
 from . import tokenizer as tokenizer
+from . import trainer as trainer
 from .core import Handle as Handle
 from .core import check as check
 from .core import ffi as ffi

@@ -1,0 +1,256 @@
+"""The native training loop, one event at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Union
+
+from . import _native
+from .errors import ClosedError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from ._native import Handle
+    from .config import LlmTrainingConfig
+    from .dataset import TokenizedDataset
+    from .model import Model
+
+__all__ = ["CheckpointEvent", "EvaluationEvent", "Event", "FinishedEvent", "StepEvent", "Trainer"]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One optimizer step.
+
+    loss: nats per target, label smoothing included. grad_norm: global L2 norm before clipping.
+    learning_rate: the rate this step used. epoch: epochs done, as a fraction. time: seconds.
+    tokens_processed: since the start of the run.
+    """
+
+    global_step: int
+    epoch: float
+    loss: float
+    accuracy: float
+    perplexity: float
+    learning_rate: float
+    grad_norm: float
+    tokens_per_second: float
+    tokens_processed: int
+    micro_steps: int
+    time: float
+
+
+@dataclass(frozen=True)
+class EvaluationEvent:
+    """One pass over the evaluation data: means over all targets, without label smoothing."""
+
+    global_step: int
+    epoch: float
+    loss: float
+    accuracy: float
+    perplexity: float
+    num_batches: int
+    total_tokens: int
+    improved: bool
+
+
+@dataclass(frozen=True)
+class CheckpointEvent:
+    """A checkpoint was saved, whole and synced."""
+
+    global_step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class FinishedEvent:
+    """The run is over. stop_reason: 'completed', 'early_stopped' or 'interrupted'.
+
+    total_time: seconds inside updates and evaluations, all sessions of a resumed run together.
+    best_val_loss: infinity if no evaluation ran; best_step is then None.
+    """
+
+    stop_reason: str
+    total_steps: int
+    total_tokens: int
+    total_time: float
+    tokens_per_second: float
+    final_loss: float
+    final_accuracy: float
+    final_perplexity: float
+    best_val_loss: float
+    best_val_accuracy: float
+    best_step: int | None
+    checkpoints_saved: int
+
+
+Event = Union[StepEvent, EvaluationEvent, CheckpointEvent, FinishedEvent]
+
+
+class Trainer:
+    """Trains a model in place. Iterate over it: each event is one thing done.
+
+    ::
+
+        with Trainer(config, model, data, run_dir="run") as trainer:
+            for event in trainer:
+                if isinstance(event, StepEvent):
+                    print(event.global_step, event.loss)
+
+    Python's lock is free while the trainer works, and `request_stop` may be called from any thread or
+    signal handler. Breaking out of the loop and going on later is fine.
+    """
+
+    def __init__(
+        self,
+        config: LlmTrainingConfig | Mapping[str, Any],
+        model: Model,
+        dataset: TokenizedDataset,
+        *,
+        eval_dataset: TokenizedDataset | None = None,
+        run_dir: str | os.PathLike[str] | None = None,
+        tokenizer_dir: str | os.PathLike[str] | None = None,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Begins a run, or resumes one.
+
+        run_dir: receives `checkpoint-N`; None: the configuration's `checkpoint_path`; both None: nothing
+            is saved.
+        tokenizer_dir: its tokenizer files go into each checkpoint.
+        resume_from: a `checkpoint-N` folder of the same run.
+
+        Raises ConfigError, DataError, NumericsError (a weight is not finite), CheckpointError (the
+        checkpoint does not fit), FileAccessError (the run folder is locked or cannot be written).
+        """
+        self.model = model
+        self._handle: Handle | None = _native.trainer.open(
+            _config_json(config),
+            model.native,
+            dataset.native,
+            None if eval_dataset is None else eval_dataset.native,
+            run_dir=run_dir,
+            tokenizer_dir=tokenizer_dir,
+            resume_from=resume_from,
+        )
+        self._dtype = model.dtype
+        self._event = _native.trainer.new_event()
+
+    def close(self) -> None:
+        """Ends the run without saving and lets go of the run folder and the threads.
+
+        Gradient and moment views keep the native trainer alive until they are gone.
+        """
+        self._handle = None
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def native(self) -> Handle:
+        """The native object. Raises ClosedError."""
+        if self._handle is None:
+            raise ClosedError("the trainer was closed before")
+        return self._handle
+
+    def next_event(self) -> Event | None:
+        """Does the next thing and says what it was; None after the end.
+
+        Raises NumericsError before any weight changes when loss or gradients are not finite, and
+        CheckpointError or FileAccessError when a checkpoint cannot be saved.
+        """
+        e = self._event
+        kind = _native.trainer.next(self.native, e)
+        if kind == "none":
+            return None
+        if kind == "step":
+            return StepEvent(
+                global_step=int(e.global_step),
+                epoch=float(e.epoch),
+                loss=float(e.loss),
+                accuracy=float(e.accuracy),
+                perplexity=float(e.perplexity),
+                learning_rate=float(e.learning_rate),
+                grad_norm=float(e.grad_norm),
+                tokens_per_second=float(e.tokens_per_second),
+                tokens_processed=int(e.tokens_processed),
+                micro_steps=int(e.micro_steps),
+                time=e.time_ns / 1e9,
+            )
+        if kind == "evaluation":
+            return EvaluationEvent(
+                global_step=int(e.global_step),
+                epoch=float(e.epoch),
+                loss=float(e.loss),
+                accuracy=float(e.accuracy),
+                perplexity=float(e.perplexity),
+                num_batches=int(e.num_batches),
+                total_tokens=int(e.eval_tokens),
+                improved=bool(e.improved),
+            )
+        if kind == "checkpoint":
+            return CheckpointEvent(int(e.global_step), Path(_native.trainer.event_path(e)))
+        return FinishedEvent(
+            stop_reason=_native.trainer.STOP_REASONS[int(e.stop_reason)],
+            total_steps=int(e.global_step),
+            total_tokens=int(e.tokens_processed),
+            total_time=e.time_ns / 1e9,
+            tokens_per_second=float(e.tokens_per_second),
+            final_loss=float(e.loss),
+            final_accuracy=float(e.accuracy),
+            final_perplexity=float(e.perplexity),
+            best_val_loss=float(e.best_val_loss),
+            best_val_accuracy=float(e.best_val_accuracy),
+            best_step=None if e.best_step < 0 else int(e.best_step),
+            checkpoints_saved=int(e.checkpoints_saved),
+        )
+
+    def __iter__(self) -> Iterator[Event]:
+        while (event := self.next_event()) is not None:
+            yield event
+
+    def request_stop(self) -> None:
+        """Asks the run to end: the step in progress is completed and a checkpoint saved."""
+        _native.trainer.request_stop(self.native)
+
+    def save(self) -> Path:
+        """Saves a checkpoint now and returns its folder. Raises CheckpointError without a run folder."""
+        return Path(_native.trainer.save(self.native))
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps done."""
+        return _native.trainer.progress(self.native)[0]
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return _native.trainer.progress(self.native)[1]
+
+    @property
+    def gradients(self) -> npt.NDArray[Any]:
+        """Gradients of the last step before clipping: a flat view, see `Model.shaped`."""
+        return _native.trainer.buffers(self.native, self._dtype)[0]
+
+    @property
+    def moments(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """First and second moment: flat views, empty with sgd."""
+        return _native.trainer.buffers(self.native, self._dtype)[1:]
+
+
+def _config_json(config: LlmTrainingConfig | Mapping[str, Any]) -> str:
+    values = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    return json.dumps(values)
