@@ -5,18 +5,14 @@
 
 const std = @import("std");
 const base = @import("base");
-const tensor = @import("tensor");
-const arch = @import("arch");
-const formats = @import("formats");
+const contents = @import("contents.zig");
 const folder = @import("folder.zig");
 const model_file = @import("model_file.zig");
 const Allocator = std.mem.Allocator;
 const Diagnostic = base.Diagnostic;
 const Storage = base.storage.Storage;
-const AtomicFolder = base.storage.AtomicFolder;
-const safetensors = formats.safetensors;
 
-pub const Error = base.storage.Error || error{
+pub const Error = folder.Error || error{
     SizeOverflow,
     /// A weight is NaN or infinite; nothing was written.
     NonFiniteWeights,
@@ -47,14 +43,13 @@ pub fn saveModelOn(
     diag: *Diagnostic,
 ) Error!void {
     diag.clear();
-    for (model.layout.parameters) |p| {
-        const values = p.sliceConst(T, model.weights);
-        const at = model_file.firstNonFinite(T, values) orelse continue;
-        diag.set("\"{s}\" holds {d} at element {d}; {s} was not written", .{ p.name, values[at], at, path });
+    if (contents.findNonFinite(T, &model.layout, model.weights)) |bad| {
+        const value = model.layout.find(bad.name).?.sliceConst(T, model.weights)[bad.at];
+        diag.set("\"{s}\" holds {d} at element {d}; {s} was not written", .{ bad.name, value, bad.at, path });
         return error.NonFiniteWeights;
     }
-    writeAll(T, gpa, storage, path, model, tokenizer_dir) catch |err| {
-        base.storage.explain(diag, err, "write", path);
+    writeAll(T, gpa, storage, path, model, tokenizer_dir, diag) catch |err| {
+        if (diag.text().len == 0) base.storage.explain(diag, err, "write", path);
         return err;
     };
 }
@@ -66,56 +61,23 @@ fn writeAll(
     path: []const u8,
     model: *const model_file.LoadedModel(T),
     tokenizer_dir: ?[]const u8,
+    diag: *Diagnostic,
 ) Error!void {
     if (try storage.kind(path) != null) return error.AlreadyExists;
     try storage.ensureFolder(base.storage.parentOf(path));
-    var target = try AtomicFolder.create(gpa, storage, path);
+    var target = try base.storage.AtomicFolder.create(gpa, storage, path);
     defer target.deinit();
 
-    var text: std.Io.Writer.Allocating = .init(gpa);
-    defer text.deinit();
-
-    formats.hf_config.write(&text.writer, model.config, .{ .dtype = if (T == f32) "float32" else "float64" }) catch
-        return error.OutOfMemory;
-    _ = try target.addFile(folder.config_name, text.written());
-    try writeWeights(T, gpa, &target, model);
-    if (tokenizer_dir) |from| for (folder.tokenizer_names) |name| try copy(gpa, storage, &target, from, name);
+    _ = try contents.addConfig(T, gpa, &target, model.config);
+    const digest = try contents.addTensors(T, gpa, &target, folder.model_name, &model.layout, &.{
+        .{ .prefix = "", .values = model.weights },
+    });
+    if (tokenizer_dir) |from| for (folder.tokenizer_names) |name| {
+        _ = try contents.addCopy(gpa, storage, &target, from, name, diag);
+    };
     try target.seal();
+    try folder.checkFile(gpa, storage, target.temporary_path, folder.sumOf(folder.model_name, digest), diag);
     try target.commit();
-}
-
-fn writeWeights(comptime T: type, gpa: Allocator, target: *AtomicFolder, model: *const model_file.LoadedModel(T)) Error!void {
-    const parameters = model.layout.parameters;
-    const entries = try gpa.alloc(safetensors.Entry, parameters.len);
-    defer gpa.free(entries);
-
-    const dtype: tensor.DType = if (T == f32) .f32 else .f64;
-    for (entries, parameters) |*entry, *p| entry.* = .{ .name = p.name, .dtype = dtype, .shape = p.dims() };
-    const buffer = try gpa.alloc(u8, 64 << 10);
-    defer gpa.free(buffer);
-
-    var file = try target.createFile(folder.model_name, buffer);
-    defer file.close();
-
-    stream(T, gpa, &file, entries, model) catch |err| return if (err == error.WriteFailed) file.cause() else @errorCast(err);
-    _ = try file.finish();
-}
-
-fn stream(comptime T: type, gpa: Allocator, file: *base.storage.FileWriter, entries: []const safetensors.Entry, model: *const model_file.LoadedModel(T)) safetensors.WriteError!void {
-    // The metadata that transformers asks for.
-    var writer = try safetensors.Writer.begin(gpa, &file.interface, entries, &.{.{ .key = "format", .value = "pt" }});
-    for (model.layout.parameters) |p| try writer.writeFloats(T, p.sliceConst(T, model.weights));
-    writer.finish();
-}
-
-fn copy(gpa: Allocator, storage: Storage, target: *AtomicFolder, from: []const u8, name: []const u8) Error!void {
-    const path = try base.storage.join(gpa, from, name);
-    defer gpa.free(path);
-
-    var mapping = storage.map(path) catch |err| return if (err == error.FileNotFound) {} else err;
-    defer mapping.unmap();
-
-    _ = try target.addFile(name, mapping.bytes);
 }
 
 const testing = std.testing;

@@ -6,16 +6,13 @@
 
 const std = @import("std");
 const base = @import("base");
-const tensor = @import("tensor");
 const arch = @import("arch");
-const formats = @import("formats");
+const contents = @import("contents.zig");
 const folder = @import("folder.zig");
 const store = @import("store.zig");
-const model_file = @import("model_file.zig");
 const Allocator = std.mem.Allocator;
 const Diagnostic = base.Diagnostic;
 const Storage = base.storage.Storage;
-const safetensors = formats.safetensors;
 
 /// The optimizer's state, laid out like the weights. SGD with momentum has no second moment.
 pub fn Moments(comptime T: type) type {
@@ -82,29 +79,20 @@ fn writeFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const
     var sums: std.ArrayList(folder.FileSum) = .empty;
     defer sums.deinit(gpa);
 
-    const dtype: tensor.DType = if (T == f32) .f32 else .f64;
-    {
-        var text: std.Io.Writer.Allocating = .init(gpa);
-        defer text.deinit();
-
-        formats.hf_config.write(&text.writer, options.config, .{ .dtype = if (T == f32) "float32" else "float64" }) catch
-            return error.OutOfMemory;
-        try sums.append(gpa, folder.sumOf(folder.config_name, try target.addFile(folder.config_name, text.written())));
-    }
-    try sums.append(gpa, folder.sumOf(folder.model_name, try writeTensors(T, gpa, &target, folder.model_name, options.layout, dtype, &.{
+    try sums.append(gpa, folder.sumOf(folder.config_name, try contents.addConfig(T, gpa, &target, options.config)));
+    const weights = try contents.addTensors(T, gpa, &target, folder.model_name, options.layout, &.{
         .{ .prefix = "", .values = options.weights },
-    })));
+    });
+    try sums.append(gpa, folder.sumOf(folder.model_name, weights));
     if (options.optimizer) |moments| {
-        const both = [_]Group(T){
-            .{ .prefix = "exp_avg.", .values = moments.first_moment },
-            .{ .prefix = "exp_avg_sq.", .values = moments.second_moment orelse &.{} },
-        };
-        const groups = both[0..if (moments.second_moment == null) 1 else 2];
-        try sums.append(gpa, folder.sumOf(folder.optimizer_name, try writeTensors(T, gpa, &target, folder.optimizer_name, options.layout, dtype, groups)));
+        const groups = groupsOf(T, moments);
+        const digest = try contents.addTensors(T, gpa, &target, folder.optimizer_name, options.layout, groups[0..countOf(T, moments)]);
+        try sums.append(gpa, folder.sumOf(folder.optimizer_name, digest));
     }
     try sums.append(gpa, folder.sumOf(folder.state_name, try target.addFile(folder.state_name, options.state_json)));
     if (options.tokenizer_dir) |from| for (folder.tokenizer_names) |name| {
-        if (try copyFile(gpa, storage, &target, from, name, diag)) |digest| try sums.append(gpa, folder.sumOf(name, digest));
+        if (try contents.addCopy(gpa, storage, &target, from, name, diag)) |digest|
+            try sums.append(gpa, folder.sumOf(name, digest));
     };
     {
         var text: std.Io.Writer.Allocating = .init(gpa);
@@ -118,82 +106,29 @@ fn writeFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const
     try target.commit();
 }
 
-fn Group(comptime T: type) type {
-    return struct { prefix: []const u8, values: []const T };
+/// The tensors of `optimizer.safetensors`, in order. Only the first `countOf` hold values.
+fn groupsOf(comptime T: type, moments: Moments(T)) [2]contents.Group(T) {
+    return .{
+        .{ .prefix = "exp_avg.", .values = moments.first_moment },
+        .{ .prefix = "exp_avg_sq.", .values = moments.second_moment orelse &.{} },
+    };
 }
 
-/// All parameters of each group in layout order, straight from the buffers.
-fn writeTensors(
-    comptime T: type,
-    gpa: Allocator,
-    target: *base.storage.AtomicFolder,
-    name: []const u8,
-    layout: *const arch.Layout,
-    dtype: tensor.DType,
-    groups: []const Group(T),
-) Error!base.storage.Digest {
-    var arena: std.heap.ArenaAllocator = .init(gpa);
-    defer arena.deinit();
-
-    const a = arena.allocator();
-    const entries = try a.alloc(safetensors.Entry, layout.parameters.len * groups.len);
-    for (groups, 0..) |group, g| for (layout.parameters, 0..) |*p, i| {
-        entries[g * layout.parameters.len + i] = .{
-            .name = try std.mem.concat(a, u8, &.{ group.prefix, p.name }),
-            .dtype = dtype,
-            .shape = p.dims(),
-        };
-    };
-    const buffer = try a.alloc(u8, 64 << 10);
-    var file = try target.createFile(name, buffer);
-    defer file.close();
-
-    // The metadata that transformers asks for.
-    var writer = safetensors.Writer.begin(gpa, &file.interface, entries, &.{.{ .key = "format", .value = "pt" }}) catch |err|
-        return if (err == error.WriteFailed) file.cause() else @errorCast(err);
-    for (groups) |group| for (layout.parameters) |p| {
-        writer.writeFloats(T, p.sliceConst(T, group.values)) catch |err|
-            return if (err == error.WriteFailed) file.cause() else @errorCast(err);
-    };
-    writer.finish();
-    return file.finish();
+fn countOf(comptime T: type, moments: Moments(T)) usize {
+    return if (moments.second_moment == null) 1 else 2;
 }
 
-fn copyFile(gpa: Allocator, storage: Storage, target: *base.storage.AtomicFolder, from: []const u8, name: []const u8, diag: *Diagnostic) Error!?base.storage.Digest {
-    const path = try base.storage.join(gpa, from, name);
-    defer gpa.free(path);
-
-    var mapping = storage.map(path) catch |err| {
-        if (err == error.FileNotFound) return null;
-        base.storage.explain(diag, err, "read", path);
-        return err;
-    };
-    defer mapping.unmap();
-
-    return try target.addFile(name, mapping.bytes);
-}
-
+/// Before anything is written: the disk keeps what it has.
 fn refuseNonFinite(comptime T: type, options: SaveOptions(T), diag: *Diagnostic) Error!void {
-    std.debug.assert(options.weights.len == options.layout.total);
-    var groups: [3]Group(T) = undefined;
-    var count: usize = 1;
-    groups[0] = .{ .prefix = "", .values = options.weights };
-    if (options.optimizer) |moments| {
-        std.debug.assert(moments.first_moment.len == options.layout.total);
-        groups[1] = .{ .prefix = "exp_avg.", .values = moments.first_moment };
-        count = 2;
-        if (moments.second_moment) |second| {
-            std.debug.assert(second.len == options.layout.total);
-            groups[2] = .{ .prefix = "exp_avg_sq.", .values = second };
-            count = 3;
-        }
-    }
-    for (groups[0..count]) |group| for (options.layout.parameters) |p| {
-        const values = p.sliceConst(T, group.values);
-        const at = model_file.firstNonFinite(T, values) orelse continue;
-        diag.set("step {d}: \"{s}{s}\" holds {d} at element {d}; not saved. The last checkpoint is untouched: go on from it with a lower learning rate", .{
-            options.step, group.prefix, p.name, values[at], at,
-        });
-        return error.NonFiniteWeights;
-    };
+    try refuseGroup(T, options, .{ .prefix = "", .values = options.weights }, diag);
+    const moments = options.optimizer orelse return;
+    for (groupsOf(T, moments)[0..countOf(T, moments)]) |group| try refuseGroup(T, options, group, diag);
+}
+
+fn refuseGroup(comptime T: type, options: SaveOptions(T), group: contents.Group(T), diag: *Diagnostic) Error!void {
+    const bad = contents.findNonFinite(T, options.layout, group.values) orelse return;
+    const value = options.layout.find(bad.name).?.sliceConst(T, group.values)[bad.at];
+    diag.set("step {d}: \"{s}{s}\" holds {d} at element {d}; not saved. The last checkpoint is untouched: go on from it " ++
+        "with a lower learning rate", .{ options.step, group.prefix, bad.name, value, bad.at });
+    return error.NonFiniteWeights;
 }

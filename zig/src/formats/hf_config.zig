@@ -308,6 +308,7 @@ fn field(s: *std.json.Stringify, name: []const u8, value: anytype) std.Io.Writer
 /// Shortest digits that read back as the same f64, and always as a float: Python checks the types of these keys.
 fn writeFloat(s: *std.json.Stringify, value: f64) std.Io.Writer.Error!void {
     if (value == @trunc(value) and @abs(value) < 1e15) return s.print("{d:.1}", .{value});
+    if (@abs(value) >= 1e-4 and @abs(value) < 1e15) return s.print("{d}", .{value});
     try s.print("{e}", .{value});
 }
 
