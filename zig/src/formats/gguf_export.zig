@@ -266,7 +266,7 @@ const Job = struct {
 
 /// Reads the temporary file back with the reader everyone will use, before it gets its name.
 fn verify(gpa: std.mem.Allocator, file: *base.storage.AtomicFile, size: u64, source: *const export_source.Opened, diag: *Diagnostic) Error!void {
-    var mapping = try file.map();
+    var mapping = file.map() catch |err| return explain(diag, err, file.final_path);
     defer mapping.unmap();
 
     if (mapping.bytes.len != size) {
