@@ -658,3 +658,150 @@ fn addOnce(arena: Allocator, list: *std.ArrayList(u32), id: u32) !void {
 pub fn clip(text: []const u8) []const u8 {
     return text[0..@min(text.len, 40)];
 }
+
+const fixture = @import("fixture.zig");
+
+fn expectIds(tokenizer: *const Tokenizer, text: []const u8, options: EncodeOptions, expected: []const []const u8) !void {
+    const ids = try tokenizer.encode(std.testing.allocator, text, options);
+    defer std.testing.allocator.free(ids);
+
+    try std.testing.expectEqual(expected.len, ids.len);
+    for (expected, ids) |want, id| try std.testing.expectEqualStrings(want, tokenizer.textOf(id).?);
+}
+
+test "merges follow their rank, the begin token follows the family" {
+    var tokenizer = try fixture.make(std.testing.allocator, "llama-bpe");
+    defer tokenizer.deinit();
+
+    try expectIds(&tokenizer, "hello world", .{}, &.{ "<|begin_of_text|>", "hello", "Ġw", "o", "r", "l", "d" });
+    try expectIds(&tokenizer, "aaaaaaa", .{ .add_bos = false, .add_eos = true }, &.{ "aaaa", "aa", "a", "<|end_of_text|>" });
+    try std.testing.expect(tokenizer.addBos());
+    try std.testing.expectEqual(tokenizer.idOf("hello"), tokenizer.idOf("hello"));
+    try std.testing.expectEqual(null, tokenizer.idOf("nothing"));
+    try std.testing.expectEqual(null, tokenizer.textOf(@intCast(tokenizer.vocabSize())));
+}
+
+test "written-out control tokens are ids only when asked, user-defined ones always" {
+    var tokenizer = try fixture.make(std.testing.allocator, "qwen2");
+    defer tokenizer.deinit();
+
+    try expectIds(&tokenizer, "a<|im_end|>b", .{ .parse_special = true }, &.{ "a", "<|im_end|>", "b" });
+    try expectIds(&tokenizer, "a<|im_end|>b", .{}, &.{ "a", "<|", "im", "_end", "|>", "b" });
+    try expectIds(&tokenizer, "<think>", .{}, &.{"<think>"});
+    try std.testing.expect(tokenizer.isStop(tokenizer.idOf("<|im_end|>").?));
+    try std.testing.expect(tokenizer.isStop(tokenizer.eos().?));
+    try std.testing.expect(!tokenizer.isStop(tokenizer.idOf("<|im_start|>").?));
+}
+
+test "no text becomes a control token, and every byte comes back" {
+    const gpa = std.testing.allocator;
+    const seed = std.testing.random_seed;
+    errdefer std.debug.print("seed {d}\n", .{seed});
+    var prng: std.Random.DefaultPrng = .init(seed);
+    const random = prng.random();
+    for ([_][]const u8{ "llama-bpe", "gpt-2", "smollm", "gpt-4o", "tekken", "default" }) |pre| {
+        var tokenizer = try fixture.make(gpa, pre);
+        defer tokenizer.deinit();
+
+        for (0..400) |_| {
+            var text: std.ArrayList(u8) = .empty;
+            defer text.deinit(gpa);
+
+            for (0..random.intRangeAtMost(usize, 0, 8)) |_| switch (random.uintLessThan(u8, 5)) {
+                0, 1 => {
+                    const special = (fixture.specials ++ .{"<|im_end|>"})[random.uintLessThan(usize, fixture.specials.len + 1)];
+                    const from = if (random.boolean()) 0 else random.uintLessThan(usize, special.len);
+                    try text.appendSlice(gpa, special[from..]);
+                },
+                2 => try text.append(gpa, random.int(u8)),
+                3 => try text.appendSlice(gpa, "<|im"),
+                else => try text.appendSlice(gpa, "\u{ff1c}|eot_id|> "),
+            };
+            const ids = try tokenizer.encode(gpa, text.items, .{ .add_bos = false });
+            defer gpa.free(ids);
+
+            for (ids) |id| try std.testing.expect(!tokenizer.isControl(id));
+            const back = try tokenizer.decode(gpa, ids, .{});
+            defer gpa.free(back);
+
+            try std.testing.expectEqualSlices(u8, text.items, back);
+        }
+    }
+}
+
+test "a long run of one character takes near-linear time" {
+    const gpa = std.testing.allocator;
+    var tokenizer = try fixture.make(gpa, "llama-bpe");
+    defer tokenizer.deinit();
+
+    // A quadratic merge of these 64 Ki symbols would take minutes in a debug build.
+    const text = try gpa.alloc(u8, 1 << 16);
+    defer gpa.free(text);
+
+    @memset(text, 'a');
+    const ids = try tokenizer.encode(gpa, text, .{ .add_bos = false });
+    defer gpa.free(ids);
+
+    try std.testing.expectEqual(text.len / 4, ids.len);
+}
+
+test "a stream waits for whole characters and marks broken ones" {
+    const gpa = std.testing.allocator;
+    var tokenizer = try fixture.make(gpa, "gpt-2");
+    defer tokenizer.deinit();
+
+    var out: std.ArrayList(u8) = .empty;
+    defer out.deinit(gpa);
+
+    var stream = tokenizer.decoder(.{});
+    const text = "a\u{e9}\u{4e2d}\u{1f600}\xff\xe4\xb8b\xf0\x9f\x98";
+    const ids = try tokenizer.encode(gpa, text, .{});
+    defer gpa.free(ids);
+
+    for (ids) |id| {
+        try stream.push(gpa, &out, id);
+        try std.testing.expect(std.unicode.utf8ValidateSlice(out.items));
+    }
+    try stream.push(gpa, &out, tokenizer.eos().?);
+    try stream.finish(gpa, &out);
+    try std.testing.expectEqualStrings("a\u{e9}\u{4e2d}\u{1f600}\u{fffd}\u{fffd}b\u{fffd}", out.items);
+}
+
+test "two threads encode with one tokenizer" {
+    const gpa = std.testing.allocator;
+    var tokenizer = try fixture.make(gpa, "llama-bpe");
+    defer tokenizer.deinit();
+
+    const work = struct {
+        const text = "hello world hello <|im_end|>";
+
+        fn run(shared: *const Tokenizer, expected: []const u32, ok: *std.atomic.Value(u32)) void {
+            for (0..50) |_| {
+                const ids = shared.encode(std.heap.c_allocator, text, .{}) catch return;
+                defer std.heap.c_allocator.free(ids);
+                if (!std.mem.eql(u32, expected, ids)) return;
+            }
+            _ = ok.fetchAdd(1, .monotonic);
+        }
+    };
+    const expected = try tokenizer.encode(gpa, work.text, .{});
+    defer gpa.free(expected);
+
+    var ok: std.atomic.Value(u32) = .init(0);
+    const other = try std.Thread.spawn(.{}, work.run, .{ &tokenizer, expected, &ok });
+    work.run(&tokenizer, expected, &ok);
+    other.join();
+    try std.testing.expectEqual(2, ok.load(.monotonic));
+}
+
+test "running out of memory anywhere leaks nothing" {
+    try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
+        fn run(gpa: Allocator) !void {
+            var tokenizer = fixture.make(gpa, "qwen2") catch return error.OutOfMemory;
+            defer tokenizer.deinit();
+
+            const ids = try tokenizer.encode(gpa, "e\u{301} hello <think> world", .{});
+            gpa.free(ids);
+        }
+    }.run, .{});
+}

@@ -165,3 +165,64 @@ fn readMerges(arena: std.mem.Allocator, merges: []const []const u8, diag: *base.
     }
     return out;
 }
+
+const sentencepiece_tokens = [_][]const u8{ "<unk>", "<s>", "</s>", "▁", "a", "b", "ab", "▁a", "▁ab", "s>", "</" };
+const sentencepiece_types = [_]i32{ 2, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1 };
+const sentencepiece_scores = [_]f32{ 0, 0, 0, -9, -8, -7, -1, -3, -2, -4, -5 };
+
+test "SentencePiece values: best score first, unknown characters fused, control tokens out of reach" {
+    const gpa = std.testing.allocator;
+    var diag: base.Diagnostic = .{};
+    var tokenizer = try fromGguf(gpa, .{ .model = "llama", .tokens = &sentencepiece_tokens, .token_types = &sentencepiece_types, .scores = &sentencepiece_scores, .bos = 1, .eos = 2 }, &diag);
+    defer tokenizer.deinit();
+
+    const cases = .{
+        .{ "ab a", &[_]u32{ 1, 8, 7 } },
+        .{ "", &[_]u32{1} },
+        .{ "aXYb", &[_]u32{ 1, 7, 0, 5 } },
+        .{ "</s>", &[_]u32{ 1, 3, 10, 9 } },
+    };
+    inline for (cases) |case| {
+        const ids = try tokenizer.encode(gpa, case[0], .{});
+        defer gpa.free(ids);
+        try std.testing.expectEqualSlices(u32, case[1], ids);
+    }
+    const text = try tokenizer.decode(gpa, &.{ 1, 8, 7 }, .{});
+    defer gpa.free(text);
+    try std.testing.expectEqualStrings("ab a", text);
+}
+
+test "each fault in the values has its message" {
+    const gpa = std.testing.allocator;
+    const spm: GgufVocabulary = .{ .model = "llama", .tokens = &sentencepiece_tokens, .token_types = &sentencepiece_types, .scores = &sentencepiece_scores };
+    const Case = struct { vocabulary: GgufVocabulary, expected: parts_module.Error, says: []const u8 };
+    var cases: [9]Case = undefined;
+    for (&cases) |*case| case.* = .{ .vocabulary = spm, .expected = error.InvalidTokenizer, .says = "" };
+    cases[0].vocabulary.tokens = &(sentencepiece_tokens[0..10].* ++ .{"ab"});
+    cases[0].says = "tokens 6 and 10 have the same text \"ab\"";
+    cases[1].vocabulary.eos = 11;
+    cases[1].says = "eos token id 11 is not below the vocabulary size 11";
+    cases[2].vocabulary.scores = sentencepiece_scores[0..5];
+    cases[2].says = "5 scores for 11 tokens";
+    cases[3].vocabulary.token_types = sentencepiece_types[0..3];
+    cases[3].says = "3 entries for 11 tokens";
+    cases[4].vocabulary.token_types = &(sentencepiece_types[0..10].* ++ .{7});
+    cases[4].says = "token 10 is 7";
+    cases[5].vocabulary.model = "bert";
+    cases[5].expected = error.UnsupportedTokenizer;
+    cases[5].says = "tokenizer.ggml.model is \"bert\"";
+    cases[6].vocabulary = .{ .model = "gpt2", .pre = "martian", .tokens = &sentencepiece_tokens };
+    cases[6].expected = error.UnsupportedTokenizer;
+    cases[6].says = "\"martian\"";
+    cases[7].vocabulary = .{ .model = "gpt2", .pre = "gpt-2", .tokens = &sentencepiece_tokens, .token_types = &sentencepiece_types, .merges = &.{"a c"}, .unknown = 0 };
+    cases[7].says = "merge 0 names \"c\"";
+    cases[8].vocabulary = .{ .model = "gpt2", .pre = "gpt-2", .tokens = &.{ "a", "b" } };
+    cases[8].expected = error.UnsupportedTokenizer;
+    cases[8].says = "no token for byte 0x00";
+    for (cases) |case| {
+        var diag: base.Diagnostic = .{};
+        try std.testing.expectError(case.expected, fromGguf(gpa, case.vocabulary, &diag));
+        errdefer std.debug.print("said: {s}\n", .{diag.text()});
+        try std.testing.expect(std.mem.find(u8, diag.text(), case.says) != null);
+    }
+}

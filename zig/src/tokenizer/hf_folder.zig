@@ -416,3 +416,102 @@ fn templateOf(config: json.Node) parts_module.Error!?[]const u8 {
     }
     return null;
 }
+
+const small_model = "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0,\"a\":1,\"b\":2,\"ab\":3},\"merges\":[\"a b\"]}";
+
+test "a small file with its companions opens and encodes" {
+    const gpa = std.testing.allocator;
+    var diag: Diagnostic = .{};
+    errdefer std.debug.print("said: {s}\n", .{diag.text()});
+    var tokenizer = try fromFiles(gpa, .{
+        .tokenizer = "{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},{\"id\":4,\"content\":\"<s>\",\"special\":true},{\"id\":6,\"content\":\"<|im_end|>\"}],\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[4],\"tokens\":[\"<s>\"]}}}," ++ small_model ++ "}",
+        .config = "{\"bos_token\":{\"content\":\"<s>\"},\"chat_template\":[{\"name\":\"tool_use\",\"template\":\"x\"},{\"name\":\"default\",\"template\":\"y\"}]}",
+        .special_tokens_map = "{\"bos_token\":\"ab\",\"pad_token\":\"<s>\"}",
+        .generation_config = "{\"eos_token_id\":[6,2]}",
+    }, &diag);
+    defer tokenizer.deinit();
+
+    const ids = try tokenizer.encode(gpa, "abbaz?<s>", .{});
+    defer gpa.free(ids);
+
+    try std.testing.expectEqualSlices(u32, &.{ 4, 3, 2, 1, 0, 0, 0, 0, 0 }, ids);
+    try std.testing.expectEqual(7, tokenizer.vocabSize());
+    try std.testing.expectEqual(4, tokenizer.bos());
+    try std.testing.expectEqual(4, tokenizer.pad());
+    try std.testing.expectEqual(6, tokenizer.eos());
+    try std.testing.expectEqualSlices(u32, &.{ 6, 2 }, tokenizer.stopTokens());
+    try std.testing.expect(tokenizer.isControl(6));
+    try std.testing.expectEqualStrings("y", tokenizer.chatTemplate().?);
+}
+
+test "merges that spell a control token do not reach it" {
+    const gpa = std.testing.allocator;
+    inline for (.{ "false", "true" }) |ignore_merges| {
+        var diag: Diagnostic = .{};
+        var tokenizer = try fromFiles(gpa, .{ .tokenizer = "{\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true}]," ++
+            "\"model\":{\"unk_token\":\"<unk>\",\"ignore_merges\":" ++ ignore_merges ++ "," ++
+            "\"vocab\":{\"<unk>\":0,\"<\":1,\"s\":2,\">\":3,\"<s\":4,\"<s>\":5},\"merges\":[[\"<\",\"s\"],[\"<s\",\">\"]]}}" }, &diag);
+        defer tokenizer.deinit();
+
+        const typed = try tokenizer.encode(gpa, "<s>", .{});
+        defer gpa.free(typed);
+        try std.testing.expectEqualSlices(u32, &.{ 4, 3 }, typed);
+
+        const parsed = try tokenizer.encode(gpa, "<s>", .{ .parse_special = true });
+        defer gpa.free(parsed);
+        try std.testing.expectEqualSlices(u32, &.{5}, parsed);
+    }
+}
+
+test "each fault in the files has its message" {
+    const invalid_file = error.InvalidTokenizer;
+    const unsupported_file = error.UnsupportedTokenizer;
+    const cases = .{
+        .{ "{", null, invalid_file, "tokenizer.json: not valid JSON" },
+        .{ "[]", null, invalid_file, "tokenizer.json: the file must be an object" },
+        .{ "{}", null, invalid_file, "has no field model" },
+        .{ "{\"model\":{\"type\":\"Unigram\"}}", null, unsupported_file, "model.type is Unigram" },
+        .{ "{\"model\":{\"vocab\":{},\"merges\":[]}}", null, invalid_file, "vocabulary is empty" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", null, invalid_file, "DuplicateField" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", null, invalid_file, "\"a\" and \"b\" share an id" },
+        .{ "{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", null, invalid_file, "the id of token \"a\"" },
+        .{ "{\"model\":{\"vocab\":{\"a\":4000000000},\"merges\":[]}}", null, invalid_file, "far beyond the 1 tokens" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"aa\"]}}", null, invalid_file, "merge 0 \"aa\" has no space" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a a\"],\"unk_token\":\"a\"}}", null, invalid_file, "merge 0 names \"aa\"" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}", null, unsupported_file, "dropout" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", null, unsupported_file, "neither byte tokens nor an unknown token" },
+        .{ "{\"normalizer\":{\"type\":\"Lowercase\"}," ++ small_model ++ "}", null, unsupported_file, "normalizer Lowercase" },
+        .{ "{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," ++ small_model ++ "}", null, unsupported_file, "pre-tokenizer Whitespace" },
+        .{ "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x+\"},\"behavior\":\"Isolated\"}," ++ small_model ++ "}", null, unsupported_file, "\"x+\"" },
+        .{ "{\"post_processor\":{\"type\":\"BertProcessing\"}," ++ small_model ++ "}", null, unsupported_file, "post-processor BertProcessing" },
+        .{ "{\"decoder\":{\"type\":\"WordPiece\"}," ++ small_model ++ "}", null, unsupported_file, "decoder WordPiece" },
+        .{ "{\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]," ++ small_model ++ "}", null, invalid_file, "has id 1, which is \"a\"" },
+        .{ "{\"added_tokens\":[{\"id\":9,\"content\":\"ab\"}]," ++ small_model ++ "}", null, invalid_file, "have the same text \"ab\"" },
+        .{ "{\"added_tokens\":[{\"id\":4,\"content\":\"x\",\"single_word\":true}]," ++ small_model ++ "}", null, unsupported_file, "single_word" },
+        .{ "{" ++ small_model ++ "}", "{\"eos_token\":\"</s>\"}", invalid_file, "eos_token \"</s>\" is not in the vocabulary" },
+        .{ "{" ++ small_model ++ "}", "{\"add_bos_token\":1}", invalid_file, "add_bos_token must be true or false" },
+    };
+    inline for (cases) |case| {
+        var diag: Diagnostic = .{};
+        errdefer std.debug.print("{s}\nsaid: {s}\n", .{ case[0], diag.text() });
+        try std.testing.expectError(case[2], fromFiles(std.testing.allocator, .{ .tokenizer = case[0], .config = case[1] }, &diag));
+        try std.testing.expect(std.mem.find(u8, diag.text(), case[3]) != null);
+    }
+}
+
+test "a folder without tokenizer.json is named" {
+    var tmp = std.testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    var diag: Diagnostic = .{};
+    const gpa = std.testing.allocator;
+    const path = try std.fmt.allocPrint(gpa, ".zig-cache/tmp/{s}", .{tmp.sub_path});
+    defer gpa.free(path);
+
+    try std.testing.expectError(error.CannotReadTokenizer, open(gpa, std.testing.io, path, &diag));
+    try std.testing.expect(std.mem.endsWith(u8, diag.text(), "/tokenizer.json: no such file; save the tokenizer with save_pretrained first"));
+    try tmp.dir.writeFile(std.testing.io, .{ .sub_path = "tokenizer.json", .data = "{" ++ small_model ++ "}" });
+    var tokenizer = try open(gpa, std.testing.io, path, &diag);
+    defer tokenizer.deinit();
+    try std.testing.expectEqual(3, tokenizer.idOf("ab"));
+}
