@@ -39,6 +39,7 @@ pub fn Table(comptime T: type) type {
 }
 
 pub const Dot = *const fn (n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32;
+pub const Expand = *const fn (n: usize, w: [*]const u8, out: [*]f32) callconv(.c) void;
 pub const Matvec = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void;
 
 /// Products with weights as files store them (weights.zig).
@@ -51,6 +52,14 @@ pub const WeightTable = struct {
     matvec_f16: Matvec,
     matvec_bf16: Matvec,
     matvec_q8_0: Matvec,
+    expand_f16: Expand,
+    expand_bf16: Expand,
+    expand_q8_0: Expand,
+};
+
+/// Products of f32 operands in lower precision (gemm_bf16.zig).
+pub const LowTable = struct {
+    gemm_bf16: @FieldType(Table(f32), "gemm"),
 };
 
 fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.len]TableType {
@@ -68,6 +77,7 @@ fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.l
 const tables_f32 = tables(Table(f32), "_f32");
 const tables_f64 = tables(Table(f64), "_f64");
 const tables_weights = tables(WeightTable, "");
+const tables_low = tables(LowTable, "");
 
 /// Kernels of the level in use.
 pub fn table(comptime T: type) *const Table(T) {
@@ -89,6 +99,14 @@ pub fn weightTable() *const WeightTable {
 
 pub fn weightTableAt(index: usize) *const WeightTable {
     return &tables_weights[index];
+}
+
+pub fn lowTable() *const LowTable {
+    return &tables_low[levelIndex()];
+}
+
+pub fn lowTableAt(index: usize) *const LowTable {
+    return &tables_low[index];
 }
 
 /// Name of the level in use.

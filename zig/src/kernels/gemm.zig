@@ -11,16 +11,16 @@ const lanes = @import("lanes.zig");
 inline fn blockK(comptime T: type) comptime_int {
     return comptime if (T == f32) 384 else 192;
 }
-const block_n = 2048;
+pub const block_n = 2048;
 
 /// Rows and vectors of the register tile: MR·NV accumulators, NV of B and one of A must fit the registers.
-const tile_rows = switch (lanes.width(f32)) {
+pub const tile_rows = switch (lanes.width(f32)) {
     16 => 14,
     8 => 6,
     else => if (lanes.has_fma) 8 else 4,
 };
-const tile_vectors = 2;
-const block_m = 24 * tile_rows;
+pub const tile_vectors = 2;
+pub const block_m = 24 * tile_rows;
 
 pub fn Kernels(comptime T: type) type {
     return struct {
@@ -129,6 +129,11 @@ noinline fn edge(comptime T: type, k: usize, a: [*]const T, b: [*]const T, c: [*
     const nr = tile_vectors * lanes.width(T);
     var buffer: [tile_rows * nr]T align(64) = undefined;
     tile(T, false, k, a, b, &buffer, nr);
+    copyPart(T, &buffer, nr, c, ldc, rows, cols, add);
+}
+
+/// The part of a tile that exists, stored or added.
+pub fn copyPart(comptime T: type, buffer: [*]const T, nr: usize, c: [*]T, ldc: usize, rows: usize, cols: usize, add: bool) void {
     for (0..rows) |i| {
         for (0..cols) |j| {
             const cp = c + i * ldc + j;
@@ -165,26 +170,15 @@ noinline fn packAlong(comptime T: type, comptime panel: usize, k: usize, x: [*]c
 
 /// Elements of one row are neighbours: transpose squares of 4 in registers.
 noinline fn packAcross(comptime T: type, comptime panel: usize, k: usize, x: [*]const T, row: usize, out: [*]T) void {
-    const Q = @Vector(4, T);
     var p: usize = 0;
     while (p + 4 <= k) : (p += 4) {
         const o = out + p * panel;
         comptime var i = 0;
         inline while (i + 4 <= panel) : (i += 4) {
-            const r0: Q = x[(i + 0) * row + p ..][0..4].*;
-            const r1: Q = x[(i + 1) * row + p ..][0..4].*;
-            const r2: Q = x[(i + 2) * row + p ..][0..4].*;
-            const r3: Q = x[(i + 3) * row + p ..][0..4].*;
-            const low = @Vector(4, i32){ 0, -1, 1, -2 };
-            const high = @Vector(4, i32){ 2, -3, 3, -4 };
-            const t0 = @shuffle(T, r0, r2, low); // r0[0] r2[0] r0[1] r2[1]
-            const t1 = @shuffle(T, r1, r3, low);
-            const t2 = @shuffle(T, r0, r2, high);
-            const t3 = @shuffle(T, r1, r3, high);
-            o[0 * panel + i ..][0..4].* = @shuffle(T, t0, t1, low);
-            o[1 * panel + i ..][0..4].* = @shuffle(T, t0, t1, high);
-            o[2 * panel + i ..][0..4].* = @shuffle(T, t2, t3, low);
-            o[3 * panel + i ..][0..4].* = @shuffle(T, t2, t3, high);
+            var rows: [4]@Vector(4, T) = undefined;
+            inline for (0..4) |r| rows[r] = x[(i + r) * row + p ..][0..4].*;
+            const turned = transpose4(T, rows);
+            inline for (0..4) |r| o[r * panel + i ..][0..4].* = turned[r];
         }
         inline while (i < panel) : (i += 1) {
             inline for (0..4) |q| o[q * panel + i] = x[i * row + p + q];
@@ -193,6 +187,16 @@ noinline fn packAcross(comptime T: type, comptime panel: usize, k: usize, x: [*]
     while (p < k) : (p += 1) {
         inline for (0..panel) |i| out[p * panel + i] = x[i * row + p];
     }
+}
+
+pub inline fn transpose4(comptime T: type, r: [4]@Vector(4, T)) [4]@Vector(4, T) {
+    const low = @Vector(4, i32){ 0, -1, 1, -2 };
+    const high = @Vector(4, i32){ 2, -3, 3, -4 };
+    const t0 = @shuffle(T, r[0], r[2], low); // r0[0] r2[0] r0[1] r2[1]
+    const t1 = @shuffle(T, r[1], r[3], low);
+    const t2 = @shuffle(T, r[0], r[2], high);
+    const t3 = @shuffle(T, r[1], r[3], high);
+    return .{ @shuffle(T, t0, t1, low), @shuffle(T, t0, t1, high), @shuffle(T, t2, t3, low), @shuffle(T, t2, t3, high) };
 }
 
 noinline fn packAny(comptime T: type, comptime panel: usize, have: usize, k: usize, x: [*]const T, row: usize, col: usize, out: [*]T) void {

@@ -9,6 +9,7 @@ pub const Table = dispatch.Table;
 pub const WeightTable = dispatch.WeightTable;
 pub const table = dispatch.table;
 pub const weightTable = dispatch.weightTable;
+pub const lowTable = dispatch.lowTable;
 pub const level = dispatch.level;
 pub const available = dispatch.available;
 

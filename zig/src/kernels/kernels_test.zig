@@ -107,6 +107,71 @@ test "gemm over several blocks of k; a part of the product has the bits of the w
     }.check);
 }
 
+/// The definition of rounding to bf16.
+fn toBf16(x: f32) f64 {
+    const bits: u32 = @bitCast(x);
+    const below: f32 = @bitCast(bits & 0xffff_0000);
+    const above: f32 = @bitCast((bits & 0xffff_0000) +% 0x1_0000);
+    const low = @abs(@as(f64, x) - below);
+    const high = @abs(@as(f64, above) - x);
+    if (low == high) return if (bits >> 16 & 1 == 0) below else above;
+    return if (low < high) below else above;
+}
+
+test "gemm in bf16: rounded operands, exact products, all strides and odd sizes; parts have the bits of the whole" {
+    for (0..dispatch.available().len) |index| {
+        errdefer std.debug.print("level {s}\n", .{dispatch.available()[index]});
+        const gpa = testing.allocator;
+        const kernels = dispatch.lowTableAt(index);
+        const workspace = try gpa.alignedAlloc(u8, .@"64", dispatch.tableAt(f32, index).gemm_workspace());
+        defer gpa.free(workspace);
+
+        var prng = base.Prng.init(9);
+        const stride = 1700;
+        const a = try gpa.alloc(f32, 40 * stride);
+        defer gpa.free(a);
+
+        const b = try gpa.alloc(f32, 40 * stride);
+        defer gpa.free(b);
+
+        fill(f32, &prng, a);
+        fill(f32, &prng, b);
+        const sizes = [_][3]usize{ .{ 1, 1, 1 }, .{ 3, 5, 2 }, .{ 14, 32, 7 }, .{ 15, 33, 8 }, .{ 29, 31, 9 }, .{ 28, 33, 33 }, .{ 33, 34, 1601 } };
+        for (sizes) |size| for ([_]bool{ false, true }) |a_turned| for ([_]bool{ false, true }) |b_turned| {
+            const m, const n, const k = size;
+            const a_row: usize = if (a_turned) 1 else stride;
+            const a_col: usize = if (a_turned) 40 else 1;
+            const b_row: usize = if (b_turned) 1 else 40;
+            const b_col: usize = if (b_turned) stride else 1;
+            const accumulate = a_turned;
+            var c: [36 * 36]f32 = @splat(0.5);
+            kernels.gemm_bf16(m, n, k, a.ptr, a_row, a_col, b.ptr, b_row, b_col, &c, 36, @intFromBool(accumulate), workspace.ptr);
+            for (0..36) |i| for (0..36) |j| {
+                if (i >= m or j >= n) {
+                    try testing.expectEqual(0.5, c[i * 36 + j]);
+                    continue;
+                }
+                var sum: f64 = if (accumulate) 0.5 else 0;
+                for (0..k) |p| sum += toBf16(a[i * a_row + p * a_col]) * toBf16(b[p * b_row + j * b_col]);
+                try expectNear(f32, sum, c[i * 36 + j], 4 * @sqrt(@as(f64, @floatFromInt(k))));
+            };
+            var parts: [36 * 36]f32 = @splat(0.5);
+            for ([_][2]usize{ .{ 0, m / 2 }, .{ m / 2, m } }) |rows| for ([_][2]usize{ .{ 0, n / 3 }, .{ n / 3, n } }) |cols| {
+                kernels.gemm_bf16(rows[1] - rows[0], cols[1] - cols[0], k, a.ptr + rows[0] * a_row, a_row, a_col, b.ptr + cols[0] * b_col, b_row, b_col, parts[rows[0] * 36 + cols[0] ..].ptr, 36, @intFromBool(accumulate), workspace.ptr);
+            };
+            try testing.expectEqualSlices(u8, std.mem.asBytes(&c), std.mem.asBytes(&parts));
+        };
+        // A NaN of any shape is not rounded away.
+        for ([_]u32{ 0x7fff_ffff, 0x7f80_0001, 0xffff_ffff }) |bits| {
+            var c: [1]f32 = .{0};
+            const x = [_]f32{@bitCast(bits)};
+            const y = [_]f32{1};
+            kernels.gemm_bf16(1, 1, 1, &x, 1, 1, &y, 1, 1, &c, 1, 0, workspace.ptr);
+            try testing.expect(std.math.isNan(c[0]));
+        }
+    }
+}
+
 test "exp is within 2 ulp over the whole range, and 0, inf and NaN at its ends" {
     try everyLevel(struct {
         fn check(comptime T: type, kernels: *const dispatch.Table(T), _: *base.Prng) !void {
@@ -348,6 +413,21 @@ test "weight rows of every stored format against a plain loop" {
                 for (0..32) |i| sum += @as(f64, d) * @as(f64, @floatFromInt(@as(i8, @bitCast(blocks[b * 34 + 2 + i])))) * x[b * 32 + i];
             }
             try expectNear(f32, sum, kernels.dot_q8_0(count * 32, &blocks, &x), 40);
+        }
+        var expanded: [224]f32 = undefined;
+        kernels.expand_q8_0(224, &blocks, &expanded);
+        for (expanded, 0..) |e, i| {
+            const d: f16 = @bitCast(blocks[i / 32 * 34 ..][0..2].*);
+            const q: i8 = @bitCast(blocks[i / 32 * 34 + 2 + i % 32]);
+            try testing.expectEqual(@as(f32, d) * @as(f32, @floatFromInt(q)), e);
+        }
+        for ([_]usize{ 0, 1, 15, 33, 223 }) |n| {
+            @memset(&expanded, 77);
+            kernels.expand_f16(n, std.mem.asBytes(&f16s), &expanded);
+            for (expanded[0..n], f16s[0..n]) |e, h| try testing.expectEqual(@as(f32, h), e);
+            kernels.expand_bf16(n, std.mem.asBytes(&bf16s), &expanded);
+            for (expanded[0..n], bf16s[0..n]) |e, h| try testing.expectEqual(@as(f32, @bitCast(@as(u32, h) << 16)), e);
+            try testing.expectEqual(77, expanded[n]);
         }
         // Many rows are the single rows, to the bit.
         var out: [3]f32 = undefined;

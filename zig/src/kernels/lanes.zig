@@ -6,6 +6,8 @@ const options = @import("kernel_options");
 
 pub const level = options.level;
 pub const has_fma = options.fma;
+/// The widest level is compiled with AVX-512 BF16.
+pub const has_bf16_product = options.vector_bytes == 64;
 
 /// Lanes of one register.
 pub inline fn width(comptime T: type) comptime_int {

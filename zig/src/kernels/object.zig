@@ -2,13 +2,14 @@
 //!
 //! Every function is `callconv(.c)` with pointers, integers and scalars: a vector argument would have another calling
 //! convention on another level. Nothing of std lives here; `dispatch.zig` reads the symbols back by name.
-//! A function is exported for f32 and for f64 as `abt_k_<name>_<type>_<level>`.
+//! A function is exported for f32 and for f64 as `abt_k_<name>_<type>_<level>`, those of mixed types as `abt_k_<name>_<level>`.
 
 const lanes = @import("lanes.zig");
 const gemm = @import("gemm.zig");
 const rows = @import("rows.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
+const gemm_bf16 = @import("gemm_bf16.zig");
 
 comptime {
     @setEvalBranchQuota(100_000);
@@ -22,10 +23,12 @@ comptime {
             }
         }
     }
-    for (@typeInfo(weights.Kernels).@"struct".decl_names) |name| {
-        @export(&@field(weights.Kernels, name), .{
-            .name = "abt_k_" ++ name ++ "_" ++ lanes.level,
-            .visibility = .hidden,
-        });
+    for (.{ weights.Kernels, gemm_bf16.Kernels }) |Family| {
+        for (@typeInfo(Family).@"struct".decl_names) |name| {
+            @export(&@field(Family, name), .{
+                .name = "abt_k_" ++ name ++ "_" ++ lanes.level,
+                .visibility = .hidden,
+            });
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Dot products of one f32 activation vector with weight rows as a file stores them: the inner loop of generation.
 //!
-//! `dot_*`: n numbers, weight bytes, x → Σ. `matvec_*`: out[r] = dot(row r, x), rows `row_bytes` apart. n of q8_0 is a
+//! `expand_*`: w as f32. `dot_*`: n numbers, weight bytes, x → Σ. `matvec_*`: out[r] = dot(row r, x), rows `row_bytes` apart. n of q8_0 is a
 //! multiple of 32. Sums are f32 in a fixed order, the same in both forms.
 
 const lanes = @import("lanes.zig");
@@ -20,6 +20,21 @@ pub const Kernels = struct {
     }
     pub fn dot_q8_0(n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32 {
         return dotQ8(n, w, x);
+    }
+
+    /// out[0..n] = the numbers of w as f32.
+    pub fn expand_f16(n: usize, w: [*]const u8, out: [*]f32) callconv(.c) void {
+        expand(F16, n, w, out);
+    }
+    pub fn expand_bf16(n: usize, w: [*]const u8, out: [*]f32) callconv(.c) void {
+        expand(Bf16, n, w, out);
+    }
+    pub fn expand_q8_0(n: usize, w: [*]const u8, out: [*]f32) callconv(.c) void {
+        for (0..n / q8_block) |b| {
+            const block = w + b * q8_bytes;
+            const d: V = @splat(@as(*align(1) const f16, @ptrCast(block)).*);
+            inline for (0..q8_block / vl) |p| lanes.store(f32, out + b * q8_block + p * vl, q8Numbers(block + 2 + p * vl) * d);
+        }
     }
 
     pub fn matvec_f32(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void {
@@ -73,6 +88,12 @@ const Bf16 = struct {
     }
 };
 
+fn expand(comptime Format: type, n: usize, w: [*]const u8, out: [*]f32) void {
+    var i: usize = 0;
+    while (i + vl <= n) : (i += vl) lanes.store(f32, out + i, Format.vector(w + i * Format.size));
+    while (i < n) : (i += 1) out[i] = Format.one(w + i * Format.size);
+}
+
 inline fn dot(comptime Format: type, n: usize, w: [*]const u8, x: [*]const f32) f32 {
     var acc: [4]V = @splat(@splat(0)); // Four chains hide the latency of the multiply-add.
     var i: usize = 0;
@@ -110,9 +131,12 @@ inline fn q8Block(comptime parts: usize, w: [*]const u8, x: [*]const f32, acc: V
     const d: f32 = @as(*align(1) const f16, @ptrCast(w)).*;
     var s: V = @splat(0);
     inline for (0..parts) |p| {
-        const q: @Vector(vl, i8) = @as(*align(1) const @Vector(vl, i8), @ptrCast(w + 2 + p * vl)).*;
-        const f: V = @floatFromInt(@as(@Vector(vl, i32), q));
-        s = lanes.mulAdd(f32, f, lanes.load(f32, x + p * vl), s);
+        s = lanes.mulAdd(f32, q8Numbers(w + 2 + p * vl), lanes.load(f32, x + p * vl), s);
     }
     return lanes.mulAdd(f32, s, @as(V, @splat(d)), acc);
+}
+
+inline fn q8Numbers(w: [*]const u8) V {
+    const q: @Vector(vl, i8) = @as(*align(1) const @Vector(vl, i8), @ptrCast(w)).*;
+    return @floatFromInt(@as(@Vector(vl, i32), q));
 }
