@@ -167,9 +167,18 @@ def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     pieces += [left + right for left, right in merges]
     known = set(pieces)
     pieces += [p for p in sorted(learned["vocab"]) if p not in known]
+    vocab = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    # SentencePiece has no list of merges: any two pieces that make a piece may join, best first.
+    # Converters write all of them out, so that both ways of merging give the same ids.
+    merges = [
+        (piece[:cut], piece[cut:])
+        for piece in dict.fromkeys(left + right for left, right in merges)
+        for cut in range(1, len(piece))
+        if piece[:cut] in vocab and piece[cut:] in vocab
+    ]
     tokenizer = Tokenizer(
         models.BPE(
-            vocab={piece: index for index, piece in enumerate(dict.fromkeys(pieces))},
+            vocab=vocab,
             merges=merges,
             unk_token="<unk>",
             fuse_unk=True,

@@ -385,3 +385,7 @@ const Writer = struct {
         return error.InvalidTokenizer;
     }
 };
+
+test {
+    _ = @import("export_tokenizer_test.zig");
+}
