@@ -100,9 +100,15 @@ def write_tiny_gguf(
     seed: int = 0,
     dtype: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     chat_template: str | None = CHATML,
+    plain_tokens: bool = False,
 ) -> TinyModel:
-    """Writes the model to ``path``; matrices are stored as ``dtype``."""
-    tokens = [*byte_tokens(), *SPECIALS, "th", "he", "Ġt", "Ġa", "in"]
+    """Writes the model to ``path``; matrices are stored as ``dtype``.
+
+    With ``plain_tokens`` every token is a word of its own, so that any id is whole text: llama.cpp
+    tells no probabilities of a token which ends within a character.
+    """
+    spelled = [f"w{byte}" for byte in range(256)] if plain_tokens else byte_tokens()
+    tokens = [*spelled, *SPECIALS, "th", "he", "Ġt", "Ġa", "in"]
     model = TinyModel(shape, len(tokens))
     rng = np.random.default_rng(seed)
     arch = shape.architecture

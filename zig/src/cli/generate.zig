@@ -75,15 +75,35 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
 fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, model: *infer.Model) app_file.RunError!app_file.Exit {
     const gpa = app.gpa;
     const a = app.arena;
-    const prompt: []const u32 = readIds(a, parsed.text("ids").?) catch |err| switch (err) {
+    var diag: abi.base.Diagnostic = .{};
+    const json = parsed.has("json");
+    const shows_text = !json and !parsed.has("print-ids");
+    // Ids in and ids out need no tokenizer, and not every file has one.
+    var words: ?abi.tokenizer.Tokenizer = abi.agent.vocabulary.fromFile(gpa, &model.file, &diag) catch |err| switch (err) {
         error.OutOfMemory => return error.OutOfMemory,
-        error.Usage => {
-            try app.complain(verb.name, "--ids must be token ids with commas between, as 1,2,3");
-            return .usage;
-        },
+        else => if (shows_text or parsed.has("prompt")) {
+            diag.prepend("{s}: ", .{options.model});
+            return app.fail(verb.name, diag.text());
+        } else null,
     };
+    defer if (words) |*w| w.deinit();
+
+    const prompt: []const u32 = if (parsed.text("prompt")) |text|
+        words.?.encode(a, text, .{}) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.TextTooLong => return app.fail(verb.name, "the prompt is too long to be tokenized"),
+        }
+    else
+        readIds(a, parsed.text("ids").?) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.Usage => {
+                try app.complain(verb.name, "--ids must be token ids with commas between, as 1,2,3");
+                return .usage;
+            },
+        };
+    if (prompt.len == 0) return app.fail(verb.name, "the prompt is empty: give at least one token to continue");
     const context = options.context orelse @min(4096, model.config.max_position_embeddings);
-    const pool = abi.base.Pool.init(gpa, options.threads) catch return error.OutOfMemory;
+    const pool = abi.base.Pool.init(gpa, options.threads) catch return app.fail(verb.name, "threads cannot be started. Pass a smaller --threads");
     defer pool.deinit();
     var session: infer.Session = try .init(gpa, model, pool, context);
     defer session.deinit();
@@ -91,43 +111,56 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     defer sampler.deinit(gpa);
 
     var prompt_logits: std.ArrayList([]const f32) = .empty;
-    const fed = if (parsed.has("prompt-logits")) blk: {
-        for (prompt) |id| {
-            const logits = session.step(id) catch |err| break :blk err;
-            try prompt_logits.append(a, try a.dupe(f32, logits));
-        }
-        break :blk {};
-    } else if (session.prefill(prompt)) |_| {} else |err| err;
-    fed catch |err| return app.fail(verb.name, switch (err) {
-        error.ContextFull => try std.fmt.allocPrint(a, "the prompt's {d} tokens do not fit in a context of {d}; raise --context", .{ prompt.len, context }),
-        error.InvalidToken => try std.fmt.allocPrint(a, "an id is not below the model's vocabulary of {d}", .{model.config.vocab_size}),
-    });
+    feed(a, &session, prompt, if (parsed.has("prompt-logits")) &prompt_logits else null) catch |err| return switch (err) {
+        error.OutOfMemory => error.OutOfMemory,
+        error.ContextFull => app.fail(verb.name, try std.fmt.allocPrint(a, "the prompt's {d} tokens do not fit in a context of {d}. Raise --context", .{ prompt.len, context })),
+        error.InvalidToken => app.fail(verb.name, try std.fmt.allocPrint(a, "an id is not below the model's vocabulary of {d}", .{model.config.vocab_size})),
+    };
     for (prompt) |id| sampler.accept(id);
 
-    const eos = model.config.eos_token_id;
-    const stop_ids: []const u32 = if (parsed.has("ignore-stop") or eos == null) &.{} else &.{eos.?};
-    var generator: infer.Generator = .init(&session, &sampler, stop_ids, options.max_tokens);
+    var generator: infer.Generator = .init(&session, &sampler, try stopIds(a, parsed, model, words), options.max_tokens);
     var ids: std.ArrayList(u32) = .empty;
     var logits: std.ArrayList([]const f32) = .empty;
-    while (generator.next() catch return app.fail(verb.name, "the model's logits are not numbers: its weights are broken")) |id| {
+    var text: std.ArrayList(u8) = .empty;
+    var decoder = if (words) |*w| w.decoder(.{ .continues = true }) else null;
+    var filter: abi.agent.visible.Filter = .{};
+    while (generator.next() catch return app.fail(verb.name, "the model's logits are not numbers: its weights are broken. Export the model again")) |id| {
         try ids.append(a, id);
         if (parsed.has("logits")) try logits.append(a, try a.dupe(f32, session.logits));
-        if (!parsed.has("json") and parsed.has("print-ids")) {
-            try app.out.print("{s}{d}", .{ if (ids.items.len > 1) "," else "", id });
-            try app.out.flush();
-        }
+        const before = text.items.len;
+        if (decoder) |*d| try d.push(a, &text, id);
+        if (shows_text) try filter.write(app.out, text.items[before..]);
+        if (!json and !shows_text) try app.out.print("{s}{d}", .{ if (ids.items.len > 1) "," else "", id });
+        if (!json) try app.out.flush();
     }
-    if (parsed.has("json")) {
-        try std.json.Stringify.value(.{
-            .prompt_ids = prompt,
-            .ids = ids.items,
-            .end = generator.end.?,
-            .logits = if (parsed.has("logits")) logits.items else null,
-            .prompt_logits = if (parsed.has("prompt-logits")) prompt_logits.items else null,
-        }, .{ .emit_null_optional_fields = false }, app.out);
-    }
+    if (decoder) |*d| try d.finish(a, &text);
+    if (shows_text) try filter.finish(app.out);
+    if (json) try std.json.Stringify.value(.{
+        .prompt_ids = prompt,
+        .ids = ids.items,
+        .text = if (decoder != null) text.items else null,
+        .end = generator.end.?,
+        .logits = if (parsed.has("logits")) logits.items else null,
+        .prompt_logits = if (parsed.has("prompt-logits")) prompt_logits.items else null,
+    }, .{ .emit_null_optional_fields = false }, app.out);
     try app.out.writeByte('\n');
     return .ok;
+}
+
+/// Feeds the prompt at once, or id by id when the logits after each are wanted.
+fn feed(arena: std.mem.Allocator, session: *infer.Session, prompt: []const u32, each: ?*std.ArrayList([]const f32)) (infer.session.SessionError || error{OutOfMemory})!void {
+    const list = each orelse {
+        _ = try session.prefill(prompt);
+        return;
+    };
+    for (prompt) |id| try list.append(arena, try arena.dupe(f32, try session.step(id)));
+}
+
+fn stopIds(arena: std.mem.Allocator, parsed: *const arguments.Parsed, model: *const infer.Model, words: ?abi.tokenizer.Tokenizer) error{OutOfMemory}![]const u32 {
+    if (parsed.has("ignore-stop")) return &.{};
+    if (words) |*w| return arena.dupe(u32, w.stopTokens());
+    const eos = model.config.eos_token_id orelse return &.{};
+    return arena.dupe(u32, &.{eos});
 }
 
 fn readIds(arena: std.mem.Allocator, text: []const u8) error{ OutOfMemory, Usage }![]u32 {
