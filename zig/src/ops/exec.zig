@@ -11,6 +11,10 @@ const kernels = @import("kernels");
 /// Whether a result replaces what was there or is added to it.
 pub const Mode = enum(c_int) { store = 0, accumulate = 1 };
 
+/// Precision of the products of `matmul` (and so of `cross_entropy`) on f32 arrays. bf16 rounds both operands to bf16
+/// and sums in f32; everything else, attention included, stays f32. f64 is always computed in full.
+pub const Compute = enum { full, bf16 };
+
 /// How many parts of `size` cover `count`.
 pub fn ceilDiv(count: usize, size: usize) usize {
     return count / size + @intFromBool(count % size != 0);
@@ -24,6 +28,8 @@ pub const Exec = struct {
     workers: []Worker,
     /// One buffer all workers see (logits of a chunk of rows).
     shared: Bytes = empty,
+    /// May be changed between ops.
+    compute: Compute = .full,
 
     const Worker = struct {
         /// Panels of the matrix product.

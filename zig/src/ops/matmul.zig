@@ -1,13 +1,15 @@
 //! Matrix products of a linear layer, forward and both backward forms.
 //!
 //! inp [M, K], weight [N, K], out [M, N], all row-major and dense; M counts tokens. Every element of a result is
-//! summed over its contraction index in one fixed order, however the result is divided among threads.
+//! summed over its contraction index in one fixed order, however the result is divided among threads. With
+//! `Exec.compute = .bf16` operands of f32 products are rounded to bf16 on the way in.
 
 const std = @import("std");
 const kernels = @import("kernels");
 const Exec = @import("exec.zig").Exec;
 const ceilDiv = @import("exec.zig").ceilDiv;
 const Mode = @import("exec.zig").Mode;
+const Compute = @import("exec.zig").Compute;
 
 /// out[M,N] (+)= inp[M,K] · weight[N,K]ᵀ + bias[N]
 pub fn forward(comptime T: type, ex: *Exec, out: []T, inp: []const T, weight: []const T, bias: ?[]const T, m: usize, n: usize, k: usize, mode: Mode) void {
@@ -104,8 +106,9 @@ fn multiply(comptime T: type, ex: *Exec, product: Product(T)) void {
             const rows = @min(job.grid.row_part, p.m - row);
             const cols = @min(job.grid.col_part, p.n - col);
             const table = kernels.table(T);
+            const gemm = if (T == f32 and job.ex.compute == .bf16) kernels.lowTable().gemm_bf16 else table.gemm;
             const c = p.c + row * p.n + col;
-            table.gemm(rows, cols, p.k, p.a + row * p.a_row, p.a_row, p.a_col, p.b + col * p.b_col, p.b_row, p.b_col, c, p.n, @backingInt(p.mode), job.ex.workers[worker].packing.ptr);
+            gemm(rows, cols, p.k, p.a + row * p.a_row, p.a_row, p.a_col, p.b + col * p.b_col, p.b_row, p.b_col, c, p.n, @backingInt(p.mode), job.ex.workers[worker].packing.ptr);
             if (p.bias) |bias| for (0..rows) |r| table.add(cols, c + r * p.n, bias + col);
         }
     }.f);
@@ -258,7 +261,38 @@ test "backward is the derivative of forward" {
     try check.expectGradient(p.bias, dbias, p, loss);
 }
 
+test "bf16 products stay within the rounding of their operands" {
+    var rig = try check.Rig.init(2);
+    defer rig.deinit();
+
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    const m = 40;
+    const n = 50;
+    const k = 600;
+    const inp = bag.normal(f32, m * k);
+    const weight = bag.normal(f32, n * k);
+    const dout = bag.normal(f32, m * n);
+    const full = [3][]f32{ bag.zeros(f32, m * n), bag.zeros(f32, m * k), bag.zeros(f32, n * k) };
+    const low = [3][]f32{ bag.zeros(f32, m * n), bag.zeros(f32, m * k), bag.zeros(f32, n * k) };
+    inline for (.{ full, low }, .{ .full, .bf16 }) |out, compute| {
+        rig.ex.compute = compute;
+        forward(f32, &rig.ex, out[0], inp, weight, null, m, n, k, .store);
+        backwardInput(f32, &rig.ex, out[1], dout, weight, m, n, k, .store);
+        backwardWeight(f32, &rig.ex, out[2], null, dout, inp, m, n, k);
+    }
+    for (full, low) |a, b| {
+        try check.expectClose(f32, a, b, 5e-3);
+        try std.testing.expect(!std.mem.eql(f32, a, b)); // The mode has an effect.
+    }
+}
+
 test "the same bits for any number of threads" {
+    for ([_]Compute{ .full, .bf16 }) |compute| try sameBits(compute);
+}
+
+fn sameBits(compute: Compute) !void {
     var bag: check.Bag = .{};
     defer bag.deinit();
 
@@ -274,6 +308,7 @@ test "the same bits for any number of threads" {
         var rig = try check.Rig.init(threads);
         defer rig.deinit();
 
+        rig.ex.compute = compute;
         const got = [4][]f32{ bag.zeros(f32, m * n), bag.zeros(f32, m * k), bag.zeros(f32, n * k), bag.zeros(f32, n) };
         forward(f32, &rig.ex, got[0], inp, weight, bias, m, n, k, .store);
         backwardInput(f32, &rig.ex, got[1], dout, weight, m, n, k, .store);

@@ -20,6 +20,7 @@ pub const optimizer = @import("optimizer.zig");
 
 pub const Exec = exec.Exec;
 pub const Mode = exec.Mode;
+pub const Compute = exec.Compute;
 
 test {
     _ = exec;
