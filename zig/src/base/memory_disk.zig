@@ -77,6 +77,8 @@ pub const MemoryDisk = struct {
     operations: usize = 0,
     fault: ?Fault = null,
     powered: bool = true,
+    /// The operation that was the last one has begun; it may fail by itself, the next one finds no power.
+    dying: bool = false,
     skip_sync: bool = false,
 
     const root = 0;
@@ -92,6 +94,41 @@ pub const MemoryDisk = struct {
     pub fn deinit(self: *MemoryDisk) void {
         self.arena.deinit();
         self.* = undefined;
+    }
+
+    /// Another disk with the same content, durable and not. No file may be open. Faults are not copied.
+    pub fn clone(self: *const MemoryDisk, gpa: Allocator) error{OutOfMemory}!MemoryDisk {
+        var copy: MemoryDisk = .{ .arena = .init(gpa), .counter = self.counter };
+        errdefer copy.arena.deinit();
+
+        const a = copy.arena.allocator();
+        try copy.nodes.ensureTotalCapacity(a, self.nodes.items.len);
+        for (self.nodes.items) |node| copy.nodes.appendAssumeCapacity(switch (node) {
+            .file => |f| .{ .file = .{ .live = try f.live.clone(a), .durable = try f.durable.clone(a), .pending = try clonePending(a, f) } },
+            .folder => |f| .{ .folder = .{ .live = try cloneNames(a, f.live), .durable = try cloneNames(a, f.durable), .pending = try cloneChanges(a, f) } },
+            .other => .other,
+        });
+        return copy;
+    }
+
+    fn clonePending(a: Allocator, file: Node.File) error{OutOfMemory}!std.ArrayList(Node.Write) {
+        const list_ = try file.pending.clone(a);
+        for (list_.items) |*w| w.bytes = try a.dupe(u8, w.bytes);
+        return list_;
+    }
+
+    fn cloneNames(a: Allocator, names: Node.Names) error{OutOfMemory}!Node.Names {
+        var copy: Node.Names = .empty;
+        for (names.keys(), names.values()) |name, node| try copy.put(a, try a.dupe(u8, name), node);
+        return copy;
+    }
+
+    fn cloneChanges(a: Allocator, folder: Node.Folder) error{OutOfMemory}!std.ArrayList(Node.Change) {
+        const list_ = try folder.pending.clone(a);
+        for (list_.items) |*c| for (c.folder_names[0..c.count]) |*name| {
+            name.* = try a.dupe(u8, name.*);
+        };
+        return list_;
     }
 
     pub fn storage(self: *MemoryDisk) Storage {
@@ -127,6 +164,7 @@ pub const MemoryDisk = struct {
         self.handles.clearRetainingCapacity();
         self.fault = null;
         self.powered = true;
+        self.dying = false;
     }
 
     fn surviveFile(self: *MemoryDisk, file: *Node.File, crash: Crash, random: std.Random) error{OutOfMemory}!void {
@@ -173,6 +211,7 @@ pub const MemoryDisk = struct {
 
     /// Every operation passes here first.
     fn step(self: *MemoryDisk, is_write: bool) Error!Action {
+        if (self.dying) self.powered = false;
         if (!self.powered) return error.InputOutput;
         const index = self.operations;
         self.operations += 1;
@@ -186,7 +225,10 @@ pub const MemoryDisk = struct {
                 self.powered = false;
                 return error.InputOutput;
             },
-            .power_off_after => return .proceed_then_die,
+            .power_off_after => {
+                self.dying = true;
+                return .proceed_then_die;
+            },
         }
     }
 
@@ -462,7 +504,7 @@ fn sweep(skip_sync: bool) !usize {
             const first = disk.operations;
             disk.fault = .{ .at = first + at, .what = if (before) .power_off_before else .power_off_after };
             const saved = if (storage_file.writeFile(testing.allocator, s, "run/f", &new)) |_| true else |_| false;
-            if (disk.powered) reached_end = true;
+            if (disk.operations <= first + at) reached_end = true;
             try disk.reboot(crash, seed);
             const read = s.readAlloc(testing.allocator, "run/f") catch {
                 bad += 1;

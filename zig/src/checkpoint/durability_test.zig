@@ -30,6 +30,8 @@ const config: arch.ModelConfig = .{
 /// A model whose weights and moments follow from the step, so that a loaded one tells which it is.
 const Run = struct {
     model: model_file.LoadedModel(f32),
+    /// For what a save or a check needs meanwhile.
+    scratch: std.mem.Allocator = gpa,
     first: []f32,
     second: []f32,
 
@@ -62,7 +64,7 @@ const Run = struct {
         }
         var state_buffer: [64]u8 = undefined;
         const state = try std.fmt.bufPrint(&state_buffer, "{{\"global_step\": {d}}}", .{step});
-        gpa.free(try save_file.saveOn(f32, gpa, s, .{
+        self.scratch.free(try save_file.saveOn(f32, self.scratch, s, .{
             .run_dir = "run",
             .step = step,
             .config = config,
@@ -77,21 +79,21 @@ const Run = struct {
 
     /// The newest whole checkpoint, fully loaded and compared. Null when there is none.
     fn check(self: *Run, s: Storage, diag: *Diagnostic) !?u64 {
-        const found = try store.latestOn(gpa, s, "run", diag) orelse return null;
-        defer gpa.free(found.path);
+        const found = try store.latestOn(self.scratch, s, "run", diag) orelse return null;
+        defer self.scratch.free(found.path);
 
         var inner: Diagnostic = .{};
-        var loaded = try model_file.loadModelOn(f32, gpa, s, found.path, &inner);
-        defer loaded.deinit(gpa);
+        var loaded = try model_file.loadModelOn(f32, self.scratch, s, found.path, &inner);
+        defer loaded.deinit(self.scratch);
 
-        try store.loadOptimizerOn(f32, gpa, s, found.path, &loaded.layout, self.first, self.second, &inner);
+        try store.loadOptimizerOn(f32, self.scratch, s, found.path, &loaded.layout, self.first, self.second, &inner);
         for (loaded.weights, self.first, self.second, 0..) |w, m, v, i| {
             try testing.expectEqual(value(found.step, i), w);
             try testing.expectEqual(w * 2, m);
             try testing.expectEqual(w * 4, v);
         }
-        const state = try store.readStateOn(gpa, s, found.path, &inner);
-        defer gpa.free(state);
+        const state = try store.readStateOn(self.scratch, s, found.path, &inner);
+        defer self.scratch.free(state);
 
         var expected: [64]u8 = undefined;
         try testing.expectEqualStrings(try std.fmt.bufPrint(&expected, "{{\"global_step\": {d}}}", .{found.step}), state);
@@ -129,26 +131,35 @@ fn sweep(third: u64, seeds: u64, skip_sync: bool) !Tally {
     var run = try Run.init();
     defer run.deinit();
 
+    var before_it = try newDisk();
+    defer before_it.deinit();
+
+    var diag: Diagnostic = .{};
+    try run.save(before_it.storage(), 2, 2, &diag);
+    try run.save(before_it.storage(), 4, 2, &diag);
+    // Thousands of saves: memory from an arena that is reset after each. Leaks are looked for in the other tests.
+    var arena: std.heap.ArenaAllocator = .init(std.heap.page_allocator);
+    defer arena.deinit();
+
+    run.scratch = arena.allocator();
     var tally: Tally = .{};
     var at: usize = 0;
     while (true) : (at += 1) {
         var reached_end = false;
         for ([_]bool{ true, false }) |before| for (std.enums.values(base.storage.Crash)) |crash| for (0..seeds) |seed| {
             if (crash == .drop and seed > 0) continue; // Nothing is drawn.
-            var disk = try newDisk();
-            defer disk.deinit();
+            _ = arena.reset(.retain_capacity);
+            var disk = try before_it.clone(arena.allocator());
 
             const s = disk.storage();
-            var diag: Diagnostic = .{};
-            try run.save(s, 2, 2, &diag);
-            try run.save(s, 4, 2, &diag);
             disk.skip_sync = skip_sync;
-            disk.fault = .{ .at = disk.operations + at, .what = if (before) .power_off_before else .power_off_after };
+            const first = disk.operations;
+            disk.fault = .{ .at = first + at, .what = if (before) .power_off_before else .power_off_after };
             const saved = if (run.save(s, third, 2, &diag)) |_| true else |err| failed: {
                 if (err == error.OutOfMemory) return err;
                 break :failed false;
             };
-            if (disk.powered) reached_end = true;
+            if (disk.operations <= first + at) reached_end = true;
             try disk.reboot(crash, seed *% 1000 +% at);
             tally.cases += 1;
             const step = run.check(s, &diag) catch {
@@ -176,9 +187,9 @@ fn sweep(third: u64, seeds: u64, skip_sync: bool) !Tally {
 
 test "power lost at any operation of a save leaves a whole checkpoint" {
     for ([_]u64{ 6, 4 }) |third| {
-        const tally = try sweep(third, 4, false);
+        const tally = try sweep(third, 14, false);
         try testing.expectEqual(0, tally.bad);
-        try testing.expect(tally.cases > 300);
+        try testing.expect(tally.cases > 2500);
     }
 }
 
@@ -454,4 +465,49 @@ test "a real run folder: locked once, saved, found, loaded bit by bit" {
     lock.release(io);
     var again = try store.lockRun(gpa, io, run_dir, &diag);
     again.release(io);
+}
+
+test "every allocation failure while looking for the newest checkpoint is survived" {
+    var run = try Run.init();
+    defer run.deinit();
+
+    var disk = try newDisk();
+    defer disk.deinit();
+
+    const s = disk.storage();
+    var diag: Diagnostic = .{};
+    try run.save(s, 2, 0, &diag);
+    try run.save(s, 4, 0, &diag);
+    try disk.flipBit("run/checkpoint-4/config.json", 100);
+    try testing.checkAllAllocationFailures(gpa, struct {
+        fn once(allocator: std.mem.Allocator, storage: Storage, r: *Run) !void {
+            var inner: Diagnostic = .{};
+            const found = (try store.latestOn(allocator, storage, "run", &inner)).?;
+            defer allocator.free(found.path);
+
+            try testing.expectEqual(2, found.step);
+            try store.loadOptimizerOn(f32, allocator, storage, found.path, &r.model.layout, r.first, r.second, &inner);
+            allocator.free(try store.readStateOn(allocator, storage, found.path, &inner));
+        }
+    }.once, .{ s, &run });
+}
+
+test "a folder from another program, without checksums, is checked by its structure" {
+    var run = try Run.init();
+    defer run.deinit();
+
+    var disk = try newDisk();
+    defer disk.deinit();
+
+    const s = disk.storage();
+    var diag: Diagnostic = .{};
+    try run.save(s, 2, 0, &diag);
+    try run.save(s, 4, 0, &diag);
+    try s.deleteFile("run/checkpoint-4/checksums.json");
+    try testing.expectEqual(4, try run.check(s, &diag));
+    try disk.truncate("run/checkpoint-4/model.safetensors", 300);
+    try testing.expectEqual(2, try run.check(s, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "run/checkpoint-4/model.safetensors") != null);
+    try s.deleteFile("run/checkpoint-4/model.safetensors");
+    try testing.expectEqual(2, try run.check(s, &diag));
 }

@@ -249,3 +249,35 @@ test "every allocation failure while loading is survived" {
         }
     }.run, .{rig.disk.storage()});
 }
+
+test "a GGUF file gives the weights it was made from, q and k rows in their places" {
+    for ([_]arch.ModelType{ .llama, .qwen2, .qwen3 }) |model_type| {
+        var config = small;
+        config.model_type = model_type;
+        config.qkv_bias = model_type == .qwen2;
+        config.qk_norm = model_type == .qwen3;
+        if (model_type == .qwen3) config.head_dim = 6;
+        var rig = try Rig.init(config, .f32);
+        defer rig.deinit();
+
+        const s = rig.disk.storage();
+        _ = try formats.gguf_export.run(testing.allocator, s, .{
+            .source = .{ .weights = .{ .config = config, .flat = rig.model.weights } },
+            .out_path = "m/model.gguf",
+            .dtype = .f32,
+            .tokenizer = .none,
+        }, null, &rig.diag);
+        inline for (.{ f32, f64 }) |T| {
+            var loaded = try model_file.loadModelOn(T, testing.allocator, s, "m/model.gguf", &rig.diag);
+            defer loaded.deinit(testing.allocator);
+
+            try testing.expectEqual(config.head_dim, loaded.config.head_dim);
+            for (rig.model.weights, loaded.weights) |a, b| try testing.expectEqual(@as(T, a), b);
+        }
+        const path = "m/model.gguf";
+        try rig.disk.truncate(path, try rig.disk.fileSize(path) - 4);
+        if (model_file.loadModelOn(f32, testing.allocator, s, path, &rig.diag)) |_| return error.TestUnexpectedResult else |_| {
+            try testing.expect(std.mem.startsWith(u8, rig.diag.text(), path));
+        }
+    }
+}

@@ -458,3 +458,29 @@ test "what is written is read back as the same configuration" {
         try testing.expectEqualDeep(config, try parseText(out.written()));
     }
 }
+
+test "every allocation failure while reading is survived" {
+    try testing.checkAllAllocationFailures(testing.allocator, struct {
+        fn run(gpa: Allocator) !void {
+            var diag: Diagnostic = .{};
+            _ = try parse(gpa, "{\"model_type\":\"llama\"," ++ small ++ ",\"eos_token_id\":[2,3],\"rope_parameters\":{\"rope_type\":\"linear\",\"factor\":2}}", &diag);
+        }
+    }.run, .{});
+}
+
+test "no bit flip of a configuration crashes" {
+    var out: std.Io.Writer.Allocating = .init(testing.allocator);
+    defer out.deinit();
+
+    try write(&out.writer, .{ .vocab_size = 96, .hidden_size = 32, .intermediate_size = 64, .num_hidden_layers = 2, .num_attention_heads = 4, .num_key_value_heads = 2, .head_dim = 8 }, .{});
+    const text = out.written();
+    for (0..text.len * 8) |bit| {
+        text[bit / 8] ^= @as(u8, 1) << @intCast(bit % 8);
+        defer text[bit / 8] ^= @as(u8, 1) << @intCast(bit % 8);
+
+        var diag: Diagnostic = .{};
+        _ = parse(testing.allocator, text, &diag) catch {
+            try testing.expect(diag.text().len > 0);
+        };
+    }
+}

@@ -226,3 +226,32 @@ test "an index names plain shards only" {
     for ([_][]const u8{ "{}", "[]", "{\"weight_map\":[]}", "{\"weight_map\":{\"a\":1}}", "{\"weight_map\":{\"a\":\"x.safetensors\",\"a\":\"x.safetensors\"}}" }) |text|
         try testing.expectError(error.InvalidIndex, safetensors.ShardIndex.parse(testing.allocator, text, &diag));
 }
+
+test "every allocation failure while reading an index is survived" {
+    try testing.checkAllAllocationFailures(testing.allocator, struct {
+        fn run(gpa: std.mem.Allocator) !void {
+            var diag: Diagnostic = .{};
+            var index = try safetensors.ShardIndex.parse(gpa, "{\"weight_map\":{\"a\":\"x.safetensors\",\"b\":\"y.safetensors\"}}", &diag);
+            index.deinit();
+        }
+    }.run, .{});
+}
+
+test "random headers of the format's own words never crash the reader" {
+    const words = [_][]const u8{ "{", "}", "[", "]", ":", ",", "\"a\"", "\"b\"", "\"dtype\"", "\"shape\"", "\"data_offsets\"", "\"F32\"", "\"F4\"", "\"__metadata__\"", "0", "4", "8", "18446744073709551615", "-1", "1e9", "null", "true", " ", "\"\\u0061\"" };
+    const seed = 0x5afe;
+    var prng: base.Prng = .init(seed);
+    var text: [400]u8 = undefined;
+    for (0..20_000) |_| {
+        var w: std.Io.Writer = .fixed(text[8..]);
+        w.writeAll("{") catch unreachable; // It fits.
+        for (0..@intCast(prng.below(24))) |_| w.writeAll(words[@intCast(prng.below(words.len))]) catch break;
+        const claim: u64 = if (prng.below(8) == 0) prng.next() >> @intCast(prng.below(64)) else w.end -| prng.below(3);
+        std.mem.writeInt(u64, text[0..8], claim, .little);
+        var diag: Diagnostic = .{};
+        if (parse(testing.allocator, text[0 .. 8 + w.end], &diag)) |f| {
+            var file = f;
+            file.deinit();
+        } else |_| try testing.expect(diag.text().len > 0);
+    }
+}
