@@ -1,15 +1,244 @@
 //! `abi train`: the native trainer from the command line.
+//!
+//! Every field of `LlmTrainingConfig` is an option of its own (`--learning-rate` sets `learning_rate`); a `--config` file comes
+//! first, options change it. Both go through the one reader of configurations, so messages and rules are the same everywhere.
+//! Progress goes to stderr, one summary line or JSON to stdout. Ctrl-C finishes the update, saves and says where; a second one
+//! leaves at once.
 
+const std = @import("std");
+const abi = @import("abi");
 const arguments = @import("arguments.zig");
 const app_file = @import("app.zig");
+
+const train = abi.train;
+const interrupt = abi.agent.interrupt;
+const Diagnostic = abi.base.Diagnostic;
+const Exit = app_file.Exit;
+
+const own_flags = [_]arguments.Flag{
+    .{ .name = "model", .value = "PATH", .help = "model folder, .gguf, or config.json for random weights", .heading = "What to train" },
+    .{ .name = "data", .value = "FILE", .help = "token ids (.bin), from `abi-train data prepare`" },
+    .{ .name = "eval-data", .value = "FILE", .help = "token ids to evaluate on" },
+    .{ .name = "run-dir", .value = "DIR", .help = "where checkpoint-N folders go", .default = "none: nothing is saved" },
+    .{ .name = "tokenizer", .value = "DIR", .help = "tokenizer files to keep with each checkpoint", .default = "the model's folder" },
+    .{ .name = "resume", .help = "go on from the newest sound checkpoint of --run-dir" },
+    .{ .name = "config", .value = "FILE", .help = "LlmTrainingConfig as JSON; options below change it" },
+    .{ .name = "json", .help = "the final report as JSON on stdout" },
+};
+
+const config_flags = blk: {
+    var flags: [train.config.fields.len]arguments.Flag = undefined;
+    for (&flags, train.config.fields, 0..) |*flag, field, i| {
+        var name: [field.name.len]u8 = field.name[0..field.name.len].*;
+        for (&name) |*c| if (c.* == '_') {
+            c.* = '-';
+        };
+        const fixed = name;
+        flag.* = .{
+            .name = &fixed,
+            .value = "VALUE",
+            .help = field.doc,
+            .default = defaultText(field.name),
+            .heading = if (i == 0) "Configuration" else "",
+        };
+    }
+    break :blk flags;
+};
 
 pub const verb: arguments.Verb = .{
     .name = "train",
     .summary = "Train a model on this machine's CPU",
+    .usage = "--model PATH --data FILE [options]",
+    .flags = &(own_flags ++ config_flags),
+    .examples = &.{
+        "abi train --model model/ --data training_data.bin --run-dir run --epochs 3",
+        "abi train --model config.json --data training_data.bin --run-dir run --resume",
+    },
 };
 
-pub fn run(app: *app_file.App, given: []const []const u8) app_file.RunError!app_file.Exit {
+fn defaultText(comptime name: []const u8) []const u8 {
+    @setEvalBranchQuota(100_000);
+    const value = @field(train.LlmTrainingConfig{}, name);
+    return switch (@typeInfo(@TypeOf(value))) {
+        .bool => if (value) "true" else "false",
+        .@"enum" => @tagName(value),
+        .optional => "",
+        .float => std.fmt.comptimePrint("{d}", .{value}),
+        .int => std.fmt.comptimePrint("{d}", .{value}),
+        else => value,
+    };
+}
+
+const Failure = error{Explained} || app_file.RunError;
+
+/// What the command line asked for, with everything opened.
+const Job = struct {
+    app: *app_file.App,
+    diag: Diagnostic = .{},
+    parsed: *arguments.Parsed,
+
+    fn explain(self: *Job, err: anyerror) Failure {
+        if (err == error.OutOfMemory) return error.OutOfMemory;
+        const text = if (self.diag.text().len > 0) self.diag.text() else @errorName(err);
+        try self.app.complain("train", text);
+        return error.Explained;
+    }
+};
+
+pub fn run(app: *app_file.App, given: []const []const u8) app_file.RunError!Exit {
     var parsed: arguments.Parsed = undefined;
     if (try app.parse(&parsed, &verb, given)) |end| return end;
-    return app.fail("train", "training from this program is not there yet; run `abi-train train` from the Python package");
+    inline for (.{ "model", "data" }) |name| if (!parsed.has(name)) {
+        try app.complain("train", "--" ++ name ++ " is missing; `abi train --help` shows what it takes");
+        return .usage;
+    };
+    var job: Job = .{ .app = app, .parsed = &parsed };
+    return runJob(&job) catch |err| switch (err) {
+        error.Explained => .failed,
+        else => |e| e,
+    };
+}
+
+fn runJob(job: *Job) Failure!Exit {
+    const app = job.app;
+    const parsed = job.parsed;
+    const config_text = try configText(job);
+    var owned = train.parseJson(app.gpa, config_text, &job.diag) catch |err| return job.explain(err);
+    defer owned.deinit();
+
+    const model_path = parsed.text("model").?;
+    var model = openModel(job, model_path, owned.value.seed) catch |err| return job.explain(err);
+    defer model.deinit(app.gpa);
+
+    var dataset = abi.data.TokenizedDataset.open(app.gpa, app.io, parsed.text("data").?, .{}, &job.diag) catch |err| return job.explain(err);
+    defer dataset.deinit();
+
+    var eval: ?abi.data.TokenizedDataset = null;
+    defer if (eval) |*e| e.deinit();
+
+    if (parsed.text("eval-data")) |path|
+        eval = abi.data.TokenizedDataset.open(app.gpa, app.io, path, .{}, &job.diag) catch |err| return job.explain(err);
+
+    const run_dir = parsed.text("run-dir") orelse owned.value.checkpoint_path;
+    const resume_path = if (parsed.has("resume")) try newest(job, run_dir) else null;
+    defer if (resume_path) |p| app.gpa.free(p);
+
+    const trainer = train.Trainer(f32).init(app.gpa, app.io, &model, &dataset, if (eval) |*e| e else null, owned.value, .{
+        .run_dir = run_dir,
+        .tokenizer_dir = parsed.text("tokenizer") orelse folderOf(model_path),
+        .resume_from = resume_path,
+        .version = abi.version,
+    }, &job.diag) catch |err| return job.explain(err);
+    defer trainer.deinit();
+
+    if (resume_path) |p| try app.err.print("resuming from {s}\n", .{p});
+    try app.err.print("{d} weights, {d} tokens, {d} updates planned\n", .{ model.layout.total, dataset.tokens.len, trainer.state.max_steps });
+    return watch(job, trainer);
+}
+
+/// Drives the run and tells about it.
+fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
+    const app = job.app;
+    interrupt.install();
+    interrupt.reset();
+    while (true) {
+        if (interrupt.pressed.load(.monotonic) > 0) trainer.requestStop();
+        const event = trainer.next(&job.diag) catch |err| return job.explain(err);
+        switch (event orelse return .ok) {
+            .step => |s| {
+                const interval = trainer.config.log_interval;
+                const due = interval == 0 or s.global_step % interval == 0 or s.global_step == 1 or s.global_step == trainer.state.max_steps;
+                if (!due) continue;
+                const left = (trainer.state.max_steps - s.global_step) * s.time_ns / std.time.ns_per_s;
+                try app.err.print("step {d}/{d}  loss {d:.4}  lr {e:.2}  grad {d:.3}  {d:.0} tok/s  eta {d}m{d:0>2}s\n", .{
+                    s.global_step, trainer.state.max_steps, s.loss,    s.learning_rate, s.grad_norm,
+                    s.throughput,  left / 60,               left % 60,
+                });
+            },
+            .evaluation => |e| try app.err.print("step {d}  eval loss {d:.4}  perplexity {d:.2}  accuracy {d:.3}{s}\n", .{
+                e.global_step, e.loss, e.perplexity, e.accuracy, if (e.improved) "  best so far" else "",
+            }),
+            .checkpoint => |c| try app.err.print("saved {s}\n", .{c.path}),
+            .finished => |f| {
+                try app.err.flush();
+                try writeReport(job, f);
+                return if (f.stop_reason == .interrupted) .interrupted else .ok;
+            },
+        }
+        try app.err.flush();
+    }
+}
+
+fn writeReport(job: *Job, report: train.TrainingReport) app_file.RunError!void {
+    const out = job.app.out;
+    if (job.parsed.has("json")) {
+        std.json.Stringify.value(report, .{ .emit_null_optional_fields = true }, out) catch return error.WriteFailed;
+        try out.writeByte('\n');
+        return;
+    }
+    try out.print("{t}: {d} updates, {d} tokens, final loss {d:.4}, {d:.0} tokens/s\n", .{
+        report.stop_reason, report.total_steps, report.total_tokens, report.final_loss, report.avg_throughput,
+    });
+}
+
+/// The `--config` file with the options put on top, as one JSON object.
+fn configText(job: *Job) Failure![]const u8 {
+    const arena = job.app.arena;
+    var object: std.json.ObjectMap = .empty;
+    if (job.parsed.text("config")) |path| {
+        const text = std.Io.Dir.cwd().readFileAlloc(job.app.io, path, arena, .limited(train.config_text.max_text_bytes)) catch |err| {
+            job.diag.set("{s}: cannot be read ({t})", .{ path, err });
+            return job.explain(err);
+        };
+        const value = std.json.parseFromSliceLeaky(std.json.Value, arena, text, .{ .parse_numbers = false }) catch |err| {
+            job.diag.set("{s}: is no JSON object ({t})", .{ path, err });
+            return job.explain(err);
+        };
+        if (value != .object) {
+            job.diag.set("{s}: is no JSON object", .{path});
+            return job.explain(error.InvalidConfiguration);
+        }
+        object = value.object;
+    }
+    for (train.config.fields, job.parsed.values[own_flags.len..]) |field, given| {
+        const text = given orelse continue;
+        // A value that is JSON by itself (number, true, null) is that; anything else is a string.
+        const value = std.json.parseFromSliceLeaky(std.json.Value, arena, text, .{ .parse_numbers = false }) catch std.json.Value{ .string = text };
+        try object.put(arena, field.name, value);
+    }
+    var out: std.Io.Writer.Allocating = .init(arena);
+    std.json.Stringify.value(std.json.Value{ .object = object }, .{}, &out.writer) catch return error.OutOfMemory;
+    return out.written();
+}
+
+fn openModel(job: *Job, path: []const u8, seed: u64) !abi.checkpoint.LoadedModel(f32) {
+    const app = job.app;
+    if (!std.mem.endsWith(u8, path, ".json")) return abi.checkpoint.loadModel(f32, app.gpa, app.io, path, &job.diag);
+    const text = std.Io.Dir.cwd().readFileAlloc(app.io, path, app.arena, .limited(1 << 20)) catch |err| {
+        job.diag.set("{s}: cannot be read ({t})", .{ path, err });
+        return err;
+    };
+    const config = abi.formats.hf_config.parse(app.gpa, text, &job.diag) catch |err| {
+        job.diag.prepend("{s}: ", .{path});
+        return err;
+    };
+    return abi.checkpoint.initRandom(f32, app.gpa, config, seed);
+}
+
+/// Newest sound checkpoint, or null (a fresh start) when there is none yet.
+fn newest(job: *Job, run_dir: ?[]const u8) Failure!?[]u8 {
+    const dir = run_dir orelse {
+        job.diag.set("--resume needs --run-dir", .{});
+        return job.explain(error.NoRunFolder);
+    };
+    const found = abi.checkpoint.latest(job.app.gpa, job.app.io, dir, &job.diag) catch |err| return job.explain(err);
+    if (job.diag.text().len > 0) try job.app.complain("train", job.diag.text());
+    job.diag.clear();
+    return if (found) |f| f.path else null;
+}
+
+/// A model folder brings its own tokenizer; a single file does not.
+fn folderOf(model_path: []const u8) ?[]const u8 {
+    const file = std.mem.endsWith(u8, model_path, ".json") or std.mem.endsWith(u8, model_path, ".gguf");
+    return if (file) std.fs.path.dirname(model_path) else model_path;
 }
