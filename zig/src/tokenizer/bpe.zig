@@ -79,11 +79,12 @@ pub const Tokenizer = struct {
         errdefer self.arena.deinit();
 
         const arena = self.arena.allocator();
-        try self.indexTokens(arena, diag);
+        const decoded = try self.indexTokens(arena, diag);
+        self.decoded = decoded;
         try self.checkIds(diag);
         try self.indexBytes(diag);
         try self.indexMerges(arena, diag);
-        try self.indexAdded(arena);
+        try self.indexAdded(arena, decoded);
         try self.collectStops(arena);
         return self;
     }
@@ -104,7 +105,7 @@ pub const Tokenizer = struct {
 
     // ---- building ----
 
-    fn indexTokens(self: *Tokenizer, arena: Allocator, diag: *base.Diagnostic) !void {
+    fn indexTokens(self: *Tokenizer, arena: Allocator, diag: *base.Diagnostic) ![][]const u8 {
         const tokens = self.parts.tokens;
         if (tokens.len == 0) {
             diag.set("the vocabulary is empty; a tokenizer needs at least one token", .{});
@@ -125,10 +126,10 @@ pub const Tokenizer = struct {
             seen.value_ptr.* = id;
             switch (self.parts.kind) {
                 .byte_level => {
-                    if (token.type != .normal and token.type != .user_defined) continue;
+                    if (!token.in_model or (token.type != .normal and token.type != .user_defined)) continue;
                     const bytes = try byte_level.toBytes(arena, token.text) orelse continue;
-                    if (token.type == .normal and !token.added) out.* = bytes;
-                    if (token.type == .normal) self.ordinary.putAssumeCapacity(bytes, id);
+                    out.* = bytes;
+                    self.ordinary.putAssumeCapacity(bytes, id);
                 },
                 .characters => {
                     if (token.type == .byte) {
@@ -140,14 +141,14 @@ pub const Tokenizer = struct {
                         out.* = try arena.dupe(u8, &.{byte});
                         continue;
                     }
-                    if (token.type == .normal or token.type == .user_defined) self.ordinary.putAssumeCapacity(token.text, id);
+                    if (token.in_model and (token.type == .normal or token.type == .user_defined)) self.ordinary.putAssumeCapacity(token.text, id);
                     if (self.parts.space_mark) |mark| if (token.type == .normal) {
                         out.* = try std.mem.replaceOwned(u8, arena, token.text, mark, " ");
                     };
                 },
             }
         }
-        self.decoded = decoded;
+        return decoded;
     }
 
     fn checkIds(self: *Tokenizer, diag: *base.Diagnostic) !void {
@@ -228,7 +229,7 @@ pub const Tokenizer = struct {
         };
     }
 
-    fn indexAdded(self: *Tokenizer, arena: Allocator) !void {
+    fn indexAdded(self: *Tokenizer, arena: Allocator, decoded: [][]const u8) !void {
         var raw: std.ArrayList(added_tokens.Added) = .empty;
         var normalized: std.ArrayList(added_tokens.Added) = .empty;
         var spelled: std.StringHashMapUnmanaged(void) = .empty;
@@ -239,7 +240,7 @@ pub const Tokenizer = struct {
             var entry: added_tokens.Added = .{
                 .text = token.text,
                 .id = @intCast(id),
-                .control = token.type == .control or token.type == .unknown,
+                .control = token.special,
                 .lstrip = token.lstrip,
                 .rstrip = token.rstrip,
             };
@@ -251,6 +252,8 @@ pub const Tokenizer = struct {
             // Two spellings may normalise to one; the first keeps it.
             if ((try spelled.getOrPut(arena, entry.text)).found_existing) continue;
             try normalized.append(arena, entry);
+            // What was matched is what comes back, the space that normalisation put before it included.
+            if (self.parts.space_mark) |mark| decoded[id] = try std.mem.replaceOwned(u8, arena, entry.text, mark, " ");
         }
         self.raw = .init(raw.items);
         self.normalized = .init(normalized.items);

@@ -131,12 +131,17 @@ fn readTokens(arena: std.mem.Allocator, v: GgufVocabulary, sentencepiece: bool, 
             diag.set("tokenizer.ggml.token_type of token {d} is {d}; known types are 1 to 6", .{ i, number });
             return error.InvalidTokenizer;
         };
-        if (kind == .user_defined and parts_module.looksLikeControl(text)) kind = .control;
         if (kind == .byte and !sentencepiece) kind = .normal;
+        const added = kind == .control or kind == .user_defined or kind == .unknown;
+        const special = added and (kind != .user_defined or parts_module.looksLikeControl(text));
+        // The file does not say whether an added token is in the merging vocabulary too; a single character must be.
+        if (kind == .control or kind == .user_defined) kind = parts_module.typeOfAdded(text, special, true);
         token.* = .{
             .text = try arena.dupe(u8, text),
             .type = kind,
-            .added = kind == .control or kind == .user_defined or kind == .unknown,
+            .added = added,
+            .special = special,
+            .in_model = !added or parts_module.isOneCharacter(text),
         };
     }
     return tokens;

@@ -179,7 +179,7 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
         const token = &tokens[try idValue(value, text, diag)];
         if (token.text.len > 0) return invalid(diag, "tokenizer.json: tokens \"{s}\" and \"{s}\" share an id", .{ bpe.clip(token.text), bpe.clip(text) });
         if (text.len == 0) continue;
-        token.* = .{ .text = text, .type = if (parts.byte_fallback and bpe.parseByteToken(text) != null) .byte else .normal };
+        token.* = .{ .text = text, .type = if (parts.byte_fallback and bpe.parseByteToken(text) != null) .byte else .normal, .in_model = true };
     }
     for (added) |value| {
         const node = root.at(value, "added_tokens");
@@ -195,8 +195,10 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
         const special = try node.flag("special") orelse false;
         token.* = .{
             .text = text,
-            .type = if (special or parts_module.looksLikeControl(text)) .control else .user_defined,
+            .type = parts_module.typeOfAdded(text, special, token.in_model),
             .added = true,
+            .special = special or parts_module.looksLikeControl(text),
+            .in_model = token.in_model,
             .lstrip = try node.flag("lstrip") orelse false,
             .rstrip = try node.flag("rstrip") orelse false,
             .normalized = try node.flag("normalized") orelse !special,

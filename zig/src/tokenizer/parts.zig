@@ -3,6 +3,8 @@
 //! `Tokenizer.fromParts` is the only gate from here to something that encodes. Slices belong to whoever filled the
 //! struct in; the tokenizer copies nothing and keeps the arena.
 
+const std = @import("std");
+const unicode = @import("unicode.zig");
 const Pass = @import("pre_tokenizer.zig").Pass;
 
 pub const Error = error{
@@ -28,6 +30,10 @@ pub const Token = struct {
     type: TokenType = .unused,
     /// Found in raw text before the model sees it.
     added: bool = false,
+    /// Belongs to the merging vocabulary; an added token may or may not.
+    in_model: bool = false,
+    /// Looked for in text only where special text is parsed.
+    special: bool = false,
     lstrip: bool = false,
     rstrip: bool = false,
     /// Looked for after normalisation instead of before.
@@ -101,11 +107,31 @@ pub const Parts = struct {
     chat_template: ?[]const u8 = null,
 };
 
+/// Type of an added token that its file calls special or not. One that is a single character of the merging vocabulary
+/// (people make "!" their padding) is something everyone types: it stays reachable from text.
+pub fn typeOfAdded(text: []const u8, special: bool, in_model: bool) TokenType {
+    if (!special and !looksLikeControl(text)) return .user_defined;
+    return if (in_model and isOneCharacter(text)) .user_defined else .control;
+}
+
+pub fn isOneCharacter(text: []const u8) bool {
+    return text.len > 0 and unicode.decode(text).len == text.len;
+}
+
 /// Whether a token's text has the form that marks control tokens in files without better knowledge.
 pub fn looksLikeControl(text: []const u8) bool {
-    const eql = @import("std").mem.eql;
-    const startsWith = @import("std").mem.startsWith;
-    const endsWith = @import("std").mem.endsWith;
+    const eql = std.mem.eql;
+    const startsWith = std.mem.startsWith;
+    const endsWith = std.mem.endsWith;
     if (text.len >= 5 and startsWith(u8, text, "<|") and endsWith(u8, text, "|>")) return true;
     return eql(u8, text, "<pad>") or (startsWith(u8, text, "<unused") and endsWith(u8, text, ">"));
+}
+
+test "a single character of the vocabulary is never a control token" {
+    try std.testing.expectEqual(TokenType.user_defined, typeOfAdded("!", true, true));
+    try std.testing.expectEqual(TokenType.user_defined, typeOfAdded("\u{e9}", true, true));
+    try std.testing.expectEqual(TokenType.control, typeOfAdded("\u{e9}", true, false));
+    try std.testing.expectEqual(TokenType.user_defined, typeOfAdded("<think>", false, true));
+    try std.testing.expectEqual(TokenType.control, typeOfAdded("<s>", true, true));
+    try std.testing.expectEqual(TokenType.control, typeOfAdded("<|x|>", false, false));
 }
