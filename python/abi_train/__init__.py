@@ -1,6 +1,7 @@
 """Train language models in Python or in Zig, run them in Zig, and prove that both say the same.
 
-Everything here is loaded when it is first used, so `import abi_train` is quick and never imports torch.
+Everything here is loaded when it is first used, so `import abi_train` is quick and never imports
+torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         Instruction,
         InstructionDataset,
         TokenizedDataset,
+        TokenizedWriter,
         parse_instruction_dataset,
     )
     from .errors import AbiTrainError
@@ -30,6 +32,7 @@ _HOME = {
     "LlmTrainingConfig": "config",
     "Tokenizer": "tokenizer",
     "TokenizedDataset": "dataset",
+    "TokenizedWriter": "dataset",
     "Batch": "dataset",
     "Instruction": "dataset",
     "InstructionDataset": "dataset",
@@ -49,6 +52,7 @@ __all__ = [
     "LlmTrainingConfig",
     "Model",
     "TokenizedDataset",
+    "TokenizedWriter",
     "Tokenizer",
     "Trainer",
     "__version__",

@@ -1,7 +1,7 @@
 """Training data: tokenized files as NumPy views, and instruction data line by line.
 
-The file format is described in `docs/formats/token-bin.md`. Nothing is copied: `tokens` and the batches of
-a stream are the mapped file itself, so a file larger than memory opens at once.
+The file format is described in `docs/formats/token-bin.md`. Nothing is copied: `tokens` and the
+batches of a stream are the mapped file itself, so a file larger than memory opens at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from . import _native
 from .errors import ClosedError, FileAccessError, MissingFileError
+from .tokenizer import as_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "InstructionDataset",
     "MicroBatch",
     "TokenizedDataset",
+    "TokenizedWriter",
     "parse_instruction_dataset",
 ]
 
@@ -60,7 +62,8 @@ class MicroBatch:
     index: which micro-batch of the epoch, from 0.
     target_count, token_count: positions with a target; positions that are not padding.
 
-    The arrays are views of the loader's buffers: the next micro-batch overwrites them. Copy to keep.
+    The arrays are views of the loader's buffers: the next micro-batch overwrites them. Copy to
+    keep.
     """
 
     input_ids: npt.NDArray[np.uint32]
@@ -88,13 +91,16 @@ class TokenizedDataset:
     def load(cls, path: str | os.PathLike[str], *, use_manifest: bool = True) -> TokenizedDataset:
         """Opens `path` (`*.bin`) at once, whatever its size.
 
-        `use_manifest=False` takes the ids alone, as a stream. Raises MissingFileError, FileAccessError,
-        or DataError when a size, a row start or the manifest is wrong.
+        `use_manifest=False` takes the ids alone, as a stream. Raises MissingFileError,
+        FileAccessError, or DataError when a size, a row start or the manifest is wrong.
         """
         return cls(_native.dataset.open(path, use_manifest), Path(path))
 
     def close(self) -> None:
-        """Lets go of the file. Arrays that were handed out stay valid; the object cannot be used."""
+        """Lets go of the file.
+
+        Arrays that were handed out stay valid; the object cannot be used.
+        """
         self._handle = None
 
     def __enter__(self) -> TokenizedDataset:
@@ -259,6 +265,91 @@ class MicroBatches:
                 target_count=int(batch.target_count),
                 token_count=int(batch.token_count),
             )
+
+
+class TokenizedWriter:
+    """Writes a data set row by row in constant memory.
+
+    ::
+
+        with TokenizedWriter("train.bin", vocab_size=32000) as writer:
+            writer.append(ids, in_loss)
+            writer.finish()
+
+    Nothing appears under a final name before `finish`; leaving the block without it leaves what was
+    there before.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        rows: bool = True,
+        mask: bool = True,
+        vocab_size: int | None = None,
+        seed: int | None = None,
+        tokenizer_hash: str | None = None,
+        format: str | None = None,
+        source: str | None = None,
+        license: str | None = None,
+    ) -> None:
+        """Starts a data set at `path` (`*.bin`), whose folder must exist.
+
+        rows: each `append` is one row. mask: write a loss mask. The rest goes into the manifest;
+        ids at or above `vocab_size` are refused. Raises DataError when a file of another kind has
+        one of the names, FileAccessError when the folder cannot be written.
+        """
+        self.path = Path(path)
+        self._handle: Handle | None = _native.writer.open(
+            path,
+            rows=rows,
+            mask=mask,
+            vocab_size=vocab_size,
+            seed=seed,
+            tokenizer_hash=tokenizer_hash,
+            format=format,
+            source=source,
+            license=license,
+        )
+
+    def append(
+        self,
+        ids: Sequence[int] | npt.NDArray[Any],
+        in_loss: Sequence[bool] | npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Adds one row, or a piece of the stream; `in_loss`: one flag a token, None: all count."""
+        import numpy as np
+
+        flags = None
+        if in_loss is not None:
+            flags = np.ascontiguousarray(np.asarray(in_loss, dtype=np.bool_)).view(np.uint8)
+        _native.writer.append(self._open(), as_ids(ids), flags)
+
+    def finish(self) -> tuple[int, int, int]:
+        """Makes everything durable; returns tokens, rows, and tokens in the loss."""
+        summary = _native.writer.finish(self._open())
+        self._handle = None
+        return summary
+
+    def close(self) -> None:
+        """Throws away what is not finished."""
+        self._handle = None
+
+    def __enter__(self) -> TokenizedWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Handle:
+        if self._handle is None:
+            raise ClosedError(f"{self.path}: the writer was finished or closed before")
+        return self._handle
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,8 @@ class Model:
     ) -> Model:
         """Random weights for a `config.json` (its path, or its content as a mapping).
 
-        Normal with `initializer_range`; norms 1, biases 0. The same seed gives the same weights on every
-        machine; float64 weights are the float32 ones before rounding. Raises ConfigError.
+        Normal with `initializer_range`; norms 1, biases 0. The same seed gives the same weights on
+        every machine; float64 weights are the float32 ones before rounding. Raises ConfigError.
         """
         return cls(_native.model.random(_config_text(config), seed, dtype))
 
@@ -159,7 +159,10 @@ class Model:
         return Path(folder)
 
     def import_checkpoint(self, path: str | os.PathLike[str]) -> int:
-        """Replaces the weights by those of an ABLC or ABIC file; returns the step it was saved at."""
+        """Replaces the weights by those of an ABLC or ABIC file.
+
+        Returns the step it was saved at.
+        """
         return _native.model.import_checkpoint(self.native, path)
 
     def export_checkpoint(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -38,12 +39,12 @@ class Tokenizer:
         self._info: dict[str, Any] = _native.tokenizer.info(handle)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
-        """Opens a folder with `tokenizer.json`.
+    def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        """Opens a folder with `tokenizer.json`, or the tokenizer inside a `.gguf` file.
 
         Raises MissingFileError, or FormatError naming the file, the value and the rule.
         """
-        return cls(_native.tokenizer.open(folder), Path(folder))
+        return cls(_native.tokenizer.open(path), Path(path))
 
     def close(self) -> None:
         """Frees the native tokenizer."""
@@ -117,7 +118,8 @@ class Tokenizer:
         """Ids of `text`, one-dimensional uint32.
 
         add_bos, add_eos: whether the begin and the end token are added; None: as the files say.
-        parse_special: let control tokens written in the text become ids. Never for text a person wrote.
+        parse_special: let control tokens written in the text become ids. Never for text a person
+        wrote.
         continues: the text goes on from earlier text, so no leading space is added.
         """
         data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
@@ -137,7 +139,10 @@ class Tokenizer:
         skip_special: bool = True,
         continues: bool = False,
     ) -> str:
-        """Text of `ids`; what is not UTF-8 becomes U+FFFD. Raises ArgumentError for a foreign id."""
+        """Text of `ids`; what is not UTF-8 becomes U+FFFD.
+
+        Raises ArgumentError for a foreign id.
+        """
         data = self.decode_bytes(ids, skip_special=skip_special, continues=continues)
         return data.decode("utf-8", "replace")
 
@@ -150,6 +155,30 @@ class Tokenizer:
     ) -> bytes:
         """Bytes of `ids`, exactly."""
         return _native.tokenizer.decode(self.native, as_ids(ids), skip_special, continues)
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        format: str | None = None,
+        add_generation_prompt: bool = False,
+        train: bool = False,
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+        """A chat as ids and loss mask, of the same length.
+
+        messages: `{"role": "system" | "user" | "assistant" | "tool", "content": ...}`; the abbey
+            format also takes `"emotion"`.
+        format: abbey, chatml, llama3, mistral, qwen, qwen2 or smollm; None: what the tokenizer's
+            chat template is.
+        add_generation_prompt: end with the beginning of an assistant turn.
+        train: put bodies and ends of assistant turns in the loss.
+
+        What people wrote never becomes a control token. Raises DataError or ArgumentError.
+        """
+        text = json.dumps([dict(m) for m in messages])
+        return _native.tokenizer.render_chat(
+            self.native, text, format, add_generation_prompt, train
+        )
 
     def token_to_id(self, token: str, *, control_only: bool = False) -> int | None:
         """Id of a token spelled as in the files, or None. `control_only`: only a control token."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .errors import ClosedError
@@ -90,7 +90,7 @@ class FinishedEvent:
     checkpoints_saved: int
 
 
-Event = Union[StepEvent, EvaluationEvent, CheckpointEvent, FinishedEvent]
+Event = StepEvent | EvaluationEvent | CheckpointEvent | FinishedEvent
 
 
 class Trainer:
@@ -103,8 +103,8 @@ class Trainer:
                 if isinstance(event, StepEvent):
                     print(event.global_step, event.loss)
 
-    Python's lock is free while the trainer works, and `request_stop` may be called from any thread or
-    signal handler. Breaking out of the loop and going on later is fine.
+    Python's lock is free while the trainer works, and `request_stop` may be called from any thread
+    or signal handler. Breaking out of the loop and going on later is fine.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class Trainer:
     ) -> None:
         """Begins a run, or resumes one.
 
-        run_dir: receives `checkpoint-N`; None: the configuration's `checkpoint_path`; both None: nothing
-            is saved.
+        run_dir: receives `checkpoint-N`; None: the configuration's `checkpoint_path`; both None:
+            nothing is saved.
         tokenizer_dir: its tokenizer files go into each checkpoint.
         resume_from: a `checkpoint-N` folder of the same run.
 
@@ -227,7 +227,10 @@ class Trainer:
         _native.trainer.request_stop(self.native)
 
     def save(self) -> Path:
-        """Saves a checkpoint now and returns its folder. Raises CheckpointError without a run folder."""
+        """Saves a checkpoint now and returns its folder.
+
+        Raises CheckpointError without a run folder.
+        """
         return Path(_native.trainer.save(self.native))
 
     @property

@@ -69,7 +69,7 @@ uint32_t abt_abi_version(void);
  * zero byte. Valid until the next call on this thread. */
 const char *abt_last_error(void);
 
-/* JSON about this machine as the library sees it: {"architecture", "os", "mode", "level", "threads"}. */
+/* JSON about this machine as the library sees it: {"architecture", "os", "mode", "level", "levels", "threads"}. */
 abt_status abt_cpu_info_json(char *buffer, size_t capacity, size_t *needed);
 
 /* ---- Configuration ----------------------------------------------------------------------------------
@@ -196,6 +196,30 @@ abt_status abt_loader_seek(abt_loader loader, uint64_t epoch, uint64_t micro_bat
  * capacity and needed count values. */
 abt_status abt_loader_order(abt_loader loader, uint64_t epoch, uint32_t *order, size_t capacity, size_t *needed);
 
+typedef uint64_t abt_writer;
+
+typedef struct abt_writer_options {
+    size_t struct_size;
+    uint32_t rows;                    /* 1: each append is one row, and row starts are written */
+    uint32_t mask;                    /* 1: a loss mask is written */
+    uint32_t vocab_size;              /* ids at or above it are refused; 0: unknown */
+    uint32_t has_seed;                /* 1: `seed` goes into the manifest */
+    uint64_t seed;
+    const char *tokenizer_hash;       /* this and the next three may be NULL */
+    const char *format;
+    const char *source;
+    const char *license;
+} abt_writer_options;
+
+/* Writes a data set row by row in constant memory. Nothing appears under a final name before
+ * abt_writer_finish; abt_writer_free before that leaves what was there. */
+abt_status abt_writer_open(const char *path, const abt_writer_options *options, abt_writer *writer);
+abt_status abt_writer_free(abt_writer writer);
+/* in_loss: `count` bytes of 0 or 1, or NULL: all are in the loss. After a failure only free is allowed. */
+abt_status abt_writer_append(abt_writer writer, const uint32_t *ids, size_t count, const uint8_t *in_loss);
+/* Makes everything durable. The counts may be NULL. The writer is then done: free it. */
+abt_status abt_writer_finish(abt_writer writer, uint64_t *tokens, uint64_t *rows, uint64_t *in_loss);
+
 /* ---- Tokenizer --------------------------------------------------------------------------------------
  * Text to ids and back. Any number of threads may use one tokenizer. */
 
@@ -210,8 +234,8 @@ typedef struct abt_encode_options {
     uint32_t continues;               /* 1: the text goes on from earlier text: no leading space is added */
 } abt_encode_options;
 
-/* Opens a folder with tokenizer.json. */
-abt_status abt_tokenizer_open(const char *folder, abt_tokenizer *tokenizer);
+/* Opens a folder with tokenizer.json, or the tokenizer inside a .gguf file. */
+abt_status abt_tokenizer_open(const char *path, abt_tokenizer *tokenizer);
 abt_status abt_tokenizer_free(abt_tokenizer tokenizer);
 
 /* {"vocab_size", "bos", "eos", "pad", "add_bos", "stops": [id], "chat_template"}; null where there is none. */
@@ -231,6 +255,18 @@ abt_status abt_tokenizer_decode(abt_tokenizer tokenizer, const uint32_t *ids, si
  * ABT_STATUS_NOT_FOUND when there is none. */
 abt_status abt_tokenizer_token_id(abt_tokenizer tokenizer, const char *text, size_t size, uint32_t control_only,
                                   uint32_t *id);
+
+/* A chat as ids and loss mask. messages_json: [{"role": "system"|"user"|"assistant"|"tool", "content": text,
+ * "emotion": text (abbey only)}]. format: abbey, chatml, llama3, mistral, qwen, qwen2, smollm; NULL: what the
+ * tokenizer's chat template is. train 1: bodies and ends of assistant turns are in the loss. ids and loss_mask
+ * (0 or 1, may be NULL) have room for `capacity`; *needed gets the number of ids. What people wrote never
+ * becomes a control token. */
+abt_status abt_tokenizer_render_chat(abt_tokenizer tokenizer, const char *messages_json, const char *format,
+                                     uint32_t add_generation_prompt, uint32_t train, uint32_t *ids,
+                                     uint8_t *loss_mask, size_t capacity, size_t *needed);
+
+/* {"name", "jinja", "stops": [text], "default_system": text or null} of a chat format. */
+abt_status abt_chat_format_json(const char *format, char *buffer, size_t capacity, size_t *needed);
 
 /* ---- Model ------------------------------------------------------------------------------------------
  * Weights in memory with their configuration: read from a Hugging Face folder or a GGUF file, or drawn at
@@ -362,6 +398,82 @@ abt_status abt_trainer_progress(abt_trainer trainer, uint64_t *global_step, uint
  * wanted. Read them between calls of abt_trainer_next. */
 abt_status abt_trainer_buffers(abt_trainer trainer, const void **gradients, const void **first_moment,
                                const void **second_moment, uint64_t *gradient_elements, uint64_t *moment_elements);
+
+/* ---- Files ------------------------------------------------------------------------------------------
+ * GGUF: write one from a model folder, look into one. */
+
+typedef struct abt_export_options {
+    size_t struct_size;
+    const char *source;               /* a Hugging Face folder */
+    const char *out_path;             /* *.gguf */
+    const char *dtype;                /* f32, f16, bf16 or q8_0 */
+    const char *name;                 /* general.name; NULL: from the folder's name */
+    const char *tokenizer_dir;        /* NULL: the source's own */
+    const char *pre;                  /* llama.cpp's name of the pre-tokenizer where its regex is unknown; or NULL */
+    uint32_t without_tokenizer;       /* 1: a file without vocabulary */
+    uint32_t threads;                 /* 0: one per CPU */
+} abt_export_options;
+
+/* Writes the file under a temporary name, reads it back strictly, then renames it. *bytes and *tensors may
+ * be NULL. */
+abt_status abt_export_gguf(const abt_export_options *options, uint64_t *bytes, uint64_t *tensors);
+
+/* The exact number of bytes abt_export_gguf would write. */
+abt_status abt_export_gguf_size(const abt_export_options *options, uint64_t *bytes);
+
+/* {"version", "alignment", "keys": {key: value}, "tensors": [{"name", "dtype", "shape", "offset", "bytes"}]}.
+ * shape is in GGUF's order: the row length first. Of an array with more than array_limit elements only
+ * {"type", "count"} is shown. */
+abt_status abt_gguf_inspect_json(const char *path, uint64_t array_limit, char *buffer, size_t capacity, size_t *needed);
+
+/* ---- Generator --------------------------------------------------------------------------------------
+ * Runs a GGUF file: ids in, ids out. What was computed for an earlier prompt that begins the same is kept. */
+
+typedef uint64_t abt_generator;
+
+typedef struct abt_generator_options {
+    size_t struct_size;
+    uint32_t threads;                 /* 0: one per CPU */
+    uint32_t context;                 /* ids the model can look back; 0: what it was trained for, at most 4096 */
+} abt_generator_options;
+
+typedef struct abt_sampling {
+    size_t struct_size;
+    float temperature;                /* 0: always the most likely */
+    uint32_t top_k;                   /* 0: all */
+    float top_p;                      /* 1: all */
+    float min_p;                      /* 0: all */
+    float repeat_penalty;             /* 1: off */
+    uint32_t repeat_window;
+    uint64_t seed;
+} abt_sampling;
+
+typedef enum abt_end {
+    ABT_END_NONE = 0,                 /* an id was given out; there may be more */
+    ABT_END_STOP_ID = 1,              /* a stop id was drawn; it is not given out */
+    ABT_END_LENGTH = 2,               /* max_tokens were given out */
+    ABT_END_CONTEXT = 3               /* the context is full */
+} abt_end;
+
+/* `options` may be NULL. */
+abt_status abt_generator_open(const char *path, const abt_generator_options *options, abt_generator *generator);
+abt_status abt_generator_free(abt_generator generator);
+
+/* {"config": as in config.json, "context", "threads", "parameters"}. */
+abt_status abt_generator_info_json(abt_generator generator, char *buffer, size_t capacity, size_t *needed);
+
+/* Begins to continue `count` (at least one) ids. `sampling` may be NULL: temperature 0. stop_ids may be NULL
+ * with stop_count 0. */
+abt_status abt_generator_start(abt_generator generator, const uint32_t *ids, size_t count,
+                               const abt_sampling *sampling, const uint32_t *stop_ids, size_t stop_count,
+                               uint64_t max_tokens);
+
+/* The next id, or why there is none. */
+abt_status abt_generator_next(abt_generator generator, uint32_t *id, abt_end *end);
+
+/* The logits after the last id that was fed, one a vocabulary entry; after abt_generator_start those of the
+ * prompt's last id. Valid until the next call on this generator. */
+abt_status abt_generator_logits(abt_generator generator, const float **logits, uint64_t *count);
 
 /* cdef:end */
 

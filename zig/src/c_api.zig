@@ -12,9 +12,13 @@ const groups = .{
     @import("c_api/config.zig"),
     @import("c_api/instructions.zig"),
     @import("c_api/dataset.zig"),
+    @import("c_api/writer.zig"),
     @import("c_api/tokenizer.zig"),
+    @import("c_api/chat.zig"),
     @import("c_api/model.zig"),
     @import("c_api/trainer.zig"),
+    @import("c_api/export.zig"),
+    @import("c_api/generator.zig"),
 };
 
 comptime {

@@ -1,17 +1,20 @@
 """The exact mirror of `abi_train.h`, one module a group, every length and type checked.
 
-The only package that says `lib.`. Public modules build on it and never see cffi. A failed call raises
-from `abi_train.errors` with the library's sentence.
+The only package that says `lib.`. Public modules build on it and never see cffi. A failed call
+raises from `abi_train.errors` with the library's sentence.
 """
 
 from __future__ import annotations
 
 from . import _cffi as _cffi
 from . import dataset as dataset
+from . import export as export
+from . import generator as generator
 from . import instructions as instructions
 from . import model as model
 from . import tokenizer as tokenizer
 from . import trainer as trainer
+from . import writer as writer
 from .core import Handle as Handle
 from .core import check as check
 from .core import ffi as ffi

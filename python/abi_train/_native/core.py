@@ -118,7 +118,10 @@ def out_handle() -> Any:
 
 
 class _Memory:
-    """Native memory as numpy sees it. The array made from it keeps this, and this keeps the owner."""
+    """Native memory as numpy sees it.
+
+    The array made from it keeps this, and this keeps the owner.
+    """
 
     __slots__ = ("__array_interface__", "owner")
 
@@ -142,7 +145,7 @@ def view(
     *,
     writable: bool = False,
 ) -> npt.NDArray[Any]:
-    """A NumPy array over native memory: nothing is copied, and `owner` lives as long as the array."""
+    """A NumPy array over native memory, without a copy; `owner` lives as long as the array."""
     import numpy as np
 
     kind: np.dtype[Any] = np.dtype(dtype)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .core import (
     Handle,
     c_path,
+    c_string,
     check,
     ffi,
     from_array,
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-def open(folder: str | os.PathLike[str]) -> Handle:
-    """Opens a folder with `tokenizer.json`."""
+def open(path: str | os.PathLike[str]) -> Handle:
+    """Opens a folder with `tokenizer.json`, or the tokenizer inside a GGUF file."""
     result = out_handle()
-    check(lib.abt_tokenizer_open(c_path(folder, "folder"), result))
+    check(lib.abt_tokenizer_open(c_path(path), result))
     return Handle(result[0], lib.abt_tokenizer_free)
 
 
@@ -69,7 +70,8 @@ def encode(
             capacity = int(needed[0])
             continue
         check(status)
-        return ids[: int(needed[0])].copy()
+        found: npt.NDArray[np.uint32] = ids[: int(needed[0])].copy()
+        return found
 
 
 def decode(
@@ -96,3 +98,44 @@ def token_id(handle: Handle, text: bytes, control_only: bool) -> int | None:
         return None
     check(status)
     return int(result[0])
+
+
+def render_chat(
+    handle: Handle,
+    messages_json: str,
+    format: str | None,
+    add_generation_prompt: bool,
+    train: bool,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    """Ids and loss mask of a chat."""
+    import numpy as np
+
+    messages = c_string(messages_json, "messages")
+    name = ffi.NULL if format is None else c_string(format, "format")
+    needed = ffi.new("size_t *")
+    capacity = len(messages_json.encode("utf-8")) + 64
+    while True:
+        ids = np.empty(capacity, dtype=np.uint32)
+        mask = np.empty(capacity, dtype=np.uint8)
+        status = lib.abt_tokenizer_render_chat(
+            handle.value,
+            messages,
+            name,
+            bool(add_generation_prompt),
+            bool(train),
+            from_array(ids, "uint32_t[]"),
+            from_array(mask, "uint8_t[]"),
+            capacity,
+            needed,
+        )
+        if status == lib.ABT_STATUS_BUFFER_TOO_SMALL and needed[0] > capacity:
+            capacity = int(needed[0])
+            continue
+        check(status)
+        count = int(needed[0])
+        return ids[:count].copy(), mask[:count].astype(np.bool_)
+
+
+def chat_format(name: str) -> dict[str, Any]:
+    """Jinja source, stop texts and default system prompt of a chat format."""
+    return json_out(lib.abt_chat_format_json, c_string(name, "format"))

@@ -31,6 +31,8 @@ fn writeCpuInfo(w: *std.Io.Writer) std.Io.Writer.Error!void {
         .architecture = @tagName(builtin.cpu.arch),
         .os = @tagName(builtin.os.tag),
         .mode = @tagName(builtin.mode),
+        .level = abi.kernels.level(),
+        .levels = abi.kernels.available(),
         .threads = std.Thread.getCpuCount() catch 1,
     }, .{}, w);
 }

@@ -17,13 +17,13 @@ pub const Tokenizer = handles.Object(.tokenizer, struct {
     }
 });
 
-pub fn abt_tokenizer_open(folder: ?[*:0]const u8, tokenizer: ?*u64) callconv(.c) Status {
+pub fn abt_tokenizer_open(path: ?[*:0]const u8, tokenizer: ?*u64) callconv(.c) Status {
     const result = tokenizer orelse return failure.nullArgument("tokenizer");
     result.* = 0;
     var status: Status = c.ABT_STATUS_OK;
-    const path = out.string(folder, "folder", &status) orelse return status;
+    const name = out.string(path, "path", &status) orelse return status;
     var diag: failure.Diagnostic = .{};
-    var opened = abi.tokenizer.Tokenizer.openFolder(out.gpa, out.io(), path, &diag) catch |err| switch (err) {
+    var opened = open(name, &diag) catch |err| switch (err) {
         error.CannotReadTokenizer => return failure.from(err, c.ABT_STATUS_NOT_FOUND, &diag),
         else => return failure.from(err, c.ABT_STATUS_FORMAT, &diag),
     };
@@ -32,6 +32,22 @@ pub fn abt_tokenizer_open(folder: ?[*:0]const u8, tokenizer: ?*u64) callconv(.c)
         return failure.from(err, c.ABT_STATUS_FORMAT, null);
     };
     return c.ABT_STATUS_OK;
+}
+
+fn open(path: []const u8, diag: *failure.Diagnostic) !abi.tokenizer.Tokenizer {
+    if (!std.mem.endsWith(u8, path, ".gguf")) return abi.tokenizer.Tokenizer.openFolder(out.gpa, out.io(), path, diag);
+    var disk: abi.base.storage.Disk = .init(out.io());
+    var mapping = disk.storage().map(path) catch |err| {
+        abi.base.storage.explain(diag, err, "read", path);
+        return err;
+    };
+    defer mapping.unmap();
+
+    errdefer diag.prepend("{s}: ", .{path});
+    var file = try abi.formats.gguf.File.parse(out.gpa, mapping.bytes, diag);
+    defer file.deinit();
+
+    return abi.agent.vocabulary.fromFile(out.gpa, &file, diag);
 }
 
 pub fn abt_tokenizer_free(tokenizer: u64) callconv(.c) Status {

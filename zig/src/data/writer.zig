@@ -165,18 +165,17 @@ pub const TokenizedWriter = struct {
         };
         for (ids) |id|
             base.bytes.write(u32, &self.bin.writer.interface, id) catch return self.cause(&self.bin, diag);
-        if (self.mask) |*file| for (0..ids.len) |i| {
+        for (0..ids.len) |i| {
             const flag = if (in_loss) |flags| flags[i] else true;
+            self.in_loss += @intFromBool(flag);
+            const file = if (self.mask) |*f| f else continue;
             const bit: u3 = @intCast((self.count + i) % 8);
             self.mask_byte |= @as(u8, @intFromBool(flag)) << bit;
-            self.in_loss += @intFromBool(flag);
             if (bit == 7) {
                 file.writer.interface.writeByte(self.mask_byte) catch return self.cause(file, diag);
                 self.mask_byte = 0;
             }
-        } else {
-            self.in_loss += ids.len;
-        };
+        }
         self.count += ids.len;
         self.rows += 1;
     }

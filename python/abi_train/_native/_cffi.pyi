@@ -1,0 +1,7 @@
+"""The compiled extension: made from `abi_train.h` when the package is built."""
+
+from typing import Any
+
+__file__: str
+ffi: Any
+lib: Any
