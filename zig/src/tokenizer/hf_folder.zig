@@ -347,7 +347,8 @@ fn readPostProcessor(arena: Allocator, node_or_null: ?json.Node, count: usize, p
     parts.suffix = try std.mem.concat(arena, u32, &.{ parts.suffix, after.items });
 }
 
-/// What the files beside `tokenizer.json` add: special ids, whether they are written, the chat template.
+/// What the files beside `tokenizer.json` add: special ids and the chat template. Whether a begin token is written
+/// is the post-processor's word alone: transformers, too, passes over `add_bos_token` when there is a `tokenizer.json`.
 fn readCompanions(arena: Allocator, files: Files, names: std.StringHashMapUnmanaged(u32), parts: *Parts, diag: *Diagnostic) parts_module.Error!void {
     const fields = .{ .{ "bos_token", "bos" }, .{ "eos_token", "eos" }, .{ "pad_token", "pad" }, .{ "unk_token", "unknown" } };
     inline for (.{ .{ files.config, "tokenizer_config.json" }, .{ files.special_tokens_map, "special_tokens_map.json" } }) |file| {
@@ -366,16 +367,6 @@ fn readCompanions(arena: Allocator, files: Files, names: std.StringHashMapUnmana
     const config_text = files.config orelse return;
     const config: json.Node = try .parse(arena, config_text, "tokenizer_config.json", diag);
     if (parts.chat_template == null) parts.chat_template = try templateOf(config);
-    const add_bos = try config.flag("add_bos_token");
-    const add_eos = try config.flag("add_eos_token");
-    if (add_bos == null and add_eos == null) return;
-    // As transformers does: naming one of the two rewrites both.
-    parts.prefix = if (add_bos orelse false) try oneId(arena, parts.bos) else &.{};
-    parts.suffix = if (add_eos orelse false) try oneId(arena, parts.eos) else &.{};
-}
-
-fn oneId(arena: Allocator, id: ?u32) ![]const u32 {
-    return arena.dupe(u32, &.{id orelse return &.{}});
 }
 
 /// A special token is a text or an object with `content`.
@@ -491,7 +482,7 @@ test "each fault in the files has its message" {
         .{ "{\"added_tokens\":[{\"id\":9,\"content\":\"ab\"}]," ++ small_model ++ "}", null, invalid_file, "have the same text \"ab\"" },
         .{ "{\"added_tokens\":[{\"id\":4,\"content\":\"x\",\"single_word\":true}]," ++ small_model ++ "}", null, unsupported_file, "single_word" },
         .{ "{" ++ small_model ++ "}", "{\"eos_token\":\"</s>\"}", invalid_file, "eos_token \"</s>\" is not in the vocabulary" },
-        .{ "{" ++ small_model ++ "}", "{\"add_bos_token\":1}", invalid_file, "add_bos_token must be true or false" },
+        .{ "{" ++ small_model ++ "}", "{\"eos_token\":1}", invalid_file, "eos_token must be an object" },
     };
     inline for (cases) |case| {
         var diag: Diagnostic = .{};
