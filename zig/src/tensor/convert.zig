@@ -36,12 +36,44 @@ pub fn f32ToBf16(value: f32) u16 {
 pub fn f16SliceToF32(raw: []const u8, out: []f32) void {
     std.debug.assert(raw.len == out.len * 2);
     var i: usize = 0;
-    while (i + lanes <= out.len) : (i += lanes) {
-        const bits: @Vector(lanes, u16) = loadU16(raw[i * 2 ..][0 .. lanes * 2]);
-        const half: @Vector(lanes, f16) = @bitCast(bits);
-        out[i..][0..lanes].* = @as(@Vector(lanes, f32), @floatCast(half));
-    }
+    while (i + lanes <= out.len) : (i += lanes) out[i..][0..lanes].* = widen(loadU16(raw[i * 2 ..][0 .. lanes * 2]));
     while (i < out.len) : (i += 1) out[i] = f16ToF32(base.bytes.at(u16, raw, i));
+}
+
+const U = @Vector(lanes, u32);
+const F = @Vector(lanes, f32);
+
+inline fn all(x: u32) U {
+    return @splat(x);
+}
+
+/// f16 bits to f32 with integer steps only: CPUs without F16C would convert lane by lane.
+fn widen(bits: @Vector(lanes, u16)) F {
+    const h: U = bits;
+    const magnitude = (h & all(0x7FFF)) << @splat(13);
+    const exponent = magnitude & all(0x0F800000);
+    const rebiased = magnitude + all(112 << 23);
+    // Infinity and NaN take the largest exponent; subnormals are scaled by a subtraction that is exact.
+    const special = rebiased + all(112 << 23);
+    const scaled: F = @as(F, @bitCast(rebiased + all(1 << 23))) - @as(F, @splat(@bitCast(@as(u32, 113 << 23))));
+    const finite = @select(u32, exponent == all(0), @as(U, @bitCast(scaled)), rebiased);
+    const value = @select(u32, exponent == all(0x0F800000), special, finite);
+    return @bitCast(value | ((h & all(0x8000)) << @splat(16)));
+}
+
+/// f32 to f16 bits, rounding half to even.
+fn narrow(values: F) @Vector(lanes, u16) {
+    const u: U = @bitCast(values);
+    const a = u & all(0x7FFFFFFF);
+    const rebiased = a -% all(112 << 23);
+    const normal = (rebiased +% all(0xFFF) +% ((rebiased >> @splat(13)) & all(1))) >> @splat(13);
+    // Adding 1/2 puts the last place of the sum where a subnormal f16 has its own: the addition rounds.
+    const half: F = @splat(0.5);
+    const subnormal = @as(U, @bitCast(@as(F, @bitCast(a)) + half)) -% all(0x3F000000);
+    const finite = @select(u32, a < all(0x38800000), subnormal, normal);
+    const large = @select(u32, a > all(0x7F800000), all(0x7E00), all(0x7C00));
+    const magnitude = @select(u32, a >= all(0x47800000), large, finite);
+    return @truncate(magnitude | ((u >> @splat(16)) & all(0x8000)));
 }
 
 pub fn bf16SliceToF32(raw: []const u8, out: []f32) void {
@@ -56,12 +88,13 @@ pub fn bf16SliceToF32(raw: []const u8, out: []f32) void {
 
 pub fn f32SliceToF16(values: []const f32, raw: []u8) void {
     std.debug.assert(raw.len == values.len * 2);
-    for (values, 0..) |value, i| base.bytes.store(u16, raw[i * 2 ..][0..2], f32ToF16(value));
+    var i: usize = 0;
+    while (i + lanes <= values.len) : (i += lanes) storeU16(narrow(values[i..][0..lanes].*), raw[i * 2 ..][0 .. lanes * 2]);
+    while (i < values.len) : (i += 1) base.bytes.store(u16, raw[i * 2 ..][0..2], f32ToF16(values[i]));
 }
 
 pub fn f32SliceToBf16(values: []const f32, raw: []u8) void {
     std.debug.assert(raw.len == values.len * 2);
-    const U = @Vector(lanes, u32);
     var i: usize = 0;
     while (i + lanes <= values.len) : (i += lanes) {
         const v: @Vector(lanes, f32) = values[i..][0..lanes].*;
@@ -70,8 +103,7 @@ pub fn f32SliceToBf16(values: []const f32, raw: []u8) void {
         const upper = u >> @splat(16);
         const rounded = (u +% @as(U, @splat(0x7FFF)) +% (upper & @as(U, @splat(1)))) >> @splat(16);
         const picked = @select(u32, nan, upper | @as(U, @splat(64)), rounded);
-        const narrow: [lanes]u16 = @as(@Vector(lanes, u16), @intCast(picked));
-        inline for (0..lanes) |j| base.bytes.store(u16, raw[(i + j) * 2 ..][0..2], narrow[j]);
+        storeU16(@intCast(picked), raw[i * 2 ..][0 .. lanes * 2]);
     }
     while (i < values.len) : (i += 1) base.bytes.store(u16, raw[i * 2 ..][0..2], f32ToBf16(values[i]));
 }
@@ -100,6 +132,34 @@ pub fn f64BytesToF32(raw: []const u8, out: []f32) void {
 fn loadU16(raw: *const [lanes * 2]u8) @Vector(lanes, u16) {
     const v: @Vector(lanes, u16) = @bitCast(raw.*);
     return if (@import("builtin").cpu.arch.endian() == .little) v else @byteSwap(v);
+}
+
+fn storeU16(values: @Vector(lanes, u16), raw: *[lanes * 2]u8) void {
+    raw.* = @bitCast(if (@import("builtin").cpu.arch.endian() == .little) values else @byteSwap(values));
+}
+
+test "vectors round like single numbers at every f16, around every midpoint, and for all kinds of f32" {
+    var values: [5 * lanes]f32 = undefined;
+    var raw: [values.len * 2]u8 = undefined;
+    var wide: [values.len]f32 = undefined;
+    var n: usize = 0;
+    while (n < 1 << 16) : (n += lanes) {
+        for (0..lanes) |j| {
+            const bits: u32 = @bitCast(f16ToF32(@intCast(n + j)));
+            // The value, one step beside it, and half an f16 step above it, one to either side.
+            for ([_]u32{ 0, 1, 0x0FFF, 0x1000, 0x1001 }, 0..) |step, k| values[k * lanes + j] = @bitCast(bits +% step);
+        }
+        f32SliceToF16(&values, &raw);
+        for (values, 0..) |v, i| try std.testing.expectEqual(f32ToF16(v), base.bytes.at(u16, &raw, i));
+        f16SliceToF32(&raw, &wide);
+        for (wide, 0..) |w, i| try expectSameBits(f16ToF32(base.bytes.at(u16, &raw, i)), w);
+    }
+    var prng: std.Random.DefaultPrng = .init(11);
+    for (0..4000) |_| {
+        for (&values) |*v| v.* = @bitCast(prng.random().int(u32));
+        f32SliceToF16(&values, &raw);
+        for (values, 0..) |v, i| try std.testing.expectEqual(f32ToF16(v), base.bytes.at(u16, &raw, i));
+    }
 }
 
 test "every f16 and every bf16 survives the way through f32" {
