@@ -23,8 +23,9 @@ pub fn scratchCount(time: usize) usize {
     return 2 * block_rows * panelWidth(time);
 }
 
-/// Rows of queries whose scores are made together: a panel of block_rows × (keys they see).
-const block_rows = 128;
+/// Rows of queries whose scores are made together: a panel of block_rows × (keys they see). A multiple of the product's
+/// tile of 14 rows.
+const block_rows = 112;
 
 /// Rows of a panel begin at multiples of 64 bytes.
 fn panelWidth(keys: usize) usize {
@@ -139,11 +140,12 @@ const Block = struct {
 fn forwardBlock(comptime T: type, job: Job(T), b: usize, h: usize, index: usize, worker: usize) void {
     const d = job.dims;
     const table = kernels.table(T);
+    const gemm = job.ex.gemm(T);
     const packing = job.ex.workers[worker].packing.ptr;
     const at = Block.of(T, job, b, h, index);
     const scale = 1 / @sqrt(@as(T, @floatFromInt(d.head_dim)));
     const scores = job.ex.workerScratch(worker, T, at.rows * at.width);
-    table.gemm(at.rows, at.keys, d.head_dim, job.q.ptr + at.q_at, at.q_step, 1, job.k.ptr + at.k_at, 1, at.k_step, scores.ptr, at.width, 0, packing);
+    gemm(at.rows, at.keys, d.head_dim, job.q.ptr + at.q_at, at.q_step, 1, job.k.ptr + at.k_at, 1, at.k_step, scores.ptr, at.width, 0, packing);
     var sums: [block_rows]T = undefined;
     for (0..at.rows) |r| {
         const row = scores[r * at.width ..][0..at.keys];
@@ -155,7 +157,7 @@ fn forwardBlock(comptime T: type, job: Job(T), b: usize, h: usize, index: usize,
         @memset(row[end..], 0);
         job.lse[(b * d.heads + h) * d.time + at.row + r] = max + @log(sums[r]);
     }
-    table.gemm(at.rows, d.head_dim, at.keys, scores.ptr, at.width, 1, job.v.ptr + at.k_at, at.k_step, 1, job.out.ptr + at.q_at, at.q_step, 0, packing);
+    gemm(at.rows, d.head_dim, at.keys, scores.ptr, at.width, 1, job.v.ptr + at.k_at, at.k_step, 1, job.out.ptr + at.q_at, at.q_step, 0, packing);
     for (0..at.rows) |r| table.scale(d.head_dim, job.out.ptr + at.q_at + r * at.q_step, 1 / sums[r]);
 }
 
@@ -164,6 +166,7 @@ fn backwardBlock(comptime T: type, task: anytype, b: usize, h: usize, index: usi
     const job: Job(T) = task.job;
     const d = job.dims;
     const table = kernels.table(T);
+    const gemm = job.ex.gemm(T);
     const packing = job.ex.workers[worker].packing.ptr;
     const at = Block.of(T, job, b, h, index);
     const scale = 1 / @sqrt(@as(T, @floatFromInt(d.head_dim)));
@@ -174,8 +177,8 @@ fn backwardBlock(comptime T: type, task: anytype, b: usize, h: usize, index: usi
     const q = job.q.ptr + at.q_at;
     const k = job.k.ptr + at.k_at;
     const dout = task.dout.ptr + at.q_at;
-    table.gemm(at.rows, at.keys, d.head_dim, q, at.q_step, 1, k, 1, at.k_step, p.ptr, at.width, 0, packing);
-    table.gemm(at.rows, at.keys, d.head_dim, dout, at.q_step, 1, job.v.ptr + at.k_at, 1, at.k_step, dp.ptr, at.width, 0, packing);
+    gemm(at.rows, at.keys, d.head_dim, q, at.q_step, 1, k, 1, at.k_step, p.ptr, at.width, 0, packing);
+    gemm(at.rows, at.keys, d.head_dim, dout, at.q_step, 1, job.v.ptr + at.k_at, 1, at.k_step, dp.ptr, at.width, 0, packing);
     for (0..at.rows) |r| {
         const p_row = p[r * at.width ..][0..at.keys];
         const dp_row = dp[r * at.width ..][0..at.keys];
@@ -189,9 +192,9 @@ fn backwardBlock(comptime T: type, task: anytype, b: usize, h: usize, index: usi
             @memset(row[end..], 0);
         }
     }
-    table.gemm(at.keys, d.head_dim, at.rows, p.ptr, 1, at.width, dout, at.q_step, 1, task.dv.ptr + at.k_at, at.k_step, 1, packing);
-    table.gemm(at.keys, d.head_dim, at.rows, dp.ptr, 1, at.width, q, at.q_step, 1, task.dk.ptr + at.k_at, at.k_step, 1, packing);
-    table.gemm(at.rows, d.head_dim, at.keys, dp.ptr, at.width, 1, k, at.k_step, 1, task.dq.ptr + at.q_at, at.q_step, 0, packing);
+    gemm(at.keys, d.head_dim, at.rows, p.ptr, 1, at.width, dout, at.q_step, 1, task.dv.ptr + at.k_at, at.k_step, 1, packing);
+    gemm(at.keys, d.head_dim, at.rows, dp.ptr, 1, at.width, q, at.q_step, 1, task.dk.ptr + at.k_at, at.k_step, 1, packing);
+    gemm(at.rows, d.head_dim, at.keys, dp.ptr, at.width, 1, k, at.k_step, 1, task.dq.ptr + at.q_at, at.q_step, 0, packing);
 }
 
 fn score(comptime T: type, a: []const T, b: []const T) T {
@@ -332,6 +335,33 @@ test "backward is the derivative of forward" {
     try check.expectGradient(p.q, dq, p, loss);
     try check.expectGradient(p.k, dk, p, loss);
     try check.expectGradient(p.v, dv, p, loss);
+}
+
+test "bf16 products stay within the rounding of their operands" {
+    var rig = try check.Rig.init(2);
+    defer rig.deinit();
+
+    const dims: Dims = .{ .batch = 1, .time = 150, .heads = 2, .kv_heads = 1, .head_dim = 32 };
+    try rig.ex.reserve(f32, .{ .attention_time = dims.time });
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    const q_len = dims.time * 64;
+    const q = bag.normal(f32, q_len);
+    const k = bag.normal(f32, q_len / 2);
+    const v = bag.normal(f32, q_len / 2);
+    const dout = bag.normal(f32, q_len);
+    var results: [2][5][]f32 = undefined;
+    for (&results, [_]@TypeOf(rig.ex.compute){ .full, .bf16 }) |*r, compute| {
+        rig.ex.compute = compute;
+        r.* = .{ bag.zeros(f32, q_len), bag.zeros(f32, 2 * dims.time), bag.zeros(f32, q_len), bag.zeros(f32, q_len / 2), bag.zeros(f32, q_len / 2) };
+        forward(f32, &rig.ex, r[0], r[1], q, k, v, dims, null);
+        backward(f32, &rig.ex, r[2], r[3], r[4], dout, r[0], r[1], q, k, v, dims, null);
+    }
+    for (results[0], results[1]) |full, low| {
+        try check.expectClose(f32, full, low, 2e-2);
+        try std.testing.expect(!std.mem.eql(f32, full, low)); // The mode has an effect.
+    }
 }
 
 test "the same bits for any number of threads" {

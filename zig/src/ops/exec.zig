@@ -11,8 +11,8 @@ const kernels = @import("kernels");
 /// Whether a result replaces what was there or is added to it.
 pub const Mode = enum(c_int) { store = 0, accumulate = 1 };
 
-/// Precision of the products of `matmul` (and so of `cross_entropy`) on f32 arrays. bf16 rounds both operands to bf16
-/// and sums in f32; everything else, attention included, stays f32. f64 is always computed in full.
+/// Precision of matrix products (linear layers, attention, output) on f32 arrays. bf16 rounds both operands to bf16 and
+/// sums in f32; results and everything between products stay f32. f64 is always computed in full.
 pub const Compute = enum { full, bf16 };
 
 /// How many parts of `size` cover `count`.
@@ -83,6 +83,11 @@ pub const Exec = struct {
         self.gpa.free(buffer.*); // Nothing in it outlives an op: free first, so that the peak is the new size alone.
         buffer.* = empty;
         buffer.* = try self.gpa.alignedAlloc(u8, .@"64", size);
+    }
+
+    /// The matrix product of this precision.
+    pub fn gemm(self: *const Exec, comptime T: type) @FieldType(kernels.Table(T), "gemm") {
+        return if (T == f32 and self.compute == .bf16) kernels.lowTable().gemm_bf16 else kernels.table(T).gemm;
     }
 
     pub fn workerScratch(self: *Exec, worker: usize, comptime T: type, count: usize) []align(64) T {

@@ -106,7 +106,7 @@ fn multiply(comptime T: type, ex: *Exec, product: Product(T)) void {
             const rows = @min(job.grid.row_part, p.m - row);
             const cols = @min(job.grid.col_part, p.n - col);
             const table = kernels.table(T);
-            const gemm = if (T == f32 and job.ex.compute == .bf16) kernels.lowTable().gemm_bf16 else table.gemm;
+            const gemm = job.ex.gemm(T);
             const c = p.c + row * p.n + col;
             gemm(rows, cols, p.k, p.a + row * p.a_row, p.a_row, p.a_col, p.b + col * p.b_col, p.b_row, p.b_col, c, p.n, @backingInt(p.mode), job.ex.workers[worker].packing.ptr);
             if (p.bias) |bias| for (0..rows) |r| table.add(cols, c + r * p.n, bias + col);
