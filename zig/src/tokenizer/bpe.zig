@@ -10,14 +10,14 @@ const std = @import("std");
 const base = @import("base");
 const added_tokens = @import("added_tokens.zig");
 const byte_level = @import("byte_level.zig");
+const encoding = @import("encoding.zig");
 const gguf_vocabulary = @import("gguf_vocabulary.zig");
 const hf_folder = @import("hf_folder.zig");
 const merge = @import("merge.zig");
 const parts_module = @import("parts.zig");
-const pre_tokenizer = @import("pre_tokenizer.zig");
-const unicode = @import("unicode.zig");
 
 const Allocator = std.mem.Allocator;
+const Decoder = @import("decoder.zig").Decoder;
 const Parts = parts_module.Parts;
 const Token = parts_module.Token;
 const TokenType = parts_module.TokenType;
@@ -248,7 +248,7 @@ pub const Tokenizer = struct {
                 try raw.append(arena, entry);
                 continue;
             }
-            entry.text = try normalize(arena, self.parts.steps, token.text);
+            entry.text = try encoding.normalize(arena, self.parts.steps, token.text);
             // Two spellings may normalise to one; the first keeps it.
             if ((try spelled.getOrPut(arena, entry.text)).found_existing) continue;
             try normalized.append(arena, entry);
@@ -331,7 +331,8 @@ pub const Tokenizer = struct {
         return self.typeOf(id) == .control;
     }
 
-    fn isSkipped(self: *const Tokenizer, id: u32) bool {
+    /// Whether `skip_special` leaves this id out.
+    pub fn isSkipped(self: *const Tokenizer, id: u32) bool {
         return switch (self.typeOf(id) orelse return true) {
             .control, .unknown => true,
             .normal, .user_defined, .unused, .byte => false,
@@ -356,7 +357,7 @@ pub const Tokenizer = struct {
 
     /// Ids of `text`; the caller frees them. Bytes need not be UTF-8.
     pub fn encode(self: *const Tokenizer, gpa: Allocator, text: []const u8, options: EncodeOptions) EncodeError![]u32 {
-        var call: Call = .{ .tokenizer = self, .gpa = gpa, .arena = .init(gpa), .parse_special = options.parse_special };
+        var call: encoding.Call = .{ .tokenizer = self, .gpa = gpa, .arena = .init(gpa), .parse_special = options.parse_special };
         defer call.deinit();
         errdefer call.out.deinit(gpa);
 
@@ -390,261 +391,6 @@ pub const Tokenizer = struct {
         return .{ .tokenizer = self, .options = options, .drop_space = !options.continues and self.parts.drop_leading_space };
     }
 };
-
-/// Decodes a stream of ids to valid UTF-8: an incomplete sequence waits for its rest, an invalid one becomes U+FFFD.
-pub const Decoder = struct {
-    tokenizer: *const Tokenizer,
-    options: DecodeOptions,
-    drop_space: bool,
-    pending: [4]u8 = undefined,
-    pending_len: usize = 0,
-
-    const replacement = "\u{FFFD}";
-
-    /// Appends to `out` the text that is complete after `id`.
-    pub fn push(self: *Decoder, gpa: Allocator, out: *std.ArrayList(u8), id: u32) error{OutOfMemory}!void {
-        if (self.options.skip_special and self.tokenizer.isSkipped(id)) return;
-        for (self.tokenizer.bytesOf(id)) |byte| {
-            if (self.drop_space) {
-                self.drop_space = false;
-                if (byte == ' ') continue;
-            }
-            try self.pushByte(gpa, out, byte);
-        }
-    }
-
-    /// Appends a U+FFFD if a sequence was cut short; call once, at the end.
-    pub fn finish(self: *Decoder, gpa: Allocator, out: *std.ArrayList(u8)) error{OutOfMemory}!void {
-        if (self.pending_len == 0) return;
-        self.pending_len = 0;
-        try out.appendSlice(gpa, replacement);
-    }
-
-    fn pushByte(self: *Decoder, gpa: Allocator, out: *std.ArrayList(u8), byte: u8) !void {
-        if (self.pending_len > 0 and !continues(self.pending[0..self.pending_len], byte)) {
-            self.pending_len = 0;
-            try out.appendSlice(gpa, replacement);
-        }
-        if (self.pending_len == 0) switch (byte) {
-            0x00...0x7F => return out.append(gpa, byte),
-            0xC2...0xF4 => {},
-            else => return out.appendSlice(gpa, replacement),
-        };
-        self.pending[self.pending_len] = byte;
-        self.pending_len += 1;
-        const need: usize = if (self.pending[0] < 0xE0) 2 else if (self.pending[0] < 0xF0) 3 else 4;
-        if (self.pending_len < need) return;
-        self.pending_len = 0;
-        try out.appendSlice(gpa, self.pending[0..need]);
-    }
-
-    /// Whether `byte` may follow the valid beginning `head` of a sequence.
-    fn continues(head: []const u8, byte: u8) bool {
-        if (head.len > 1) return byte >= 0x80 and byte <= 0xBF;
-        return switch (head[0]) {
-            0xE0 => byte >= 0xA0 and byte <= 0xBF,
-            0xED => byte >= 0x80 and byte <= 0x9F,
-            0xF0 => byte >= 0x90 and byte <= 0xBF,
-            0xF4 => byte >= 0x80 and byte <= 0x8F,
-            else => byte >= 0x80 and byte <= 0xBF,
-        };
-    }
-};
-
-/// Scratch of one `encode`.
-const Call = struct {
-    tokenizer: *const Tokenizer,
-    gpa: Allocator,
-    arena: std.heap.ArenaAllocator,
-    parse_special: bool,
-    out: std.ArrayList(u32) = .empty,
-    scratch: merge.Scratch = .{},
-    /// Pieces met before in this call: where their ids stand in `out`.
-    seen: std.StringHashMapUnmanaged(Span) = .empty,
-
-    const Span = struct { start: usize, len: u32 };
-    const seen_max = 1 << 15;
-    const seen_piece_max = 64;
-
-    fn deinit(self: *Call) void {
-        self.scratch.deinit(self.gpa);
-        self.seen.deinit(self.gpa);
-        self.arena.deinit();
-    }
-
-    /// Added tokens that are matched before normalisation, and the text between them.
-    fn append(self: *Call, whole: []const u8, begins: bool) EncodeError!void {
-        var at: usize = 0;
-        while (at < whole.len) {
-            const found = self.tokenizer.raw.next(whole, at, self.parse_special);
-            const end = if (found) |match| match.start else whole.len;
-            if (end > at) try self.rawFragment(whole[at..end], begins and at == 0);
-            const match = found orelse break;
-            try self.out.append(self.gpa, match.id);
-            at = match.end;
-        }
-    }
-
-    fn rawFragment(self: *Call, raw: []const u8, begins: bool) EncodeError!void {
-        const whole = try normalize(self.arena.allocator(), self.tokenizer.parts.steps, raw);
-        var at: usize = 0;
-        while (at < whole.len) {
-            const found = self.tokenizer.normalized.next(whole, at, self.parse_special);
-            const end = if (found) |match| match.start else whole.len;
-            if (end > at) try self.fragment(whole[at..end], begins and at == 0);
-            const match = found orelse break;
-            try self.out.append(self.gpa, match.id);
-            at = match.end;
-        }
-    }
-
-    fn fragment(self: *Call, normalized: []const u8, begins: bool) EncodeError!void {
-        const parts = &self.tokenizer.parts;
-        var whole = normalized;
-        if (parts.metaspace) |meta| {
-            whole = try std.mem.replaceOwned(u8, self.arena.allocator(), whole, " ", meta.replacement);
-            const prefixed = switch (meta.prefix) {
-                .never => false,
-                .first => begins,
-                .always => true,
-            };
-            if (prefixed and !std.mem.startsWith(u8, whole, meta.replacement))
-                whole = try std.mem.concat(self.arena.allocator(), u8, &.{ meta.replacement, whole });
-            if (meta.split) return self.splitBefore(whole, meta.replacement);
-            return self.piece(whole);
-        }
-        if (parts.add_prefix_space and whole[0] != ' ')
-            whole = try std.mem.concat(self.arena.allocator(), u8, &.{ " ", whole });
-        var pieces: pre_tokenizer.Iterator = .init(parts.passes, whole);
-        while (pieces.next()) |one| try self.piece(one);
-    }
-
-    /// Each `mark` begins a piece.
-    fn splitBefore(self: *Call, whole: []const u8, mark: []const u8) EncodeError!void {
-        var start: usize = 0;
-        while (start < whole.len) {
-            const from = start + if (std.mem.startsWith(u8, whole[start..], mark)) mark.len else 1;
-            const end = if (from >= whole.len) whole.len else std.mem.findPos(u8, whole, from, mark) orelse whole.len;
-            try self.piece(whole[start..end]);
-            start = end;
-        }
-    }
-
-    fn piece(self: *Call, one: []const u8) EncodeError!void {
-        const tokenizer = self.tokenizer;
-        const parts = &tokenizer.parts;
-        if (one.len >= std.math.maxInt(u32)) return error.TextTooLong;
-        if (parts.ignore_merges) if (tokenizer.ordinary.get(one)) |id| return self.out.append(self.gpa, id);
-        const remember = one.len > 1 and one.len <= seen_piece_max;
-        if (remember) if (self.seen.get(one)) |span| {
-            try self.out.ensureUnusedCapacity(self.gpa, span.len);
-            self.out.appendSliceAssumeCapacity(self.out.items[span.start..][0..span.len]);
-            return;
-        };
-        const start = self.out.items.len;
-        try self.mergePiece(one);
-        if (remember and self.seen.count() < seen_max)
-            try self.seen.put(self.gpa, one, .{ .start = start, .len = @intCast(self.out.items.len - start) });
-    }
-
-    fn mergePiece(self: *Call, one: []const u8) EncodeError!void {
-        const tokenizer = self.tokenizer;
-        self.scratch.symbols.clearRetainingCapacity();
-        switch (tokenizer.parts.kind) {
-            .byte_level => try self.byteSymbols(one),
-            .characters => try self.charSymbols(one),
-        }
-        switch (tokenizer.parts.merges) {
-            .ranked => try merge.merge(&tokenizer.ranked, self.gpa, &self.scratch, one),
-            .scored => |scores| {
-                const rules: merge.Scored = .{ .ids = &tokenizer.ordinary, .scores = scores };
-                try merge.merge(&rules, self.gpa, &self.scratch, one);
-            },
-        }
-        var unknown_before = false;
-        for (self.scratch.symbols.items) |symbol| {
-            if (symbol.id) |id| {
-                unknown_before = false;
-                try self.out.append(self.gpa, id);
-            } else if (try self.appendBytes(one[symbol.start..][0..symbol.len])) {
-                unknown_before = false;
-            } else {
-                if (!unknown_before) try self.out.append(self.gpa, tokenizer.parts.unknown.?);
-                unknown_before = true;
-            }
-        }
-    }
-
-    /// Byte tokens of a character that is no token; false when the vocabulary lacks one of them.
-    fn appendBytes(self: *Call, bytes: []const u8) EncodeError!bool {
-        if (!self.tokenizer.parts.byte_fallback) return false;
-        for (bytes) |byte| if (self.tokenizer.byte_ids[byte] == null) return false;
-        for (bytes) |byte| try self.out.append(self.gpa, self.tokenizer.byte_ids[byte].?);
-        return true;
-    }
-
-    fn byteSymbols(self: *Call, one: []const u8) EncodeError!void {
-        try self.scratch.symbols.ensureTotalCapacity(self.gpa, one.len);
-        for (one, 0..) |byte, i| {
-            const id = self.tokenizer.byte_ids[byte] orelse {
-                try self.unknownSymbol(@intCast(i), 1);
-                continue;
-            };
-            self.scratch.symbols.appendAssumeCapacity(.{ .id = id, .start = @intCast(i), .len = 1 });
-        }
-    }
-
-    fn charSymbols(self: *Call, one: []const u8) EncodeError!void {
-        const parts = &self.tokenizer.parts;
-        const ranked = parts.merges == .ranked;
-        var at: usize = 0;
-        while (at < one.len) {
-            const len = unicode.decode(one[at..]).len;
-            const char = one[at..][0..len];
-            const start: u32 = @intCast(at);
-            at += len;
-            const symbol: merge.Symbol = .{ .id = self.tokenizer.ordinary.get(char), .start = start, .len = len };
-            // With scores a character without an id may still be half of a token.
-            if (symbol.id != null or !ranked) {
-                try self.scratch.symbols.append(self.gpa, symbol);
-                continue;
-            }
-            const all = parts.byte_fallback and for (char) |byte| {
-                if (self.tokenizer.byte_ids[byte] == null) break false;
-            } else true;
-            if (!all) {
-                try self.unknownSymbol(start, len);
-                continue;
-            }
-            for (char, 0..) |byte, i| try self.scratch.symbols.append(self.gpa, .{ .id = self.tokenizer.byte_ids[byte], .start = start + @as(u32, @intCast(i)), .len = 1 });
-        }
-    }
-
-    fn unknownSymbol(self: *Call, start: u32, len: u32) EncodeError!void {
-        const parts = &self.tokenizer.parts;
-        const symbols = &self.scratch.symbols;
-        if (parts.fuse_unknown and symbols.items.len > 0) {
-            const last = &symbols.items[symbols.items.len - 1];
-            if (last.id == parts.unknown) {
-                last.len += len;
-                return;
-            }
-        }
-        try symbols.append(self.gpa, .{ .id = parts.unknown, .start = start, .len = len });
-    }
-};
-
-fn normalize(arena: Allocator, steps: []const parts_module.Step, text: []const u8) ![]const u8 {
-    var out = text;
-    for (steps) |step| switch (step) {
-        .form_c => out = try unicode.normalizeC(arena, out),
-        .prepend => |prefix| if (out.len > 0) {
-            out = try std.mem.concat(arena, u8, &.{ prefix, out });
-        },
-        .replace => |r| out = try std.mem.replaceOwned(u8, arena, out, r.from, r.to),
-    };
-    return out;
-}
 
 /// Byte of a token `<0xNN>`.
 pub fn parseByteToken(text: []const u8) ?u8 {
@@ -746,28 +492,6 @@ test "a long run of one character takes near-linear time" {
     defer gpa.free(ids);
 
     try std.testing.expectEqual(text.len / 4, ids.len);
-}
-
-test "a stream waits for whole characters and marks broken ones" {
-    const gpa = std.testing.allocator;
-    var tokenizer = try fixture.make(gpa, "gpt-2");
-    defer tokenizer.deinit();
-
-    var out: std.ArrayList(u8) = .empty;
-    defer out.deinit(gpa);
-
-    var stream = tokenizer.decoder(.{});
-    const text = "a\u{e9}\u{4e2d}\u{1f600}\xff\xe4\xb8b\xf0\x9f\x98";
-    const ids = try tokenizer.encode(gpa, text, .{});
-    defer gpa.free(ids);
-
-    for (ids) |id| {
-        try stream.push(gpa, &out, id);
-        try std.testing.expect(std.unicode.utf8ValidateSlice(out.items));
-    }
-    try stream.push(gpa, &out, tokenizer.eos().?);
-    try stream.finish(gpa, &out);
-    try std.testing.expectEqualStrings("a\u{e9}\u{4e2d}\u{1f600}\u{fffd}\u{fffd}b\u{fffd}", out.items);
 }
 
 test "two threads encode with one tokenizer" {

@@ -41,10 +41,10 @@ const Family = struct { names: []const []const u8, passes: []const Pass, add_bos
 
 const families = [_]Family{
     .{ .names = &.{ "", "default" }, .passes = &.{ .default_punctuation, .gpt2, .default_numbers, .default_triples } },
-    .{ .names = &.{ "gpt-2", "phi-2", "mpt", "olmo", "jais", "roberta-bpe", "exaone4", "a.x-4.0" }, .passes = &.{.gpt2} },
+    .{ .names = &.{ "gpt-2", "phi-2" }, .passes = &.{.gpt2} },
     .{ .names = &.{ "llama3", "llama-v3", "llama-bpe" }, .passes = &.{.llama3}, .add_bos = true, .ignore_merges = true },
     .{ .names = &.{ "qwen2", "deepseek-r1-qwen", "megrez" }, .passes = &.{.qwen2}, .form_c = true },
-    .{ .names = &.{ "smollm", "codeshell", "starcoder", "refact", "command-r" }, .passes = &.{ .digits_each, .gpt2 } },
+    .{ .names = &.{"smollm"}, .passes = &.{ .digits_each, .gpt2 } },
     .{ .names = &.{ "gpt-4o", "llama4" }, .passes = &.{.o200k} },
     .{ .names = &.{"tekken"}, .passes = &.{.tekken}, .add_bos = true, .ignore_merges = true },
 };

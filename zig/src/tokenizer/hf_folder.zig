@@ -492,6 +492,37 @@ test "each fault in the files has its message" {
     }
 }
 
+test "damaged files are refused or encode; they never crash" {
+    const gpa = std.testing.allocator;
+    var prng: std.Random.DefaultPrng = .init(std.testing.random_seed);
+    errdefer std.debug.print("seed {d}\n", .{std.testing.random_seed});
+    const random = prng.random();
+    const sound = "{\"normalizer\":{\"type\":\"NFC\"},\"pre_tokenizer\":{\"type\":\"Metaspace\",\"split\":true},\"decoder\":{\"type\":\"Metaspace\"}," ++
+        "\"added_tokens\":[{\"id\":4,\"content\":\"<s>\",\"special\":true,\"lstrip\":true}]," ++ small_model ++ "}";
+    const bytes = "\"{}[]:,0149-.eabtfn\\u<>_ \xff";
+    for (0..3000) |_| {
+        var text = sound.*;
+        for (0..random.intRangeAtMost(usize, 1, 4)) |_| {
+            const at = random.uintLessThan(usize, text.len);
+            const from = random.uintLessThan(usize, text.len);
+            const len = @min(random.uintAtMost(usize, 12), text.len - @max(at, from));
+            if (random.boolean()) text[at] = bytes[random.uintLessThan(usize, bytes.len)] else {
+                std.mem.copyForwards(u8, text[at..][0..len], sound[from..][0..len]);
+            }
+        }
+        const cut = if (random.uintLessThan(u8, 8) == 0) random.uintLessThan(usize, text.len) else text.len;
+        var diag: Diagnostic = .{};
+        var tokenizer = fromFiles(gpa, .{ .tokenizer = text[0..cut] }, &diag) catch {
+            try std.testing.expect(diag.text().len > 0);
+            continue;
+        };
+        defer tokenizer.deinit();
+        const ids = try tokenizer.encode(gpa, "ab <s> ba\xff e\u{301}", .{});
+        defer gpa.free(ids);
+        for (ids) |id| try std.testing.expect(id < tokenizer.vocabSize());
+    }
+}
+
 test "a folder without tokenizer.json is named" {
     var tmp = std.testing.tmpDir(.{});
     defer tmp.cleanup();

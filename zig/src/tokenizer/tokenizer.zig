@@ -9,6 +9,8 @@ pub const added_tokens = @import("added_tokens.zig");
 pub const bpe = @import("bpe.zig");
 pub const byte_level = @import("byte_level.zig");
 pub const chat_format = @import("chat_format.zig");
+pub const decoder = @import("decoder.zig");
+pub const encoding = @import("encoding.zig");
 pub const gguf_vocabulary = @import("gguf_vocabulary.zig");
 pub const hf_folder = @import("hf_folder.zig");
 pub const json = @import("json.zig");
@@ -18,7 +20,7 @@ pub const pre_tokenizer = @import("pre_tokenizer.zig");
 pub const unicode = @import("unicode.zig");
 
 pub const Tokenizer = bpe.Tokenizer;
-pub const Decoder = bpe.Decoder;
+pub const Decoder = decoder.Decoder;
 pub const EncodeOptions = bpe.EncodeOptions;
 pub const DecodeOptions = bpe.DecodeOptions;
 pub const EncodeError = bpe.EncodeError;
@@ -36,6 +38,8 @@ test {
     _ = bpe;
     _ = byte_level;
     _ = chat_format;
+    _ = decoder;
+    _ = encoding;
     _ = gguf_vocabulary;
     _ = hf_folder;
     _ = json;
