@@ -34,7 +34,7 @@ pub const Exec = struct {
     const Worker = struct {
         /// Panels of the matrix product.
         packing: Bytes = empty,
-        /// Score panels of attention.
+        /// Score panels of attention, expanded blocks of frozen weights.
         scratch: Bytes = empty,
     };
     const empty: Bytes = &.{};
@@ -47,6 +47,8 @@ pub const Exec = struct {
         vocab_size: usize = 0,
         /// Most rows one call of `cross_entropy` gets; fewer rows need less scratch.
         loss_rows: usize = std.math.maxInt(usize),
+        /// Widest weight of `frozen` products.
+        frozen_columns: usize = 0,
     };
 
     pub fn init(gpa: std.mem.Allocator, pool: *base.Pool) error{OutOfMemory}!Exec {
@@ -73,7 +75,8 @@ pub const Exec = struct {
     /// Grows the scratch to what `need` asks for; never shrinks it. Call once, before the first step.
     pub fn reserve(self: *Exec, comptime T: type, need: Need) error{OutOfMemory}!void {
         const attention = @import("attention.zig").scratchCount(need.attention_time);
-        for (self.workers) |*w| try self.grow(&w.scratch, T, attention);
+        const frozen = @import("frozen.zig").scratchCount(need.frozen_columns);
+        for (self.workers) |*w| try self.grow(&w.scratch, T, @max(attention, frozen));
         try self.grow(&self.shared, T, @import("cross_entropy.zig").scratchCount(need.loss_rows, need.vocab_size));
     }
 

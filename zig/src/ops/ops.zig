@@ -2,12 +2,13 @@
 //! `…Naive` twin that is its definition.
 //!
 //! All are generic over `T` (f32 or f64) and return nothing that can fail. Memory: an op never allocates; it uses
-//! scratch of `Exec`, which the caller sizes once with `Exec.reserve` (attention and cross entropy need it, the others
+//! scratch of `Exec`, which the caller sizes once with `Exec.reserve` (attention, cross entropy and frozen weights need it, the others
 //! only what `Exec.init` makes). Results have the same bits for any number of threads.
 //! Does not know: models, layers, files, where positions and targets come from.
 
 pub const exec = @import("exec.zig");
 pub const matmul = @import("matmul.zig");
+pub const frozen = @import("frozen.zig");
 pub const rms_norm = @import("rms_norm.zig");
 pub const rope = @import("rope.zig");
 pub const attention = @import("attention.zig");
@@ -25,6 +26,7 @@ pub const Compute = exec.Compute;
 test {
     _ = exec;
     _ = matmul;
+    _ = frozen;
     _ = rms_norm;
     _ = rope;
     _ = attention;
