@@ -90,6 +90,18 @@ pub const Opened = struct {
         std.debug.assert(ok); // Float types only, checked when opened.
     }
 
+    /// Gives the pages of a tensor that will not be read again back to the system: they count as this program's memory
+    /// otherwise. Only for files mapped by the kernel, which brings pages back if they are wanted after all.
+    pub fn forgetPages(self: *const Opened, index: usize) void {
+        const page = std.heap.pageSize();
+        const bytes = self.stored[index].bytes;
+        const start = std.mem.alignForward(usize, @intFromPtr(bytes.ptr), page);
+        const end = std.mem.alignBackward(usize, @intFromPtr(bytes.ptr) + bytes.len, page);
+        if (start >= end) return;
+        const pages: [*]align(std.heap.page_size_min) u8 = @ptrFromInt(start);
+        std.posix.madvise(pages, end - start, std.posix.MADV.DONTNEED) catch {}; // A hint: memory is the only loss.
+    }
+
     fn bindFolder(self: *Opened, storage: Storage, folder: []const u8, diag: *Diagnostic) Error!void {
         const a = self.arena.allocator();
         const stored = try a.alloc(Stored, self.layout.parameters.len);

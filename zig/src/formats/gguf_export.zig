@@ -67,7 +67,7 @@ pub const Error = export_source.Error || export_tokenizer.Error || gguf_writer.E
 pub fn exportGguf(gpa: std.mem.Allocator, io: std.Io, options: Options, diag: *Diagnostic) Error!Report {
     var disk: base.storage.Disk = .init(io);
     const folder = base.storage.parentOf(options.out_path);
-    return run(gpa, disk.storage(), options, base.freeBytes(folder), diag);
+    return runOn(gpa, disk.storage(), .{ .free_bytes = base.freeBytes(folder), .pages_can_go = true }, options, diag);
 }
 
 /// The exact number of bytes `exportGguf` would write.
@@ -86,6 +86,16 @@ pub fn predictSize(gpa: std.mem.Allocator, io: std.Io, options: Options, diag: *
 
 /// The same over any storage. `free` is the space left, null when unknown.
 pub fn run(gpa: std.mem.Allocator, storage: Storage, options: Options, free: ?u64, diag: *Diagnostic) Error!Report {
+    return runOn(gpa, storage, .{ .free_bytes = free }, options, diag);
+}
+
+const Place = struct {
+    free_bytes: ?u64,
+    /// The storage maps files through the kernel, so pages of a tensor that is done may be given back.
+    pages_can_go: bool = false,
+};
+
+fn runOn(gpa: std.mem.Allocator, storage: Storage, where: Place, options: Options, diag: *Diagnostic) Error!Report {
     var source = try openSource(gpa, storage, options, diag);
     defer source.deinit();
 
@@ -94,7 +104,7 @@ pub fn run(gpa: std.mem.Allocator, storage: Storage, options: Options, free: ?u6
 
     try plan(gpa, storage, options, &source, &header, diag);
     const size = try header.fileBytes();
-    if (free) |available| if (size > available) {
+    if (where.free_bytes) |available| if (size > available) {
         diag.set("{s} will have {d} bytes, but only {d} are free there. Free some space, choose another folder, or a smaller type than {s}", .{ options.out_path, size, available, options.dtype.label() });
         return error.NotEnoughSpace;
     };
@@ -105,6 +115,8 @@ pub fn run(gpa: std.mem.Allocator, storage: Storage, options: Options, free: ?u6
 
     var pieces = try Pieces.init(gpa, &source, &header, options.pool);
     defer pieces.deinit(gpa);
+
+    pieces.pages_can_go = where.pages_can_go and options.source == .folder;
 
     pieces.writeAll(&file.writer.interface, diag) catch |err| switch (err) {
         error.WriteFailed => return explain(diag, file.writer.cause(), options.out_path),
@@ -179,6 +191,7 @@ const Pieces = struct {
     pool: ?*base.Pool,
     values: []f32,
     bytes: []u8,
+    pages_can_go: bool = false,
 
     /// Elements a piece: 4 MiB of f32, or one row where a row is longer.
     const piece_len = 1 << 20;
@@ -207,7 +220,10 @@ const Pieces = struct {
             tensor.convert.f32ToF32Bytes(used, self.bytes[0 .. used.len * 4]);
             try stream.write(self.bytes[0 .. used.len * 4]);
         }
-        for (self.source.layout.parameters, 0..) |p, index| try self.writeTensor(&stream, p, index, diag);
+        for (self.source.layout.parameters, 0..) |p, index| {
+            try self.writeTensor(&stream, p, index, diag);
+            if (self.pages_can_go) self.source.forgetPages(index);
+        }
         stream.finish();
     }
 

@@ -24,35 +24,42 @@ pub fn canEncode(dtype: DType) bool {
 pub fn encode(dtype: DType, values: []const f32, out: []u8) Error!void {
     if (!canEncode(dtype)) return error.UnsupportedType;
     std.debug.assert(out.len == dtype.rowBytes(values.len) catch unreachable); // The caller sized it by the same rule.
-    if (!allFinite(values)) return error.NotFinite;
+    // The smallest magnitude that would be stored as infinity, as bits; NaN is above all of them.
+    const too_large: u32 = switch (dtype) {
+        .f16 => 0x477FF000,
+        .bf16 => 0x7F7F8000,
+        else => infinity_bits,
+    };
+    if (!allBelow(values, too_large)) return error.NotFinite;
     switch (dtype) {
         .f32 => tensor.convert.f32ToF32Bytes(values, out),
-        .f16 => {
-            tensor.convert.f32SliceToF16(values, out);
-            for (0..values.len) |i| if (base.bytes.at(u16, out, i) & 0x7C00 == 0x7C00) return error.NotFinite;
-        },
-        .bf16 => {
-            tensor.convert.f32SliceToBf16(values, out);
-            for (0..values.len) |i| if (base.bytes.at(u16, out, i) & 0x7F80 == 0x7F80) return error.NotFinite;
-        },
+        .f16 => tensor.convert.f32SliceToF16(values, out),
+        .bf16 => tensor.convert.f32SliceToBf16(values, out),
         .q8_0 => try q8_0.quantize(values, out),
         else => unreachable, // canEncode said no.
     }
 }
 
+const infinity_bits: u32 = 0x7F800000;
+
 /// True when no value is NaN or infinite.
 pub fn allFinite(values: []const f32) bool {
+    return allBelow(values, infinity_bits);
+}
+
+/// True when the bits of every magnitude are below `limit`.
+fn allBelow(values: []const f32, limit: u32) bool {
     const lanes = 16;
-    const exponent: @Vector(lanes, u32) = @splat(0x7F800000);
-    var bad: @Vector(lanes, u32) = @splat(0);
+    const U = @Vector(lanes, u32);
+    const mask: U = @splat(0x7FFFFFFF);
+    var largest: U = @splat(0);
     var i: usize = 0;
     while (i + lanes <= values.len) : (i += lanes) {
         const v: @Vector(lanes, f32) = values[i..][0..lanes].*;
-        const u: @Vector(lanes, u32) = @bitCast(v);
-        bad |= @select(u32, (u & exponent) == exponent, @as(@Vector(lanes, u32), @splat(1)), @as(@Vector(lanes, u32), @splat(0)));
+        largest = @max(largest, @as(U, @bitCast(v)) & mask);
     }
-    var ok = @reduce(.Or, bad) == 0;
-    while (i < values.len) : (i += 1) ok = ok and std.math.isFinite(values[i]);
+    var ok = @reduce(.Max, largest) < limit;
+    while (i < values.len) : (i += 1) ok = ok and @as(u32, @bitCast(values[i])) & 0x7FFFFFFF < limit;
     return ok;
 }
 
@@ -102,6 +109,15 @@ test "NaN, infinity and overflow to infinity are refused by every type" {
             try std.testing.expectError(error.NotFinite, encode(dtype, &row, out[0..try dtype.rowBytes(32)]));
         };
     }
+    // The last number that still has a place in each type, and the first that has none.
+    const edges = [_]struct { DType, u32, u16 }{ .{ .f16, 0x477FF000, 0x7BFF }, .{ .bf16, 0x7F7F8000, 0x7F7F } };
+    for (edges) |edge| for ([_]u32{ 0, 0x80000000 }) |sign| {
+        const last: [32]f32 = @splat(@bitCast((edge[1] - 1) | sign));
+        const first: [32]f32 = @splat(@bitCast(edge[1] | sign));
+        try encode(edge[0], &last, out[0..64]);
+        try std.testing.expectEqual(edge[2], base.bytes.at(u16, &out, 0) & 0x7FFF);
+        try std.testing.expectError(error.NotFinite, encode(edge[0], &first, out[0..64]));
+    };
     const large: [32]f32 = @splat(3.4e38);
     for ([_]DType{ .f16, .bf16, .q8_0 }) |dtype|
         try std.testing.expectError(error.NotFinite, encode(dtype, &large, out[0..try dtype.rowBytes(32)]));
