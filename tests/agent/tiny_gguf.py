@@ -203,7 +203,8 @@ def forward(model: TinyModel, ids: list[int]) -> Wide:
     cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
 
     def norm(x: Wide, weight: Wide) -> Wide:
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + shape.eps) * weight
+        scaled: Wide = x / np.sqrt((x * x).mean(-1, keepdims=True) + shape.eps) * weight
+        return scaled
 
     def rotate(x: Wide) -> Wide:
         low, high = x[..., :half], x[..., half:]
@@ -219,7 +220,8 @@ def forward(model: TinyModel, ids: list[int]) -> Wide:
         def project(x: Wide, name: str, heads: int, layer: int = layer) -> Wide:
             y = x @ w[f"blk.{layer}.{name}.weight"].T
             y = y + w.get(f"blk.{layer}.{name}.bias", np.zeros(1))
-            return y.reshape(len(ids), heads, shape.head_dim)
+            shaped: Wide = y.reshape(len(ids), heads, shape.head_dim)
+            return shaped
 
         x = norm(hidden, get("attn_norm.weight"))
         q = project(x, "attn_q", shape.heads)

@@ -60,6 +60,44 @@ pub const Ollama = struct {
         diag: *base.Diagnostic,
     ) AnswerError!backend_file.Reply {
         const self: *Ollama = @ptrCast(@alignCast(context));
+        var exchange: Exchange = .{ .ollama = self, .messages = messages, .settings = settings, .listener = listener, .diag = diag };
+        // On a thread of its own, so that Ctrl-C also ends the wait for a server that says nothing.
+        var future = self.io.concurrent(Exchange.run, .{&exchange}) catch return exchange.run();
+        while (!exchange.done.load(.acquire)) {
+            if (listener.stopRequested()) {
+                const reply = future.cancel(self.io) catch |err| switch (err) {
+                    error.OutOfMemory, error.WriteFailed => return err,
+                    else => return .{ .stop = .interrupted },
+                };
+                return reply;
+            }
+            self.io.sleep(.fromMilliseconds(10), .awake) catch {}; // A shorter sleep only looks again sooner.
+        }
+        return future.await(self.io);
+    }
+
+    /// One request and its answer.
+    const Exchange = struct {
+        ollama: *Ollama,
+        messages: []const Message,
+        settings: backend_file.Settings,
+        listener: *backend_file.Listener,
+        diag: *base.Diagnostic,
+        done: std.atomic.Value(bool) = .init(false),
+
+        fn run(self: *Exchange) AnswerError!backend_file.Reply {
+            defer self.done.store(true, .release);
+            return self.ollama.exchangeWith(self.messages, self.settings, self.listener, self.diag);
+        }
+    };
+
+    fn exchangeWith(
+        self: *Ollama,
+        messages: []const Message,
+        settings: backend_file.Settings,
+        listener: *backend_file.Listener,
+        diag: *base.Diagnostic,
+    ) AnswerError!backend_file.Reply {
         var client: std.http.Client = .{ .allocator = self.gpa, .io = self.io, .read_buffer_size = max_line_bytes };
         defer client.deinit();
 

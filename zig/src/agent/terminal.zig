@@ -111,7 +111,7 @@ pub const Terminal = struct {
             }
             defer message.clearRetainingCapacity();
             if (std.mem.trim(u8, message.items, " \t\n").len == 0) continue;
-            if (self.style.prompts) try self.prompt("abbey> ");
+            if (self.style.prompts) try self.prompt("abi> ");
             const turn = try self.say(message.items);
             if (@backingInt(turn) > @backingInt(worst)) worst = turn;
         }
@@ -228,7 +228,7 @@ pub const Terminal = struct {
         for (messages[messages.len -| shown..]) |message| {
             try self.prompt(switch (message.role) {
                 .user => "you> ",
-                .assistant => "abbey> ",
+                .assistant => "abi> ",
                 .system => "system> ",
             });
             try self.show(message.content);
