@@ -263,12 +263,13 @@ pub const Tokenizer = struct {
         var stops: std.ArrayList(u32) = .empty;
         for ([_]?u32{ self.parts.eos, self.parts.eot, self.parts.eom }) |id| if (id) |known| try addOnce(arena, &stops, known);
         for (self.parts.more_stops) |id| try addOnce(arena, &stops, id);
-        // In harmony `<|end|>` ends a message, not the turn.
-        const harmony = self.addedId("<|return|>") != null and self.addedId("<|call|>") != null and self.addedId("<|end|>") != null;
-        for (stop_names) |name| {
-            if (harmony and std.mem.eql(u8, name, "<|end|>")) continue;
-            if (self.addedId(name)) |id| try addOnce(arena, &stops, id);
-        }
+        for (stop_names) |name| if (self.addedId(name)) |id| try addOnce(arena, &stops, id);
+        // In harmony `<|end|>` ends a message and not the turn, whoever named it.
+        const harmony = self.addedId("<|return|>") != null and self.addedId("<|call|>") != null;
+        if (harmony) if (self.addedId("<|end|>")) |id| {
+            const at = std.mem.findScalar(u32, stops.items, id);
+            if (at) |index| _ = stops.orderedRemove(index);
+        };
         self.stops = stops.items;
     }
 
@@ -440,6 +441,21 @@ test "written-out control tokens are ids only when asked, user-defined ones alwa
     try std.testing.expect(tokenizer.isStop(tokenizer.idOf("<|im_end|>").?));
     try std.testing.expect(tokenizer.isStop(tokenizer.eos().?));
     try std.testing.expect(!tokenizer.isStop(tokenizer.idOf("<|im_start|>").?));
+}
+
+test "harmony's end of a message is no stop" {
+    var diag: base.Diagnostic = .{};
+    var tokenizer = try Tokenizer.fromGguf(std.testing.allocator, .{
+        .model = "llama",
+        .tokens = &.{ "<unk>", "<|return|>", "<|call|>", "<|end|>" },
+        .token_types = &.{ 2, 3, 3, 3 },
+        .scores = &.{ 0, 0, 0, 0 },
+        .eos = 1,
+        .eot = 3,
+    }, &diag);
+    defer tokenizer.deinit();
+
+    try std.testing.expectEqualSlices(u32, &.{ 1, 2 }, tokenizer.stopTokens());
 }
 
 test "no text becomes a control token, and every byte comes back" {
