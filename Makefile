@@ -59,7 +59,8 @@ test-zig: $(TEST_VENV)/.installed
 	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --summary line --error-style minimal
 
 test-python: $(TEST_VENV)/.installed
-	@$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
+		$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 check: lint test
 
