@@ -41,12 +41,21 @@ pub fn main(init: std.process.Init) u8 {
     };
     const code = dispatch(&app, init.minimal.args) catch |failure| switch (failure) {
         error.OutOfMemory => app.fail("", "out of memory. Use a smaller model or a shorter --context") catch .failed,
-        // The reader of our output is gone: nobody is left to tell.
-        error.WriteFailed => Exit.failed,
+        error.WriteFailed => return unwritten(&app, &out),
     };
-    app.out.flush() catch return @backingInt(Exit.failed);
+    app.out.flush() catch return unwritten(&app, &out);
     app.err.flush() catch return @backingInt(Exit.failed);
     return @backingInt(code);
+}
+
+/// Results that did not arrive are a failure. A reader that left early knows; anybody else is told.
+fn unwritten(app: *App, out: *const std.Io.File.Writer) u8 {
+    const cause = out.err orelse return @backingInt(Exit.failed);
+    if (cause != error.BrokenPipe) {
+        app.err.print("abi: the output cannot be written: {t}. Check where it goes\n", .{cause}) catch {}; // No one is left to tell.
+        app.err.flush() catch {};
+    }
+    return @backingInt(Exit.failed);
 }
 
 fn dispatch(app: *App, args: std.process.Args) app_file.RunError!Exit {

@@ -46,7 +46,7 @@ pub const App = struct {
         const on = if (self.color_wanted and self.err_is_terminal) "\x1b[31m" else "";
         const off = if (on.len > 0) "\x1b[0m" else "";
         try self.out.flush();
-        try self.err.print("{s}abi {s}:{s} {s}\n", .{ on, verb, off, message });
+        try self.err.print("{s}abi{s}{s}:{s} {s}\n", .{ on, if (verb.len > 0) " " else "", verb, off, message });
         try self.err.flush();
     }
 

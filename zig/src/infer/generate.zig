@@ -58,3 +58,43 @@ pub const Generator = struct {
         return null;
     }
 };
+
+const testing = std.testing;
+const base = @import("base");
+const test_model = @import("test_model.zig");
+
+test "generation ends at a stop id, at the limit, and where the context ends" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const model = try test_model.make(arena.allocator());
+    const pool = try base.Pool.init(testing.allocator, 1);
+    defer pool.deinit();
+    var session: session_file.Session = try .init(testing.allocator, &model, pool, 12);
+    defer session.deinit();
+    var sampler: sampler_file.Sampler = try .init(testing.allocator, model.config.vocab_size, .{ .temperature = 0 });
+    defer sampler.deinit(testing.allocator);
+
+    _ = try session.prefill(&.{ 1, 2, 3 });
+    var free: [10]u32 = undefined;
+    var generator: Generator = .init(&session, &sampler, &.{}, 100);
+    var count: usize = 0;
+    while (try generator.next()) |id| : (count += 1) free[count] = id;
+    try testing.expectEqual(End.context, generator.end.?);
+    try testing.expectEqual(free.len, count); // Nine fed, one more sampled from the last logits.
+    try testing.expectEqual(@as(?u32, null), try generator.next());
+
+    session.rewind(2);
+    _ = try session.prefill(&.{3});
+    generator = .init(&session, &sampler, &.{free[4]}, 100);
+    const before_stop = std.mem.findScalar(u32, &free, free[4]).?;
+    for (free[0..before_stop]) |id| try testing.expectEqual(id, (try generator.next()).?);
+    try testing.expectEqual(@as(?u32, null), try generator.next());
+    try testing.expectEqual(End.stop_id, generator.end.?);
+
+    session.rewind(2);
+    _ = try session.prefill(&.{3});
+    generator = .init(&session, &sampler, &.{}, 2);
+    for (free[0..2]) |id| try testing.expectEqual(id, (try generator.next()).?);
+    try testing.expectEqual(@as(?u32, null), try generator.next());
+    try testing.expectEqual(End.length, generator.end.?);
+}

@@ -319,3 +319,86 @@ fn add(into: []f32, what: []const f32) void {
     std.debug.assert(into.len == what.len);
     kernels.table(f32).add(into.len, into.ptr, what.ptr);
 }
+
+const testing = std.testing;
+const test_model = @import("test_model.zig");
+
+fn randomIds(out: []u32, seed: u64) void {
+    var prng: base.Prng = .init(seed);
+    for (out) |*id| id.* = @intCast(prng.below(test_model.config.vocab_size));
+}
+
+test "any number of threads gives the same bits, and blocks agree with single steps" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const model = try test_model.make(arena.allocator());
+    var ids: [block_tokens + 13]u32 = undefined;
+    randomIds(&ids, 1);
+
+    var first: ?[]f32 = null;
+    for ([_]usize{ 1, 2, 3, 7 }) |n| {
+        const pool = try base.Pool.init(testing.allocator, n);
+        defer pool.deinit();
+        var session: Session = try .init(testing.allocator, &model, pool, 200);
+        defer session.deinit();
+
+        const logits = try session.prefill(&ids);
+        if (first) |expected| {
+            try testing.expectEqualSlices(f32, expected, logits);
+        } else first = try arena.allocator().dupe(f32, logits);
+
+        session.rewind(0);
+        for (ids) |id| _ = try session.step(id);
+        for (first.?, session.logits) |a, b| try testing.expectApproxEqAbs(a, b, 1e-5);
+    }
+}
+
+test "after a rewind the cache forgets what came behind" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const model = try test_model.make(arena.allocator());
+    const pool = try base.Pool.init(testing.allocator, 2);
+    defer pool.deinit();
+    var session: Session = try .init(testing.allocator, &model, pool, 64);
+    defer session.deinit();
+
+    try session.feed(&.{ 1, 2, 3, 4 });
+    const wanted = try arena.allocator().dupe(f32, try session.prefill(&.{ 5, 6 }));
+    try session.feed(&.{ 7, 8, 9 });
+    try testing.expectEqual(@as(usize, 4), session.commonPrefix(&.{ 1, 2, 3, 4, 9 }));
+    try testing.expectEqual(@as(usize, 2), session.commonPrefix(&.{ 1, 2 }));
+    session.rewind(4);
+    try testing.expectEqualSlices(f32, wanted, try session.prefill(&.{ 5, 6 }));
+    try testing.expectEqual(@as(usize, 6), session.position());
+}
+
+test "ids beyond the vocabulary or the context change nothing" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const model = try test_model.make(arena.allocator());
+    const pool = try base.Pool.init(testing.allocator, 1);
+    defer pool.deinit();
+    var session: Session = try .init(testing.allocator, &model, pool, 4);
+    defer session.deinit();
+
+    try session.feed(&.{ 1, 2 });
+    try testing.expectError(error.InvalidToken, session.feed(&.{ 3, 50 }));
+    try testing.expectError(error.ContextFull, session.feed(&.{ 3, 4, 5 }));
+    try testing.expectEqual(@as(usize, 2), session.position());
+    _ = try session.prefill(&.{ 3, 4 });
+    try testing.expectError(error.ContextFull, session.step(5));
+}
+
+test "every allocation failure of a session is survived" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const model = try test_model.make(arena.allocator());
+    const pool = try base.Pool.init(testing.allocator, 1);
+    defer pool.deinit();
+    try testing.checkAllAllocationFailures(testing.allocator, struct {
+        fn run(gpa: Allocator, m: *const Model, p: *base.Pool) !void {
+            var session: Session = try .init(gpa, m, p, 8);
+            session.deinit();
+        }
+    }.run, .{ &model, pool });
+}
