@@ -148,13 +148,27 @@ pub fn build(b: *std.Build) !void {
         test_step.dependOn(&run_unit.step);
     }
 
-    const examples_step = b.step("examples", "Programs of examples/zig");
+    const examples_step = b.step("examples", "Programs of examples/zig and examples/c");
     for ([_][]const u8{ "training_config", "data_loading", "instruction_data" }) |name| {
         const module = b.createModule(.{ .root_source_file = b.path(b.fmt("examples/zig/{s}.zig", .{name})), .target = target, .optimize = optimize, .link_libc = true });
         module.addImport("abi", abi);
         const example = b.addExecutable(.{ .name = b.fmt("example-{s}", .{name}), .root_module = module });
         examples_step.dependOn(&b.addInstallArtifact(example, .{}).step);
     }
+
+    // C needs no more than the header and the library; the test of the C line runs the example.
+    const c_module = b.createModule(.{ .target = target, .optimize = optimize, .link_libc = true, .strip = strip });
+    c_module.addCSourceFile(.{ .file = b.path("examples/c/train.c"), .flags = &.{ "-std=c11", "-Wall", "-Wextra", "-Werror" } });
+    c_module.addIncludePath(b.path("zig/include"));
+    c_module.linkLibrary(lib);
+    const c_example = b.addExecutable(.{ .name = "example-c-train", .root_module = c_module });
+    examples_step.dependOn(&b.addInstallArtifact(c_example, .{}).step);
+    const run_c_example = b.addRunArtifact(c_example);
+    run_c_example.setCwd(b.path("zig"));
+    run_c_example.expectStdOutMatch("finished after 10 steps");
+    const c_example_step = b.step("test-c_example", "Compile and run examples/c/train.c");
+    c_example_step.dependOn(&run_c_example.step);
+    test_step.dependOn(&run_c_example.step);
 
     b.step("lib", "Static C library and header").dependOn(&b.addInstallArtifact(lib, .{}).step);
 

@@ -96,7 +96,7 @@ def test_every_declaration_has_a_comment() -> None:
         assert at is not None
         before = text[: at.start()].rstrip()
         last = before.splitlines()[-1]
-        if not (last.endswith("*/") or last.endswith(";")):
+        if not last.endswith(("*/", ";")):
             bare.append(f.name)
     assert bare == []
     assert len(structs_with_size()) >= 6

@@ -132,7 +132,7 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
 def test_a_handle_of_another_kind_is_refused() -> None:
     handle = _native.instructions.parse(b"", False)
     with pytest.raises(
-        errors.ArgumentError, match="is not the handle of a dataset|not of a dataset"
+        errors.ArgumentError, match=r"is not the handle of a dataset|not of a dataset"
     ):
         _native.check(lib.abt_dataset_verify(handle.value, ffi.new("uint64_t *")))
 

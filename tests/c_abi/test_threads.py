@@ -1,4 +1,4 @@
-"""The interpreter's lock is free during long calls; one object is not changed by two calls at once."""
+"""Python's lock is free during long calls; two calls never change one object at once."""
 
 from __future__ import annotations
 

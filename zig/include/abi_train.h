@@ -73,8 +73,7 @@ const char *abt_last_error(void);
 abt_status abt_cpu_info_json(char *buffer, size_t capacity, size_t *needed);
 
 /* ---- Configuration ----------------------------------------------------------------------------------
- * LlmTrainingConfig travels as a JSON object. One reader decides what is valid, for every language.
- * Example: examples/c/config.c */
+ * LlmTrainingConfig travels as a JSON object. One reader decides what is valid, for every language. */
 
 /* The JSON schema: types, defaults, rules and other names of every field. */
 abt_status abt_config_schema_json(char *buffer, size_t capacity, size_t *needed);
