@@ -29,7 +29,13 @@ pub const Crc32c = struct {
     state: u32 = 0xffff_ffff,
 
     pub fn update(self: *Crc32c, bytes: []const u8) void {
-        self.state = if (hasInstruction()) withInstruction(self.state, bytes) else withTables(self.state, bytes);
+        if (comptime can_assemble) {
+            if (hasInstruction()) {
+                self.state = withInstruction(self.state, bytes);
+                return;
+            }
+        }
+        self.state = withTables(self.state, bytes);
     }
 
     fn withTables(state: u32, bytes: []const u8) u32 {
@@ -64,12 +70,13 @@ pub const Crc32c = struct {
     }
 };
 
+/// Zig's own backend (debug builds) does not know the instruction.
+const can_assemble = builtin.cpu.arch == .x86_64 and builtin.zig_backend == .stage2_llvm;
+
 /// 0: not asked yet, 1: no, 2: yes. A fact about the CPU, so it does not matter who asks first.
 var instruction: std.atomic.Value(u8) = .init(0);
 
 fn hasInstruction() bool {
-    // Zig's own backend (debug builds) does not assemble it.
-    if (comptime builtin.cpu.arch != .x86_64 or builtin.zig_backend != .stage2_llvm) return false;
     switch (instruction.load(.monotonic)) {
         0 => {},
         else => |known| return known == 2,
