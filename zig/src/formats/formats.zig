@@ -11,10 +11,8 @@ pub const hf_config = @import("hf_config.zig");
 pub const gguf_export = @import("gguf_export.zig");
 pub const export_pre = @import("export_pre.zig");
 pub const export_tokenizer = @import("export_tokenizer.zig");
-pub const gguf_inspect = @import("gguf_inspect.zig");
 
 test {
-    _ = gguf_inspect;
     _ = export_tokenizer;
     _ = export_pre;
     _ = gguf_export;
