@@ -56,7 +56,7 @@ test: test-zig test-python
 
 test-zig: $(TEST_VENV)/.installed
 	@echo 'Zig unit tests'
-	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --summary line --error-style minimal
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test examples --summary line --error-style minimal
 
 test-python: $(TEST_VENV)/.installed
 	@ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \

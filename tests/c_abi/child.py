@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 TINY: dict[str, Any] = {
@@ -31,7 +32,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def run_child(code: str, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run_child(
+    code: str, *arguments: str, timeout: float = 120, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Runs `code` in another interpreter: a crash there is a result here."""
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -39,4 +42,5 @@ def run_child(code: str, *arguments: str, timeout: float = 120) -> subprocess.Co
         text=True,
         timeout=timeout,
         check=False,
+        cwd=cwd,
     )
