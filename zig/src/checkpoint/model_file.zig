@@ -83,7 +83,7 @@ pub fn readConfig(gpa: Allocator, storage: Storage, path: []const u8, diag: *Dia
 
     const text = storage.readAlloc(gpa, file) catch |err| {
         if (err == error.FileNotFound) {
-            diag.set("{s} has no config.json, so it is no model folder", .{path});
+            diag.set("{s} has no config.json, so it is no model folder{s}", .{ path, try hintFor(gpa, storage, path) });
             return error.NotAModel;
         }
         base.storage.explain(diag, err, "read", file);
@@ -95,6 +95,19 @@ pub fn readConfig(gpa: Allocator, storage: Storage, path: []const u8, diag: *Dia
         diag.prepend("{s}: ", .{file});
         return err;
     };
+}
+
+/// What a folder without a configuration may be instead.
+fn hintFor(gpa: Allocator, storage: Storage, path: []const u8) Error![]const u8 {
+    var listing = try storage.list(gpa, path);
+    defer listing.deinit();
+
+    for (listing.entries) |entry| {
+        if (folder.isCheckpointName(entry.name)) return ". It is a run folder: give one of its checkpoint-N folders";
+        if (std.mem.eql(u8, entry.name, "adapter_config.json")) return ". It is a LoRA adapter: give the folder of its base model";
+        if (std.ascii.endsWithIgnoreCase(entry.name, ".gguf")) return ". It holds a .gguf file: give that file's path";
+    }
+    return "";
 }
 
 fn loadFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!LoadedModel(T) {

@@ -222,6 +222,8 @@ test "what is no model folder is told so" {
     try testing.expectError(error.NotAModel, model_file.loadModelOn(f32, testing.allocator, s, "m/config.json", &rig.diag));
     try s.deleteFile("m/config.json");
     try rig.expectRefused(error.NotAModel, "config.json");
+    try s.ensureFolder("m/checkpoint-3");
+    try rig.expectRefused(error.NotAModel, "checkpoint-N");
 }
 
 test "a configuration cannot ask for more memory than the file fills" {
