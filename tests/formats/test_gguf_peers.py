@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -28,6 +29,13 @@ TEXTS = [
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = str(request.param)
     return make_tiny_model(tmp_path_factory.mktemp("models") / shape, shape)
+
+
+def end_ids(folder: Path) -> list[int]:
+    """Ids that llama.cpp takes for an end, by what they are called: it never gives them here."""
+    vocab = AutoTokenizer.from_pretrained(folder).get_vocab()
+    names = ("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "</s>")
+    return [vocab[name] for name in names if name in vocab]
 
 
 def random_texts(seed: int, count: int) -> list[str]:
@@ -113,10 +121,49 @@ def test_llama_cpp_computes_the_same_and_speaks_the_same_ids(folder: Path, tmp_p
     assert answers.pop(0) == prompt
 
     ids = list(prompts[0])
+    ends = end_ids(folder)
     for token in answers.pop(0):
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0, -1]
-        logits[tokenizer.eos_token_id] = -torch.inf
+        logits[ends] = -torch.inf
         # The same choice, or one that is as good to the last bits.
+        assert logits.max() - logits[token] <= 1e-4
+        ids.append(token)
+
+
+@pytest.mark.parametrize(
+    ("shape", "overrides"),
+    [
+        ("llama_gqa_untied", {"attention_bias": True, "mlp_bias": True}),
+        (
+            "llama_tied",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+        ),
+        (
+            "qwen3",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+        ),
+        ("qwen3", {"attention_bias": False, "tie_word_embeddings": False}),
+        ("mistral", {"head_dim": None, "num_key_value_heads": 4}),
+    ],
+)
+def test_rarer_configurations_compute_the_same_in_llama_cpp(
+    tmp_path: Path, shape: str, overrides: dict[str, Any]
+) -> None:
+    folder = make_tiny_model(tmp_path / "model", shape, **overrides)
+    path = tmp_path / "model.gguf"
+    export.gguf(folder, path, dtype="f32", threads=3)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    ends = end_ids(folder)
+    rng = random.Random(8)
+    ids = [rng.randrange(5, 300) for _ in range(40)]
+    tokens = ask(path, [{"kind": "greedy", "ids": ids, "count": 16}])[0]
+    assert len(tokens) == 16
+    for token in tokens:
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        logits[ends] = -torch.inf
         assert logits.max() - logits[token] <= 1e-4
         ids.append(token)
