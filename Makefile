@@ -80,7 +80,7 @@ fmt: $(TEST_VENV)/.installed
 	@$(TEST_VENV)/bin/python -m ziglang fmt build.zig build.zig.zon zig examples
 
 docs: $(VENV)/.installed
-	@$(VENV)/bin/python -m abi_train.cli.reference docs/cli.md
+	@$(VENV)/bin/python tools/make_cli_docs.py
 
 bench: $(TEST_VENV)/.installed
 	@$(TEST_VENV)/bin/python benchmarks/train.py
