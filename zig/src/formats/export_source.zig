@@ -25,6 +25,8 @@ pub const Error = hf_config.Error || safetensors.Error || safetensors.IndexError
     UnsupportedTensorType,
     /// A tensor that the configuration does not have.
     UnexpectedTensor,
+    /// The configuration ties the head to the embedding, but the file has another head.
+    TiedHeadDiffers,
 };
 
 pub const Weights = struct {
@@ -48,6 +50,8 @@ pub const Opened = struct {
     layout: arch.Layout,
     /// For each parameter of the layout.
     stored: []const Stored,
+    /// `lm_head.weight` of a tied model, where a file has it anyway.
+    second_head: ?Stored = null,
     mappings: std.ArrayList(base.storage.Mapping),
 
     /// Caller calls `deinit`; weights in memory must outlive it.
@@ -127,14 +131,23 @@ pub const Opened = struct {
             diag.set("{s}: tensor {s} is in none of the model's files, but config.json asks for it", .{ folder, p.name });
             return error.MissingTensor;
         };
+        if (self.second_head) |head| {
+            const embedding = stored[0]; // The first of every layout.
+            if (head.dtype != embedding.dtype or !std.mem.eql(u8, head.bytes, embedding.bytes)) {
+                diag.set("{s}: tie_word_embeddings is on, but lm_head.weight is not the embedding. Set tie_word_embeddings to false in config.json to export both", .{folder});
+                return error.TiedHeadDiffers;
+            }
+        }
         self.stored = stored;
     }
 
     fn bindTensor(self: *Opened, t: safetensors.Tensor, stored: []Stored, found: []bool, file: []const u8, diag: *Diagnostic) Error!void {
         const p = self.layout.find(t.name) orelse {
-            // Tied models may carry a second copy of the embedding, old ones a table of frequencies.
-            const harmless = std.mem.eql(u8, t.name, "lm_head.weight") or std.mem.endsWith(u8, t.name, ".rotary_emb.inv_freq");
-            if (harmless) return;
+            if (std.mem.endsWith(u8, t.name, ".rotary_emb.inv_freq")) return; // A table that old models carry along.
+            if (std.mem.eql(u8, t.name, "lm_head.weight")) {
+                self.second_head = .{ .dtype = t.dtype, .bytes = t.bytes };
+                return;
+            }
             diag.set("{s}: tensor {f} is not part of the model that config.json describes", .{ file, printable(t.name) });
             return error.UnexpectedTensor;
         };

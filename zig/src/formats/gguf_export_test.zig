@@ -8,6 +8,7 @@ const gguf_export = @import("gguf_export.zig");
 const gguf_import = @import("gguf_import.zig");
 const quant = @import("quant");
 const name_map = @import("name_map.zig");
+const safetensors = @import("safetensors.zig");
 const MemoryDisk = base.storage.MemoryDisk;
 const DType = tensor.DType;
 
@@ -206,6 +207,90 @@ test "running out of memory leaks nothing and leaves nothing" {
             _ = try gguf_export.run(failing, disk.storage(), options(plain, weights, .q8_0), null, &diag);
         }
     }.run, .{flat});
+}
+
+const Change = struct {
+    skip: []const u8 = "",
+    rename: struct { []const u8, []const u8 } = .{ "", "" },
+    retype: []const u8 = "",
+    transpose: []const u8 = "",
+    /// A head beside the tied embedding: the same numbers, or others.
+    head: enum { none, same, other } = .none,
+};
+
+/// A model folder on the disk, its weights counting up, with one thing wrong.
+fn writeFolder(disk: *MemoryDisk, change: Change) !void {
+    const gpa = testing.allocator;
+    const storage = disk.storage();
+    try storage.ensureFolder("model");
+    try base.storage.writeFile(gpa, storage, "model/config.json",
+        \\{"model_type":"llama","vocab_size":37,"hidden_size":32,"intermediate_size":48,"num_hidden_layers":1,"num_attention_heads":4,
+        \\ "num_key_value_heads":2,"max_position_embeddings":128,"tie_word_embeddings":true,"bos_token_id":0,"eos_token_id":1}
+    );
+    var config = plain;
+    config.num_hidden_layers = 1;
+    var layout = try arch.Layout.init(gpa, config);
+    defer layout.deinit();
+    var entries: std.ArrayList(safetensors.Entry) = .empty;
+    defer entries.deinit(gpa);
+    var shapes: [32][2]usize = undefined;
+    for (layout.parameters, 0..) |p, i| {
+        if (std.mem.eql(u8, p.name, change.skip)) continue;
+        shapes[i] = p.shape;
+        if (std.mem.eql(u8, p.name, change.transpose)) std.mem.swap(usize, &shapes[i][0], &shapes[i][1]);
+        const renamed = std.mem.eql(u8, p.name, change.rename[0]);
+        try entries.append(gpa, .{
+            .name = if (renamed) change.rename[1] else p.name,
+            .dtype = if (std.mem.eql(u8, p.name, change.retype)) .i32 else .f32,
+            .shape = shapes[i][0..p.rank],
+        });
+    }
+    if (change.head != .none) try entries.append(gpa, .{ .name = "lm_head.weight", .dtype = .f32, .shape = layout.parameters[0].dims() });
+    var out: std.Io.Writer.Allocating = .init(gpa);
+    defer out.deinit();
+    var w = try safetensors.Writer.begin(gpa, &out.writer, entries.items, &.{});
+    for (entries.items, 0..) |entry, i| {
+        const is_head = std.mem.eql(u8, entry.name, "lm_head.weight");
+        var n: f32 = if (is_head and change.head == .same) 0 else @floatFromInt(i);
+        for (0..try entry.dtype.tensorBytes(entry.shape) / 4) |_| {
+            try w.writeBytes(std.mem.asBytes(&n));
+            n += 1;
+        }
+    }
+    w.finish();
+    try base.storage.writeFile(gpa, storage, "model/model.safetensors", out.written());
+}
+
+fn exportFolder(change: Change, diag: *base.Diagnostic) !void {
+    var disk = try MemoryDisk.init(testing.allocator);
+    defer disk.deinit();
+    try writeFolder(&disk, change);
+    _ = try gguf_export.run(testing.allocator, disk.storage(), .{ .source = .{ .folder = "model" }, .out_path = "model.gguf", .dtype = .f32, .tokenizer = .none }, null, diag);
+}
+
+test "a folder is checked whole: what is missing, unknown, misshapen or of a wrong type is named" {
+    var diag: base.Diagnostic = .{};
+    try exportFolder(.{}, &diag);
+    try exportFolder(.{ .head = .same }, &diag);
+    const up = "model.layers.0.mlp.up_proj.weight";
+    const cases = .{
+        .{ Change{ .skip = up }, error.MissingTensor, up },
+        .{ Change{ .rename = .{ up, "model.layers.0.mlp.experts.weight" } }, error.UnexpectedTensor, "experts" },
+        .{ Change{ .transpose = up }, error.WrongTensorShape, "{ 32, 48 }" },
+        .{ Change{ .retype = up }, error.UnsupportedTensorType, "i32" },
+        .{ Change{ .head = .other }, error.TiedHeadDiffers, "lm_head.weight" },
+    };
+    inline for (cases) |case| {
+        try testing.expectError(case[1], exportFolder(case[0], &diag));
+        if (std.mem.find(u8, diag.text(), case[2]) == null) {
+            std.debug.print("message: {s}\n", .{diag.text()});
+            return error.TestExpectedMessage;
+        }
+    }
+    var empty = try MemoryDisk.init(testing.allocator);
+    defer empty.deinit();
+    try testing.expectError(error.FileNotFound, gguf_export.run(testing.allocator, empty.storage(), .{ .source = .{ .folder = "nowhere" }, .out_path = "model.gguf" }, null, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "nowhere/config.json") != null);
 }
 
 fn expectEmpty(disk: *MemoryDisk) !void {
