@@ -7,6 +7,7 @@ Hugging Face's order, so that ``forward`` is a definition the program can be com
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,12 +102,15 @@ def write_tiny_gguf(
     dtype: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     chat_template: str | None = CHATML,
     plain_tokens: bool = False,
+    replace: Mapping[str, Floats | None] | None = None,
 ) -> TinyModel:
     """Writes the model to ``path``; matrices are stored as ``dtype``.
 
     With ``plain_tokens`` every token is a word of its own, so that any id is whole text: llama.cpp
-    tells no probabilities of a token which ends within a character.
+    tells no probabilities of a token which ends within a character. ``replace`` puts other values
+    under a tensor's name as they are, None leaves the tensor out, and new names come at the end.
     """
+    changes = dict(replace or {})
     spelled = [f"w{byte}" for byte in range(256)] if plain_tokens else byte_tokens()
     tokens = [*spelled, *SPECIALS, "th", "he", "Ġt", "Ġa", "in"]
     model = TinyModel(shape, len(tokens))
@@ -140,6 +144,11 @@ def write_tiny_gguf(
         writer.add_chat_template(chat_template)
 
     def put(name: str, value: Floats, heads: int = 0) -> None:
+        if name in changes:
+            changed = changes.pop(name)
+            if changed is not None:
+                writer.add_tensor(name, changed)
+            return
         vector = value.ndim == 1
         kind = gguf.GGMLQuantizationType.F32 if vector else dtype
         stored = permute(value, heads) if heads and arch == "llama" else value
@@ -184,6 +193,9 @@ def write_tiny_gguf(
         put(at + "ffn_gate.weight", matrix(shape.inner, shape.width))
         put(at + "ffn_up.weight", matrix(shape.inner, shape.width))
         put(at + "ffn_down.weight", matrix(shape.width, shape.inner))
+    for name, value in changes.items():
+        if value is not None:
+            writer.add_tensor(name, value)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -75,6 +75,8 @@ pub const Store = struct {
         try file.file.writeStreamingAll(io, text);
         try file.file.sync(io);
         try file.replace(io);
+        // The new name must survive a power cut too.
+        if (std.c.fsync(dir.handle) != 0) return error.InputOutput;
     }
 
     pub fn load(self: Store, gpa: Allocator, id: []const u8, diag: *base.Diagnostic) StoreError!Session {
