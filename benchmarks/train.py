@@ -44,6 +44,7 @@ def token_file(folder: Path, shape: str, batch: int, length: int, steps: int) ->
 def run_native(args: argparse.Namespace, folder: Path) -> tuple[list[float], list[float]]:
     """Seconds and loss of each step of the native trainer."""
     import abi_train
+    from abi_train.trainer import StepEvent
 
     steps = args.warmup + args.steps
     bin_path = token_file(folder, args.shape, args.batch, args.length, steps)
@@ -68,12 +69,12 @@ def run_native(args: argparse.Namespace, folder: Path) -> tuple[list[float], lis
     losses: list[float] = []
     with (
         abi_train.Model.random(model_config(args.shape), seed=0) as model,
-        abi_train.TokenizedDataset.open(bin_path) as data,
-        abi_train.Trainer(model, data, config) as trainer,
+        abi_train.TokenizedDataset.load(bin_path) as data,
+        abi_train.Trainer(config, model, data) as trainer,
     ):
         for event in trainer:
-            if event.kind == "step":
-                seconds.append(event.time_ns / 1e9)
+            if isinstance(event, StepEvent):
+                seconds.append(event.time)
                 losses.append(event.loss)
     return seconds, losses
 

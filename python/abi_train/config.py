@@ -169,7 +169,7 @@ class LlmTrainingConfig:
     max_checkpoints: int = _count(3, "checkpoints kept, oldest removed first; 0 = all")
     log_interval: int = _count(10, "updates between log lines; 0 = none")
     eval_interval: int = _count(500, "updates between evaluations; 0 = only at the end")
-    mixed_precision: bool = _flag(False, "bfloat16 compute on a GPU; not implemented natively")
+    mixed_precision: bool = _flag(False, "bfloat16 products with float32 sums, weights and moments")
     log_dir: str | None = _text(None, "folder for the logs of other programs")
     enable_tensorboard: bool = _flag(False, "write TensorBoard event files; needs log_dir")
     enable_wandb: bool = _flag(False, "write an offline W&B run; needs log_dir")
@@ -313,11 +313,11 @@ def unknown_key(key: str, known: Iterable[str], what: str) -> ConfigError:
     return ConfigError(f"{key!r} is not a key of {what}{hint}")
 
 
-class _Yaml(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """Safe YAML that reads `1e-5` as a number, as YAML 1.2 does and PyYAML does not."""
 
 
-_Yaml.add_implicit_resolver(
+YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
@@ -337,8 +337,8 @@ def read_document(path: str | Path) -> dict[str, Any]:
         elif kind == ".json":
             document = json.loads(text)
         else:
-            # `_Yaml` derives from SafeLoader: no tags that build objects.
-            document = yaml.load(text, Loader=_Yaml)
+            # It derives from SafeLoader: no tags that build objects.
+            document = yaml.load(text, Loader=YamlLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path") from None
     except OSError as error:

@@ -77,7 +77,8 @@ pub const LlmTrainingConfig = struct {
     log_interval: u32 = 10,
     /// Optimizer steps between evaluations, when there is evaluation data. Default 500; 0 = only at the end.
     eval_interval: u32 = 500,
-    /// Default false. Not implemented natively: the native trainer refuses a run that asks for it.
+    /// Operands of matrix products are rounded to bfloat16; sums, weights, gradients and moments stay float32.
+    /// Default false. ABI had the field and never used it.
     mixed_precision: bool = false,
     /// Folder for log files. Default null.
     log_dir: ?[]const u8 = null,
@@ -163,7 +164,7 @@ pub const LlmTrainingConfig = struct {
 };
 
 /// Switches that exist for compatibility and that the native trainer cannot honour.
-pub const unsupported_fields = [_][]const u8{ "mixed_precision", "enable_tensorboard", "enable_wandb" };
+pub const unsupported_fields = [_][]const u8{ "enable_tensorboard", "enable_wandb" };
 
 /// Positions in a micro-batch are 32-bit in the kernels.
 pub const max_micro_batch_tokens = 1 << 30;
@@ -219,7 +220,7 @@ pub const fields = [_]Field{
     .{ .name = "max_checkpoints", .doc = "checkpoints kept, oldest removed first; 0 = all", .aliases = &.{"save_total_limit"} },
     .{ .name = "log_interval", .doc = "optimizer steps between log lines; 0 = none", .aliases = &.{"logging_steps"} },
     .{ .name = "eval_interval", .doc = "optimizer steps between evaluations; 0 = only at the end", .aliases = &.{"eval_steps"} },
-    .{ .name = "mixed_precision", .doc = "not implemented natively; refused when true", .aliases = &.{"bf16"} },
+    .{ .name = "mixed_precision", .doc = "bfloat16 products with float32 sums, weights and moments", .aliases = &.{"bf16"} },
     .{ .name = "log_dir", .rule = text, .doc = "folder for log files", .aliases = &.{"logging_dir"} },
     .{ .name = "enable_tensorboard", .doc = "needs log_dir; not implemented natively, refused when true" },
     .{ .name = "enable_wandb", .doc = "needs log_dir; not implemented natively, refused when true" },
@@ -351,10 +352,10 @@ test "what the native trainer cannot do is listed" {
     var diag: base.Diagnostic = .{};
     var buffer: [unsupported_fields.len][]const u8 = undefined;
     try testing.expectEqual(0, (LlmTrainingConfig{}).unsupported(&buffer).len);
-    const config: LlmTrainingConfig = .{ .mixed_precision = true, .enable_wandb = true, .log_dir = "logs" };
+    const config: LlmTrainingConfig = .{ .enable_tensorboard = true, .enable_wandb = true, .log_dir = "logs" };
     try config.validate(&diag);
     const names = config.unsupported(&buffer);
     try testing.expectEqual(2, names.len);
-    try testing.expectEqualStrings("mixed_precision", names[0]);
+    try testing.expectEqualStrings("enable_tensorboard", names[0]);
     try testing.expectEqualStrings("enable_wandb", names[1]);
 }

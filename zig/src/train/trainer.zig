@@ -120,6 +120,7 @@ pub fn Trainer(comptime T: type) type {
             };
             errdefer self.exec.deinit();
 
+            if (config.mixed_precision) self.exec.compute = .bf16;
             self.loader = try .init(gpa, dataset, .{
                 .batch_size = config.batch_size,
                 .max_seq_len = config.max_seq_len,
@@ -627,6 +628,10 @@ pub fn Trainer(comptime T: type) type {
             for (config.unsupported(&names)) |name| {
                 diag.set("{s} is true, but the native engine does not do this yet. Set it to false, or use the " ++
                     "trl engine.", .{name});
+                return error.InvalidConfiguration;
+            }
+            if (config.mixed_precision and T != f32) {
+                diag.set("mixed_precision is true, but the model is in float64. Use one or the other.", .{});
                 return error.InvalidConfiguration;
             }
             if (config.max_seq_len > model.config.max_position_embeddings) {

@@ -303,3 +303,21 @@ test "without early stopping's folder every optimizer and schedule trains" {
         try testing.expect(run.losses.items[8] < run.losses.items[0]);
     }
 }
+
+test "mixed precision learns nearly what full precision learns, with the same bits for any thread count" {
+    var full = try train(.{});
+    defer full.deinit();
+
+    var c = config;
+    c.mixed_precision = true;
+    var mixed = try train(.{ .config = c });
+    defer mixed.deinit();
+    c.threads = 3;
+    var again = try train(.{ .config = c });
+    defer again.deinit();
+
+    const last = full.losses.items.len - 1;
+    try testing.expectApproxEqRel(full.losses.items[last], mixed.losses.items[last], 0.01);
+    try testing.expectEqualSlices(f32, mixed.weights, again.weights);
+    try testing.expect(!std.mem.eql(f32, full.weights, mixed.weights));
+}
