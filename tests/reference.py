@@ -118,6 +118,7 @@ def naive_training(
     model = AutoModelForCausalLM.from_pretrained(
         model_dir, dtype=dtype, attn_implementation="sdpa" if double else "eager"
     )
+    model.get_input_embeddings().padding_idx = None
     if double:
         norms_in_double(model)
     model.train()

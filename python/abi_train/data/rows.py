@@ -32,9 +32,9 @@ MANIFEST_SCHEMA = "abi_train/token-bin/1"
 class TokenRows:
     """The rows of one token file, cut for one batch size and row length.
 
-    token_ids: all ids of the file, uint32. starts: where each row begins, and the file's end as a last
-    entry; None for a stream. kept: rows that have a target left after the cut. mask: packed bits,
-    lowest first, or None.
+    token_ids: all ids of the file, uint32. starts: where each row begins, and the file's end as a
+    last entry; None for a stream. kept: rows that have a target left after the cut. mask: packed
+    bits, lowest first, or None.
     """
 
     path: Path

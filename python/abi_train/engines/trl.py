@@ -246,6 +246,10 @@ def load_model(source: Path, run: _Run, scratch: Path) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{source}: transformers cannot open it: {_one_line(error)}") from error
     model.config.use_cache = False
+    # transformers gives the pad token's row no gradient. Padding is masked by position here, and
+    # where the pad token is also the end token that row has to learn.
+    embedding: Any = model.get_input_embeddings()
+    embedding.padding_idx = None
     if run.precision == "float64":
         _norms_in_double(model)
     return model
@@ -265,15 +269,12 @@ def _norms_in_double(model: Any) -> None:
 
 def _native_folder(source: Path, run: _Run, scratch: Path) -> Path:
     """A Hugging Face folder of what the native library reads or draws: one start for both."""
-    from ..model import Model
+    from .native import open_any
 
     folder = scratch / "start"
-    if source.name.endswith(".gguf"):
-        with Model.load(source) as model:
-            model.save(folder)
-    else:
-        with Model.random(source, seed=run.config.seed) as model:
-            model.save(folder)
+    dtype = "float64" if run.precision == "float64" else "float32"
+    with open_any(source, seed=run.config.seed, dtype=dtype) as model:
+        model.save(folder)
     return folder
 
 

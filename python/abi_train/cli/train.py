@@ -1,0 +1,148 @@
+"""`abi-train train`: run a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..config import LlmTrainingConfig
+from ..errors import ConfigError
+from .common import JsonFlag, print_json, say
+
+EXAMPLES = """[bold]Examples[/]
+
+abi-train train recipe.yaml
+
+abi-train train --model ./model --data train.bin --run-dir runs/a --set epochs=1 --engine trl
+"""
+
+
+def train(
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Recipe file (.yaml, .json, .toml); see `abi-train init`.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model folder, .gguf, or config.json for random weights.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Token file (.bin) to train on.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Token file to evaluate on.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder whose tokenizer files go into checkpoints.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints and logs.")] = None,
+    engine: Annotated[str | None, typer.Option(help="native or trl.  [default: native]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32, float64 or bf16.  [default: auto]")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Checkpoint folder to go on from, or `latest`.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One training setting, NAME=VALUE; may be repeated."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a model as a recipe says, on the native engine or through TRL.
+
+    Ctrl-C finishes the update, saves and says where; a second Ctrl-C leaves at once.
+    """
+    from .. import engines
+    from ..progress import JsonlLog, Observers, StopOnSignal, TrainingLine
+
+    spec = build_spec(
+        recipe,
+        {
+            "model": model,
+            "data": data,
+            "eval_data": eval_data,
+            "tokenizer": tokenizer,
+            "run_dir": run_dir,
+            "engine": engine,
+            "precision": precision,
+            "resume": resume,
+        },
+        settings or [],
+    )
+    spec.check_paths()
+    spec.run_dir.mkdir(parents=True, exist_ok=True)
+    spec.save(spec.run_dir / "run.json")
+    stop = StopOnSignal()
+    interval = spec.config.log_interval
+    observer = Observers(
+        TrainingLine(interval=interval),
+        JsonlLog(spec.run_dir / "log.jsonl", interval=interval),
+        stop,
+    )
+    with stop.installed():
+        result = engines.run(spec, observer)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _summary(result)
+    if result.stop_reason == "interrupted":
+        say(f"go on with: --resume {result.checkpoint or 'latest'}")
+        raise typer.Exit(128 + (stop.signal or 2))
+
+
+def build_spec(recipe: Path | None, options: dict[str, Any], settings: list[str]) -> Any:
+    """The run of a recipe, with the options given on the command line in place of its own."""
+    from ..runspec import RunSpec
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if recipe is not None:
+        spec = RunSpec.load(recipe)
+    else:
+        for key in ("model", "data", "run_dir"):
+            if key not in given:
+                option = "--" + key.replace("_", "-")
+                raise typer.BadParameter(f"name a recipe file, or give {option}")
+        spec = RunSpec(model=given["model"], data=given["data"], run_dir=given["run_dir"])
+    if settings:
+        given["config"] = _changed(spec.config, settings)
+    return spec.replace(**given) if given else spec
+
+
+def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfig:
+    import yaml
+
+    from ..config import TRL_ALIASES, YamlLoader
+
+    values = config.to_dict()
+    for setting in settings:
+        name, sign, text = setting.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {setting}: write NAME=VALUE, for example epochs=1")
+        values.pop(TRL_ALIASES.get(name, name), None)
+        values[name] = yaml.load(text, Loader=YamlLoader)
+    return LlmTrainingConfig.from_dict(values)
+
+
+def _summary(result: Any) -> None:
+    from rich.table import Table
+
+    from ..progress import short_count, short_time
+    from .common import out
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    reason = {
+        "completed": "all updates done",
+        "early_stopped": "evaluation stopped improving",
+        "interrupted": "stopped on request",
+    }[result.stop_reason]
+    table.add_row("updates", f"{result.total_steps} ({reason})")
+    table.add_row("loss", f"{result.final_loss:.4f}  (perplexity {result.final_perplexity:.2f})")
+    if result.evaluations:
+        table.add_row(
+            "best evaluation", f"loss {result.best_val_loss:.4f} at update {result.best_step}"
+        )
+    table.add_row(
+        "tokens",
+        f"{short_count(result.total_tokens)} in {short_time(result.total_time_ns / 1e9)}, "
+        f"{short_count(result.avg_throughput)} a second",
+    )
+    if result.checkpoint is not None:
+        table.add_row("checkpoint", str(result.checkpoint))
+    out().print(table, highlight=False)

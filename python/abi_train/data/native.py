@@ -1,0 +1,60 @@
+"""The native tokenizer as `prepare` uses it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import _native
+from ..errors import AbiTrainError
+from ..tokenizer import Tokenizer
+from .sources import Message
+
+FORMATS = ("abbey", "chatml", "llama3", "mistral", "qwen", "qwen2", "smollm")
+
+
+class NativeEncoder:
+    """A tokenizer folder with the chat format of its template, or another one by name."""
+
+    def __init__(self, folder: Path, chat_format: str | None = None) -> None:
+        self._tokenizer = Tokenizer.load(folder)
+        self._format = chat_format
+        self.vocab_size = self._tokenizer.vocab_size
+        self.end_id = self._tokenizer.eos_token_id
+        self.hash = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        self.chat_format = chat_format or self._name()
+
+    def _name(self) -> str | None:
+        """The name of the template's format; None when chats cannot be rendered."""
+        try:
+            self._tokenizer.render_chat([{"role": "user", "content": "x"}])
+        except AbiTrainError:
+            return None
+        for name in FORMATS:
+            if _native.tokenizer.chat_format(name)["jinja"] == self._tokenizer.chat_template:
+                return name
+        return "template"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, with the begin token where the tokenizer puts one."""
+        return [int(i) for i in self._tokenizer.encode(text, add_eos=False)]
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, emotion: str | None, answer_next: bool = False
+    ) -> tuple[list[int], list[bool]]:
+        """Ids and whether each is in the loss."""
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        if emotion is not None and self._format == "abbey":
+            for turn in turns:
+                if turn["role"] == "user":
+                    turn["emotion"] = emotion
+                    break
+        ids, mask = self._tokenizer.render_chat(
+            turns, format=self._format, add_generation_prompt=answer_next, train=True
+        )
+        return ids.tolist(), mask.tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens shown."""
+        return self._tokenizer.decode(ids, skip_special=False, continues=True)

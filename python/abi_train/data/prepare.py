@@ -1,0 +1,278 @@
+"""From rows of text to a token file: `.bin`, loss mask, row starts and manifest.
+
+What is in the loss: all of a text and its end token; the completion of a prompt and its end token;
+the assistant's turns of a chat with the token that ends each. A prompt and its completion are
+tokenised as one text, and what both tokenisations begin with in common is the prompt, so a token
+that straddles the border is learned. Control tokens are put in as ids: text can never become one.
+
+Files appear under their names only when whole. Does not know: how a tokenizer or the writer works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _native
+from ..dataset import TokenizedWriter
+from ..errors import DataError
+from .native import NativeEncoder
+from .sources import Chat, Completion, Message, Row, Skipped, Text, count_lines, read_rows
+
+
+class Encoder(Protocol):
+    """The part of a tokenizer this module needs."""
+
+    vocab_size: int
+    end_id: int | None
+    hash: str
+    chat_format: str | None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, with the begin token where the tokenizer puts one."""
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, emotion: str | None, answer_next: bool = False
+    ) -> tuple[list[int], list[bool]]:
+        """Ids and whether each is in the loss. answer_next: end where an answer would begin."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, control tokens shown."""
+
+
+@dataclass(kw_only=True)
+class Split:
+    """What went into one token file."""
+
+    path: Path
+    rows: int = 0
+    tokens: int = 0
+    tokens_in_loss: int = 0
+    truncated: int = 0
+    longest: int = 0
+    without_end: int = 0
+    """Rows whose last token in the loss is not the end token: cut rows only."""
+
+
+@dataclass(kw_only=True)
+class PrepareReport:
+    """What `prepare` did, for a person and for a script."""
+
+    train: Split
+    evaluation: Split | None = None
+    lines: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
+    dropped: int = 0
+    """Rows in which no token was left to learn."""
+    chat_format: str | None = None
+    vocab_size: int = 0
+    first_example: list[tuple[str, bool]] = field(default_factory=list)
+    """The first row as pieces of text, each with whether it is in the loss."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+        def split(part: Split | None) -> dict[str, Any] | None:
+            return None if part is None else {**vars(part), "path": str(part.path)}
+
+        return {
+            "train": split(self.train),
+            "evaluation": split(self.evaluation),
+            "lines": self.lines,
+            "skipped": dict(self.skipped.counts),
+            "skipped_examples": self.skipped.examples,
+            "dropped": self.dropped,
+            "chat_format": self.chat_format,
+            "vocab_size": self.vocab_size,
+            "first_example": [{"text": text, "in_loss": kept} for text, kept in self.first_example],
+        }
+
+
+def prepare(
+    sources: Sequence[str | Path],
+    tokenizer: str | Path,
+    output: str | Path,
+    *,
+    max_seq_len: int | None = None,
+    eval_output: str | Path | None = None,
+    eval_fraction: float = 0.0,
+    seed: int = 42,
+    skip_invalid: bool = False,
+    stream: bool = False,
+    chat_format: str | None = None,
+    source_note: str | None = None,
+    license_note: str | None = None,
+    encoder: Encoder | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PrepareReport:
+    """Tokenise JSONL files into `output` (a `.bin`) and, if asked, an evaluation file.
+
+    tokenizer: a folder with `tokenizer.json`. chat_format: instead of what its template says.
+    max_seq_len: rows longer than this many tokens keep their start. eval_fraction: share of the
+    lines, drawn from `seed`, that goes to `eval_output` (default: `<output>_eval.bin`).
+    skip_invalid: count unusable lines instead of stopping at the first. stream: no rows and no
+    mask, one stream of ids as ABI reads it. on_progress: called with lines done and lines in all.
+
+    Raises `DataError` with file and line, `MissingFileError`, or `FormatError` for the tokenizer.
+    """
+    output = Path(output)
+    if output.suffix != ".bin":
+        raise DataError(f"{output}: the name of a token file must end in .bin")
+    if not 0.0 <= eval_fraction < 1.0:
+        raise DataError(f"eval_fraction is {eval_fraction}; it must be at least 0 and below 1")
+    if max_seq_len is not None and max_seq_len < 2:
+        raise DataError(f"max_seq_len is {max_seq_len}; a row needs at least 2 tokens")
+    encoder = encoder or NativeEncoder(Path(tokenizer), chat_format)
+    total = count_lines(sources)
+    held = _held_out(total, eval_fraction, seed)
+    report = PrepareReport(
+        train=Split(path=output),
+        lines=total,
+        chat_format=encoder.chat_format,
+        vocab_size=encoder.vocab_size,
+    )
+
+    def writer(path: Path) -> TokenizedWriter:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return TokenizedWriter(
+            path,
+            rows=not stream,
+            mask=not stream,
+            vocab_size=encoder.vocab_size,
+            seed=seed if held else None,
+            tokenizer_hash=encoder.hash,
+            format=encoder.chat_format,
+            source=source_note or ", ".join(Path(path).name for path in sources),
+            license=license_note,
+        )
+
+    with contextlib.ExitStack() as stack:  # what is not finished leaves nothing behind
+        targets = [(report.train, stack.enter_context(writer(output)))]
+        if held:
+            beside = output.with_name(output.stem + "_eval.bin")
+            report.evaluation = Split(path=Path(eval_output) if eval_output else beside)
+            opened = stack.enter_context(writer(report.evaluation.path))
+            targets.append((report.evaluation, opened))
+        skipped = report.skipped if skip_invalid else None
+        for number, place, row in read_rows(sources, skipped=skipped):
+            if on_progress is not None:
+                on_progress(number, total)
+            split, into = targets[1 if number in held else 0]
+            _add(encoder, row, place, max_seq_len, split, into, report)
+        if on_progress is not None:
+            on_progress(total, total)
+        for split, _ in targets:
+            if split.rows == 0:
+                raise DataError(
+                    f"{split.path}: no row is left to write ({report.skipped.total} unusable, "
+                    f"{report.dropped} with nothing to learn)"
+                )
+        for _, into in targets:
+            into.finish()
+    return report
+
+
+def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
+    """Ids of a row and whether each is in the loss. Raises `ValueError` with the reason."""
+    if isinstance(row, Text):
+        ids = _ended(encoder, encoder.encode(row.text))
+        return ids, [True] * len(ids)
+    if isinstance(row, Completion):
+        prompt = encoder.encode(row.prompt)
+        whole = _ended(encoder, encoder.encode(row.prompt + row.completion))
+        border = common_prefix(prompt, whole)
+        return whole, [at >= border for at in range(len(whole))]
+    if encoder.chat_format is None:
+        raise ValueError("a chat needs a tokenizer with a chat template this version knows")
+    ids, mask = encoder.encode_chat(row.messages, emotion=row.emotion)
+    if row.learn_from:
+        prompt, _ = encoder.encode_chat(
+            row.messages[: row.learn_from], emotion=row.emotion, answer_next=True
+        )
+        border = common_prefix(prompt, ids)
+        mask = [kept and at >= border for at, kept in enumerate(mask)]
+    return ids, mask
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many leading ids are equal."""
+    count = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _ended(encoder: Encoder, ids: list[int]) -> list[int]:
+    end = encoder.end_id
+    if end is None or (ids and ids[-1] == end):
+        return ids
+    return [*ids, end]
+
+
+def _held_out(total: int, fraction: float, seed: int) -> set[int]:
+    """Numbers of the lines that go to the evaluation file."""
+    if fraction == 0.0 or total < 2:
+        return set()
+    count = min(total - 1, math.ceil(fraction * total))
+    order = _native.epoch_order(total, True, seed, 0)
+    return {int(number) for number in order[:count]}
+
+
+def _add(
+    encoder: Encoder,
+    row: Row,
+    place: str,
+    limit: int | None,
+    split: Split,
+    writer: TokenizedWriter,
+    report: PrepareReport,
+) -> None:
+    try:
+        ids, mask = encode_row(encoder, row)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+    cut = limit is not None and len(ids) > limit
+    if cut:
+        ids, mask = ids[:limit], mask[:limit]
+    if not any(mask[1:]):
+        report.dropped += 1
+        return
+    if not report.first_example:
+        report.first_example = _pieces(encoder, ids, mask)
+    writer.append(np.array(ids, dtype=np.uint32), np.array(mask, dtype=np.bool_))
+    split.rows += 1
+    split.tokens += len(ids)
+    split.tokens_in_loss += sum(mask[1:])
+    split.truncated += cut
+    split.longest = max(split.longest, len(ids))
+    split.without_end += cut and mask[-1]
+
+
+def _pieces(encoder: Encoder, ids: Sequence[int], mask: Sequence[bool]) -> list[tuple[str, bool]]:
+    """Runs of ids with equal mask as text."""
+    pieces: list[tuple[str, bool]] = []
+    begin = 0
+    for at in range(1, len(ids) + 1):
+        if at == len(ids) or mask[at] != mask[begin]:
+            pieces.append((encoder.decode(ids[begin:at]), mask[begin]))
+            begin = at
+    return pieces
+
+
+__all__ = [
+    "Chat",
+    "Encoder",
+    "PrepareReport",
+    "Split",
+    "common_prefix",
+    "encode_row",
+    "prepare",
+]

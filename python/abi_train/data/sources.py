@@ -1,0 +1,228 @@
+"""Rows of text from JSONL files, in one of the shapes people write, with the line they stand on.
+
+| columns | shape |
+|---|---|
+| `messages` or `conversations` | a chat; ShareGPT's `from`, `value` are understood |
+| `prompt`, `completion` | text to continue and its continuation; two lists of messages are a chat |
+| `instruction`, `input`?, `output` | an instruction, turned into a chat |
+| `text` | plain text |
+
+Other columns are allowed and left alone. Does not know: tokenizers, token files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import DataError, MissingFileError
+
+ROLES: Final[Mapping[str, str]] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+}
+MAX_LINE_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Plain text: every token is in the loss."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A prompt, which is not in the loss, and its continuation, which is."""
+
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn. `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """Turns in order. Assistant turns are in the loss, from turn `learn_from` on."""
+
+    messages: tuple[Message, ...]
+    learn_from: int = 0
+    emotion: str | None = None
+
+
+Row = Text | Completion | Chat
+
+
+@dataclass(kw_only=True)
+class Skipped:
+    """What a tolerant reader left out: how many rows for which reason, and the first few places."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, place: str, reason: str) -> None:
+        """Count one row."""
+        self.counts[reason] += 1
+        if len(self.examples) < 5:
+            self.examples.append(f"{place}: {reason}")
+
+    @property
+    def total(self) -> int:
+        """All rows left out."""
+        return sum(self.counts.values())
+
+
+class _Bad(Exception):
+    """Why a row cannot be used, without the place."""
+
+
+def read_rows(
+    paths: Sequence[str | Path], *, skipped: Skipped | None = None
+) -> Iterator[tuple[int, str, Row]]:
+    """Each usable row with its number among all lines and its place `file:line`.
+
+    Blank lines are passed over and not numbered. Raises `DataError` with file, line and reason for
+    the first unusable row; with `skipped` such rows are counted there instead.
+    """
+    number = -1
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise MissingFileError(f"{path}: no such file; check the path")
+        with path.open("rb") as file:
+            for line_number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                number += 1
+                place = f"{path}:{line_number}"
+                try:
+                    row = parse_row(line)
+                except _Bad as bad:
+                    if skipped is None:
+                        raise DataError(
+                            f"{place}: {bad}. Correct the line, or pass over such lines with "
+                            "skip_invalid."
+                        ) from None
+                    skipped.add(place, str(bad))
+                    continue
+                yield number, place, row
+
+
+def count_lines(paths: Sequence[str | Path]) -> int:
+    """Lines that are not blank, as `read_rows` numbers them."""
+    count = 0
+    for path in map(Path, paths):
+        if not path.is_file():
+            raise MissingFileError(f"{path}: no such file; check the path")
+        with path.open("rb") as file:
+            count += sum(1 for line in file if line.strip())
+    return count
+
+
+def parse_row(line: bytes) -> Row:
+    """The row a JSON line describes."""
+    if len(line) > MAX_LINE_BYTES:
+        raise _Bad(f"the line has {len(line)} bytes, more than {MAX_LINE_BYTES}")
+    try:
+        values = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise _Bad("not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise _Bad(f"not valid JSON ({_short(error)})") from None
+    if not isinstance(values, dict):
+        raise _Bad("not a JSON object")
+    for key in ("messages", "conversations"):
+        if key in values:
+            return _chat(values[key], key, emotion=_emotion(values))
+    if "prompt" in values and "completion" in values:
+        return _completion(values["prompt"], values["completion"])
+    if "instruction" in values:
+        return _instruction(values)
+    if "text" in values:
+        return Text(text=_string(values["text"], "text"))
+    found = ", ".join(sorted(values)) or "none"
+    raise _Bad(
+        "no known columns (messages, conversations, prompt and completion, instruction and output, "
+        f"or text); found: {found[:120]}"
+    )
+
+
+def _string(value: Any, name: str, *, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise _Bad(f"{name} is not text")
+    if not empty and not value.strip():
+        raise _Bad(f"{name} is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _Bad(f"{name} holds half of a surrogate pair") from None
+    return value
+
+
+def _emotion(values: Mapping[str, Any]) -> str | None:
+    """The emotion of a row, which only the abbey format shows."""
+    emotion = values.get("emotion")
+    return emotion if isinstance(emotion, str) and emotion.strip() else None
+
+
+def _chat(value: Any, key: str, *, answered: bool = True, emotion: str | None = None) -> Chat:
+    if not isinstance(value, list) or not value:
+        raise _Bad(f"{key} is not a list of messages")
+    messages = [_message(item, f"{key}[{at}]") for at, item in enumerate(value)]
+    if answered and not any(message.role == "assistant" for message in messages):
+        raise _Bad(f"{key} has no assistant turn to learn from")
+    return Chat(messages=tuple(messages), emotion=emotion)
+
+
+def _message(item: Any, name: str) -> Message:
+    if not isinstance(item, dict):
+        raise _Bad(f"{name} is not an object")
+    role = item.get("role", item.get("from"))
+    content = item.get("content", item.get("value"))
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        raise _Bad(f"{name} has role {role!r}; known are {', '.join(ROLES)}")
+    return Message(role=ROLES[role.lower()], content=_string(content, f"{name}.content"))
+
+
+def _completion(prompt: Any, completion: Any) -> Row:
+    if isinstance(prompt, list) and isinstance(completion, list):
+        before = _chat(prompt, "prompt", answered=False).messages
+        after = _chat(completion, "completion").messages
+        return Chat(messages=before + after, learn_from=len(before))
+    return Completion(
+        prompt=_string(prompt, "prompt"), completion=_string(completion, "completion")
+    )
+
+
+def _instruction(values: Mapping[str, Any]) -> Chat:
+    if "output" not in values:
+        raise _Bad("instruction without output")
+    question = _string(values["instruction"], "instruction")
+    extra = values.get("input")
+    if extra is not None and _string(extra, "input", empty=True).strip():
+        question = f"{question}\n\n{extra}"
+    answer = _string(values["output"], "output")
+    return Chat(
+        messages=(
+            Message(role="user", content=question),
+            Message(role="assistant", content=answer),
+        )
+    )
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:100]

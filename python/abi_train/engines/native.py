@@ -1,0 +1,132 @@
+"""The native engine: a `RunSpec` through the trainer written in Zig, on any CPU.
+
+Turns the trainer's events into the records both engines report. Needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import checkpoint as folders
+from ..dataset import TokenizedDataset
+from ..model import Model
+from ..progress import Observer
+from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
+from ..trainer import CheckpointEvent, EvaluationEvent, FinishedEvent, StepEvent, Trainer
+from . import Probe
+
+if TYPE_CHECKING:
+    from ..trainer import Event
+
+
+def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunResult:
+    """Train natively. Same contract as `engines.run`."""
+    result = RunResult(engine="native")
+    resume = folders.resolve_resume(spec.resume, spec.checkpoint_dir)
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(open_model(spec))
+        data = stack.enter_context(TokenizedDataset.load(spec.data))
+        eval_data = None
+        if spec.eval_data is not None:
+            eval_data = stack.enter_context(TokenizedDataset.load(spec.eval_data))
+        trainer = stack.enter_context(
+            Trainer(
+                spec.config,
+                model,
+                data,
+                eval_dataset=eval_data,
+                run_dir=None if probe is not None else spec.checkpoint_dir,
+                tokenizer_dir=None if probe is not None else spec.tokenizer_dir,
+                resume_from=resume,
+            )
+        )
+        start = {
+            "engine": "native",
+            "device": "cpu",
+            "precision": model.dtype,
+            "start_step": trainer.global_step,
+        }
+        observer.on_start(trainer.max_steps, start)
+        stopping = False
+        for event in trainer:
+            _note(event, observer, result)
+            if probe is not None and isinstance(event, StepEvent) and event.global_step == 1:
+                views = model.shaped(trainer.gradients)
+                probe.gradients.update({name: view.copy() for name, view in views.items()})
+                del views
+            if not stopping and observer.stop_requested():
+                trainer.request_stop()
+                stopping = True
+        if probe is not None:
+            probe.weights.update({name: view.copy() for name, view in model.state_dict().items()})
+    if probe is None:
+        result.checkpoints = folders.list_checkpoints(spec.checkpoint_dir)
+    if spec.config.export_gguf_path and probe is None and result.checkpoint is not None:
+        from ..export import export_gguf
+
+        report = export_gguf(
+            result.checkpoint,
+            spec.config.export_gguf_path,
+            name=spec.config.export_name,
+        )
+        observer.on_note(f"exported {report.path}")
+    observer.on_end(result)
+    return result
+
+
+def open_model(spec: RunSpec) -> Model:
+    """The model of a spec in its precision: of a folder, a GGUF, or random by a config.json."""
+    dtype = "float64" if spec.precision == "float64" else "float32"
+    return open_any(spec.model, seed=spec.config.seed, dtype=dtype)
+
+
+def open_any(path: Path, *, seed: int, dtype: str) -> Model:
+    """The model at `path`; for a `.json` configuration the weights are drawn from `seed`."""
+    if path.suffix == ".json" and path.is_file():
+        return Model.random(path, seed=seed, dtype=dtype)
+    return Model.load(path, dtype=dtype)
+
+
+def _note(event: Event, observer: Observer, result: RunResult) -> None:
+    """Record an event and tell the observer."""
+    if isinstance(event, StepEvent):
+        record = StepRecord(
+            step=event.global_step,
+            loss=event.loss,
+            grad_norm=event.grad_norm,
+            learning_rate=event.learning_rate,
+            epoch=event.epoch,
+            accuracy=event.accuracy,
+            tokens=event.tokens_processed,
+            tokens_per_second=event.tokens_per_second,
+        )
+        result.history.append(record)
+        observer.on_step(record)
+    elif isinstance(event, EvaluationEvent):
+        evaluation = EvalRecord(
+            step=event.global_step,
+            epoch=event.epoch,
+            loss=event.loss,
+            accuracy=event.accuracy,
+            tokens=event.total_tokens,
+        )
+        result.evaluations.append(evaluation)
+        observer.on_evaluation(evaluation)
+    elif isinstance(event, CheckpointEvent):
+        observer.on_checkpoint(event.path)
+    elif isinstance(event, FinishedEvent):
+        result.stop_reason = event.stop_reason
+        result.final_loss = event.final_loss
+        result.final_accuracy = event.final_accuracy
+        result.final_perplexity = event.final_perplexity
+        result.best_val_loss = event.best_val_loss
+        result.best_val_accuracy = event.best_val_accuracy
+        result.best_step = event.best_step
+        result.total_steps = event.total_steps
+        result.total_tokens = event.total_tokens
+        result.total_time_ns = int(event.total_time * 1e9)
+        result.avg_throughput = event.tokens_per_second
+        result.checkpoints_saved = event.checkpoints_saved
+        result.early_stopped = event.stop_reason == "early_stopped"

@@ -1,0 +1,74 @@
+"""From a trained folder to a file that runs: GGUF, written and checked natively."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from .. import _native
+from ..checkpoint import list_checkpoints
+from ..errors import ConfigError, FormatError, MissingFileError
+
+DTYPES: Final = ("f32", "f16", "bf16", "q8_0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What `export_gguf` wrote. size_bytes is the size of the file."""
+
+    path: Path
+    source: Path
+    dtype: str
+    size_bytes: int
+    tensors: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        values = dataclasses.asdict(self)
+        return {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
+
+
+def export_gguf(
+    source: str | Path,
+    output: str | Path,
+    *,
+    dtype: str = "q8_0",
+    name: str | None = None,
+    tokenizer: str | Path | None = None,
+) -> ExportReport:
+    """Write a GGUF of a model folder, a checkpoint, or the newest checkpoint of a run folder.
+
+    The file is read back before it gets its name. dtype: f32, f16, bf16 or q8_0, for the matrices.
+    Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    output = Path(output)
+    if output.suffix != ".gguf":
+        raise ConfigError(f"{output}: the name must end in .gguf")
+    folder = model_folder(Path(source))
+    has_tokenizer = (Path(tokenizer or folder) / "tokenizer.json").is_file()
+    if not has_tokenizer:
+        raise MissingFileError(
+            f"{tokenizer or folder}: no tokenizer.json, and a GGUF without one cannot answer text. "
+            "Name the tokenizer's folder."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    size, tensors = _native.export.gguf(
+        folder, output, dtype=dtype, name=name, tokenizer_dir=tokenizer
+    )
+    return ExportReport(path=output, source=folder, dtype=dtype, size_bytes=size, tensors=tensors)
+
+
+def model_folder(source: Path) -> Path:
+    """The model folder meant: itself, or the newest checkpoint of a run folder."""
+    if not source.exists():
+        raise MissingFileError(f"{source}: no such folder; check the path")
+    if (source / "config.json").is_file():
+        return source
+    found = list_checkpoints(source) if source.is_dir() else []
+    if not found:
+        raise FormatError(f"{source}: neither a model folder (config.json) nor a run folder")
+    return found[-1]
