@@ -244,3 +244,38 @@ def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(
     [kept] = (tmp_path / ".abi" / "sessions").iterdir()
     messages = json.loads(kept.read_text())["messages"]
     assert [m["content"] for m in messages] == ["hello", "begin"]
+
+
+def test_ctrl_c_ends_a_program_that_reads_from_a_pipe(
+    program: Path, stub: Stub, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [str(program), "agent"],
+        stdin=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "ABI_OLLAMA_MODEL": "abbey", "ABI_OLLAMA_HOST": stub.address},
+    )
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    process.communicate()
+
+
+def test_a_second_ctrl_c_leaves_at_once(program: Path, stub: Stub, tmp_path: Path) -> None:
+    stub.say("never")
+    stub.pause = 60
+    stub.chunked = False
+    process = subprocess.Popen(
+        [str(program), "agent", "-s", "x"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "ABI_OLLAMA_MODEL": "abbey", "ABI_OLLAMA_HOST": stub.address},
+    )
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    process.communicate()

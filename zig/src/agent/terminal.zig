@@ -75,6 +75,7 @@ pub const Terminal = struct {
                     return worst;
                 },
                 .interrupted => {
+                    if (!self.style.prompts) return .interrupted;
                     in_block = false;
                     message.clearRetainingCapacity();
                     try self.note("\nCtrl-C again leaves.\n", .{});
@@ -211,6 +212,7 @@ pub const Terminal = struct {
             error.OutOfMemory => return error.OutOfMemory,
             else => return self.complain("{s}", .{diag.text()}),
         };
+        if (self.unsaved and !self.keeps) try self.note("the conversation before was not kept\n", .{});
         self.session.deinit();
         self.session.* = loaded;
         self.keeps = true;

@@ -157,7 +157,8 @@ fn talk(app: *App, parsed: *arguments.Parsed, options: Options, store: agent.sto
     const worst = try terminal.converse(&input);
     // A person saw the message; a script must see the code.
     return if (at_terminal) .ok else switch (worst) {
-        .answered, .interrupted => .ok,
+        .answered => .ok,
+        .interrupted => .interrupted,
         .failed => .failed,
         .unreachable_server => .unreachable_server,
     };
