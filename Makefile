@@ -8,11 +8,12 @@ PYTHON ?= python3
 VENV ?= .venv
 TEST_VENV ?= .venv-test
 PYTEST_ARGS ?=
+DEMO_ARGS ?=
 
 PIP_FLAGS := --quiet --disable-pip-version-check --no-input
 ZIG_ENV := ZIG_DEBUG_CMD=1
 SOURCES := pyproject.toml CMakeLists.txt build.zig build.zig.zon $(shell find zig -name '*.zig' -o -name '*.h')
-PYTHON_SOURCES := $(shell find python -name '*.py')
+PYTHON_SOURCES := $(shell find python -type f -not -path '*/__pycache__/*')
 
 .PHONY: help demo test test-zig test-python check build lint fmt docs bench fuzz clean
 
@@ -50,7 +51,7 @@ $(TEST_VENV)/.installed: $(TEST_VENV)/.dependencies $(SOURCES) $(PYTHON_SOURCES)
 # ---- what people type ----
 
 demo: $(VENV)/.installed
-	@$(VENV)/bin/abi-train demo
+	@$(VENV)/bin/abi-train demo $(DEMO_ARGS)
 
 test: test-zig test-python
 
@@ -69,14 +70,14 @@ build: $(VENV)/bin/python
 	@ls -l dist/*.whl
 
 lint: $(TEST_VENV)/.installed
-	@$(TEST_VENV)/bin/ruff check python tests examples benchmarks
-	@$(TEST_VENV)/bin/ruff format --check python tests examples benchmarks
+	@$(TEST_VENV)/bin/ruff check python tests examples benchmarks tools
+	@$(TEST_VENV)/bin/ruff format --check python tests examples benchmarks tools
 	@$(TEST_VENV)/bin/mypy
 	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang fmt --check build.zig build.zig.zon zig examples
 
 fmt: $(TEST_VENV)/.installed
-	@$(TEST_VENV)/bin/ruff check --fix --quiet python tests examples benchmarks
-	@$(TEST_VENV)/bin/ruff format python tests examples benchmarks
+	@$(TEST_VENV)/bin/ruff check --fix --quiet python tests examples benchmarks tools
+	@$(TEST_VENV)/bin/ruff format python tests examples benchmarks tools
 	@$(TEST_VENV)/bin/python -m ziglang fmt build.zig build.zig.zon zig examples
 
 docs: $(VENV)/.installed
