@@ -2,7 +2,7 @@
 #
 #   make demo    from nothing to a small trained model that answers (about 3 minutes)
 #   make test    everything: Zig unit tests and Python tests, with torch (CPU) and TRL
-#   make check   what CI does: lint and test
+#   make check   lint and test
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -153,7 +153,7 @@ class Model:
         """Writes a Hugging Face folder, which must not exist, and returns its path.
 
         tokenizer_dir: a folder whose tokenizer files are copied. Raises FileAccessError, or
-        CheckpointError when a weight is not finite.
+        NumericsError when a weight is not finite.
         """
         _native.model.save(self.native, folder, tokenizer_dir)
         return Path(folder)

@@ -71,7 +71,9 @@ fn statusOf(err: anyerror, home: Status) Status {
         error.Canceled,
         => c.ABT_STATUS_IO,
         error.InvalidConfiguration, error.InvalidModelConfig => c.ABT_STATUS_CONFIG,
-        error.NonFinite => c.ABT_STATUS_NUMERICS,
+        error.TokenOutOfVocabulary, error.NoTrainingData, error.TooManyRows => c.ABT_STATUS_DATA,
+        error.ResumeMismatch, error.InvalidTrainerState => c.ABT_STATUS_CHECKPOINT,
+        error.NonFinite, error.NonFiniteWeights => c.ABT_STATUS_NUMERICS,
         error.Unexpected => c.ABT_STATUS_INTERNAL,
         else => home,
     };

@@ -78,7 +78,8 @@ pub fn abt_trainer_open(
             const T = if (tag == .f32) f32 else f64;
             const loop = abi.train.Trainer(T).init(out.gpa, out.io(), model_value, &held_data.object.value.dataset, eval_data, config.value, given, &diag) catch |err| {
                 config.deinit();
-                return failure.from(err, c.ABT_STATUS_CONFIG, &diag);
+                // What is wrong with a checkpoint has many names; without one the configuration is to blame.
+                return failure.from(err, if (given.resume_from != null) c.ABT_STATUS_CHECKPOINT else c.ABT_STATUS_CONFIG, &diag);
             };
             break :blk @unionInit(Loop, @tagName(tag), loop);
         },
