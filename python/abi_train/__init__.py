@@ -10,7 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .check.crosscheck import crosscheck
     from .config import LlmTrainingConfig
+    from .data.prepare import prepare
     from .dataset import (
         Batch,
         Instruction,
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
         TokenizedWriter,
         parse_instruction_dataset,
     )
+    from .engines import run
     from .errors import AbiTrainError
+    from .export import export_gguf
     from .generate import Generator
     from .model import Model
+    from .runspec import RunResult, RunSpec
     from .tokenizer import Tokenizer
     from .trainer import Trainer
 
@@ -37,8 +42,14 @@ _HOME = {
     "Instruction": "dataset",
     "InstructionDataset": "dataset",
     "parse_instruction_dataset": "dataset",
+    "prepare": "data.prepare",
     "Model": "model",
     "Trainer": "trainer",
+    "RunSpec": "runspec",
+    "RunResult": "runspec",
+    "run": "engines",
+    "crosscheck": "check.crosscheck",
+    "export_gguf": "export",
     "Generator": "generate",
     "AbiTrainError": "errors",
 }
@@ -51,12 +62,18 @@ __all__ = [
     "InstructionDataset",
     "LlmTrainingConfig",
     "Model",
+    "RunResult",
+    "RunSpec",
     "TokenizedDataset",
     "TokenizedWriter",
     "Tokenizer",
     "Trainer",
     "__version__",
+    "crosscheck",
+    "export_gguf",
     "parse_instruction_dataset",
+    "prepare",
+    "run",
 ]
 
 

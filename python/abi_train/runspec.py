@@ -65,8 +65,6 @@ class RunSpec:
         ):
             if getattr(self, name) not in options:
                 raise broken(name, getattr(self, name), "it must be one of " + ", ".join(options))
-        if self.engine == "native" and self.precision == "bf16":
-            raise broken("precision", "bf16", "the native engine has float32 and float64")
 
     def check_paths(self) -> None:
         """Raise `ConfigError` for the first file or folder of the spec that is not there."""

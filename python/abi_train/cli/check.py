@@ -47,9 +47,9 @@ def check(
     and every weight at the end. Leaves with code 1 when something is out of tolerance. Needs the
     trl extra: pip install 'abi-train\\[trl]'.
     """
+    from ..check.crosscheck import crosscheck
     from ..check.report import write_report
     from ..check.table import print_comparison
-    from ..crosscheck import crosscheck
     from ..progress import Observer, Observers, TrainingLine
 
     if precision not in ("float32", "float64"):

@@ -46,20 +46,20 @@ MODEL: Final[dict[str, Any]] = {
 
 TRAINING: Final = LlmTrainingConfig(
     epochs=16,
-    batch_size=8,
+    batch_size=4,
     grad_accum_steps=1,
     max_seq_len=192,
-    learning_rate=3e-3,
+    learning_rate=1.5e-3,
     min_learning_rate=1e-4,
     lr_schedule="warmup_cosine",
     warmup_steps=20,
     decay_steps=0,
-    weight_decay=0.01,
+    weight_decay=0.0,
     max_grad_norm=1.0,
     beta2=0.99,
     checkpoint_interval=0,
     max_checkpoints=1,
-    log_interval=50,
+    log_interval=100,
     early_stopping=False,
 )
 

@@ -6,6 +6,7 @@ Turns the trainer's events into the records both engines report. Needs neither t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunResult:
     """Train natively. Same contract as `engines.run`."""
     result = RunResult(engine="native")
+    config = spec.config
+    if spec.precision == "bf16":
+        config = dataclasses.replace(config, mixed_precision=True)
     resume = folders.resolve_resume(spec.resume, spec.checkpoint_dir)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
@@ -33,7 +37,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
             eval_data = stack.enter_context(TokenizedDataset.load(spec.eval_data))
         trainer = stack.enter_context(
             Trainer(
-                spec.config,
+                config,
                 model,
                 data,
                 eval_dataset=eval_data,

@@ -225,7 +225,7 @@ def identity_of(rows: TokenRows, spec: RunSpec) -> dict[str, Any]:
         "shuffle": spec.config.shuffle,
         "seed": spec.config.seed,
         "data_tokens": int(rows.token_ids.size),
-        "data_rows": 0 if rows.is_stream else len(rows),
+        "data_rows": 0 if rows.starts is None else int(rows.starts.size) - 1,
         "data_crc32c": folders.ends_checksum(rows.token_ids),
     }
 

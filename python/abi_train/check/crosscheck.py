@@ -2,7 +2,7 @@
 
 Both get the same rows in the same order, the same start and the same learning rates. Compared are
 the loss, gradient norm and learning rate of every update, every gradient at update one, and every
-weight at the end. See `check.compare` for the tolerances.
+weight at the end. See `compare` for the tolerances.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import engines
-from .check.compare import Comparison, Side, Tolerances, compare
-from .errors import DataError
-from .progress import Observer
-from .runspec import RunSpec
+from .. import engines
+from ..errors import DataError
+from ..progress import Observer
+from ..runspec import RunSpec
+from .compare import Comparison, Side, Tolerances, compare
 
 __all__ = ["Comparison", "Tolerances", "crosscheck"]
 
@@ -46,7 +46,7 @@ def crosscheck(
         double = _once(spec, steps, "float64", tolerances, observer or Observer())
         result = dataclasses.replace(result, in_float64=double)
     if report_dir is not None:
-        from .check.report import write_report
+        from .report import write_report
 
         write_report(result, Path(report_dir))
     return result

@@ -1,0 +1,322 @@
+"""The engines against each other, and the TRL engine against a plain PyTorch loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import torch
+from tiny_models import make_tiny_model
+from token_files import write_rows, write_stream
+
+from abi_train import engines
+from abi_train.config import LlmTrainingConfig
+from abi_train.check.crosscheck import crosscheck
+from abi_train.data.order import epoch_order
+from abi_train.data.rows import TokenRows
+from abi_train.errors import CheckpointError, DataError
+from abi_train.progress import Observer
+from abi_train.runspec import RunSpec
+from abi_train.schedule import learning_rate
+
+VOCAB = 300
+LENGTHS = [5, 9, 40, 17, 2, 33, 8, 21, 12, 30, 6, 7, 11]
+CONFIG = LlmTrainingConfig(
+    epochs=20,
+    batch_size=2,
+    grad_accum_steps=3,
+    max_seq_len=32,
+    learning_rate=2e-4,
+    warmup_steps=5,
+    decay_steps=0,
+    weight_decay=0.1,
+    max_grad_norm=0.5,
+    threads=1,
+    early_stopping=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def data_file(folder: Path, kind: str) -> Path:
+    path = folder / "train.bin"
+    if kind == "rows":
+        return write_rows(path, LENGTHS, vocab=VOCAB)
+    return write_stream(path, tokens=900, vocab=VOCAB)
+
+
+def small_model(folder: Path, shape: str) -> Path:
+    """A tiny model with weights as small as a fresh model's, so that losses are near ln V."""
+    path = make_tiny_model(folder / "model", shape)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path / "model.safetensors")
+    for name, tensor in tensors.items():
+        if "embed_tokens" in name:
+            tensor.mul_(0.2)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    return path
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+@pytest.mark.parametrize("shape", ["llama_tied", "llama_gqa_untied", "qwen2", "qwen3"])
+def test_both_engines_agree_for_thirty_updates(tmp_path: Path, shape: str, kind: str) -> None:
+    spec = RunSpec(
+        model=small_model(tmp_path, shape),
+        data=data_file(tmp_path, kind),
+        run_dir=tmp_path / "run",
+        config=CONFIG,
+    )
+    result = crosscheck(spec, steps=30)
+    assert len(result.steps) == 30
+    assert result.ok, result.fault
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({"optimizer": "sgd", "max_grad_norm": 0.0}, "rows"),
+        ({"optimizer": "adam", "lr_schedule": "polynomial"}, "stream"),
+        ({"label_smoothing": 0.1, "shuffle": False, "lr_schedule": "step"}, "rows"),
+        ({"grad_accum_steps": 1, "lr_schedule": "cosine_warm_restarts"}, "rows"),
+        ({"lr_schedule": "constant", "beta1": 0.0, "beta2": 0.9, "eps": 1e-6}, "stream"),
+    ],
+)
+def test_both_engines_agree_whatever_the_settings(
+    tmp_path: Path, settings: dict[str, object], kind: str
+) -> None:
+    spec = RunSpec(
+        model=small_model(tmp_path, "llama_gqa_untied"),
+        data=data_file(tmp_path, kind),
+        run_dir=tmp_path / "run",
+        config=dataclasses.replace(CONFIG, **settings),
+    )
+    result = crosscheck(spec, steps=12)
+    assert result.ok, result.fault
+
+
+def test_a_changed_optimizer_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from abi_train.engines import trl
+
+    monkeypatch.setattr(trl, "_spared", lambda name: False)
+    spec = RunSpec(
+        model=small_model(tmp_path, "llama_gqa_untied"),
+        data=data_file(tmp_path, "rows"),
+        run_dir=tmp_path / "run",
+        config=CONFIG,
+    )
+    result = crosscheck(spec, steps=10)
+    assert not result.ok
+    assert result.fault is not None
+
+
+@pytest.mark.parametrize("kind", ["rows", "stream"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_trl_engine_is_a_plain_pytorch_loop(
+    tmp_path: Path, kind: str, smoothing: float
+) -> None:
+    config = dataclasses.replace(CONFIG, epochs=3, label_smoothing=smoothing)
+    model = make_tiny_model(tmp_path / "model", "qwen3")
+    data = data_file(tmp_path, kind)
+    spec = RunSpec(
+        model=model,
+        data=data,
+        run_dir=tmp_path / "run",
+        config=config,
+        engine="trl",
+        precision="float64",
+    )
+    probe = engines.Probe()
+    result = engines.run(spec, probe=probe)
+    rows = TokenRows.open(data, batch_size=2, max_seq_len=32)
+    pairs = [(rows[at]["input_ids"], rows[at]["labels"]) for at in range(len(rows))]
+    total = result.total_steps
+    wanted = reference.naive_training(
+        model,
+        pairs,
+        lambda epoch: rows.batches(
+            np.array(reference.epoch_order(rows.order_count, config.seed, epoch))
+        ),
+        [reference.learning_rate(config, step, total) for step in range(total)],
+        config,
+        torch.float64,
+    )
+    losses = [record.loss for record in result.history]
+    norms = [record.grad_norm for record in result.history]
+    np.testing.assert_allclose(losses, wanted["loss"], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(norms, wanted["grad_norm"], rtol=1e-12)
+    for name, value in wanted["gradients"].items():
+        assert reference.relative_l2(probe.gradients[name], value) < 1e-12
+    for name, value in wanted["weights"].items():
+        np.testing.assert_allclose(probe.weights[name], value, rtol=0, atol=1e-11)
+
+
+def test_order_and_rates_follow_their_written_definition() -> None:
+    for count, seed, epoch in ((1, 0, 0), (10, 42, 0), (1000, 7, 3), (5, 2**64 - 1, 1)):
+        config = dataclasses.replace(CONFIG, seed=seed)
+        assert epoch_order(count, config, epoch).tolist() == reference.epoch_order(
+            count, seed, epoch
+        )
+    for step in range(120):
+        wanted = reference.learning_rate(CONFIG, step, 100)
+        assert learning_rate(CONFIG, step, 100) == pytest.approx(wanted, rel=1e-15)
+
+
+def run_spec(folder: Path, engine: str, name: str, **settings: object) -> RunSpec:
+    config = dataclasses.replace(CONFIG, epochs=4, checkpoint_interval=3, **settings)
+    return RunSpec(
+        model=folder / "model",
+        data=folder / "train.bin",
+        run_dir=folder / name,
+        config=config,
+        engine=engine,
+        precision="float32",
+    )
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    small_model(tmp_path, "llama_gqa_untied")
+    data_file(tmp_path, "rows")
+    return tmp_path
+
+
+def weights_of(checkpoint: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(checkpoint / "model.safetensors"))
+
+
+@pytest.mark.parametrize("first", ["native", "trl"])
+@pytest.mark.parametrize("second", ["native", "trl"])
+def test_a_checkpoint_of_either_engine_resumes_on_either(
+    made: Path, first: str, second: str
+) -> None:
+    whole = engines.run(run_spec(made, first, "whole", max_checkpoints=0))
+    part = made / "whole" / "checkpoint-6"
+    spec = run_spec(made, second, "resumed").replace(resume=str(part))
+    resumed = engines.run(spec)
+    assert resumed.history[0].step == 7
+    assert resumed.total_steps == whole.total_steps
+    assert resumed.total_tokens == whole.total_tokens
+    for before, after in zip(whole.history[6:], resumed.history, strict=True):
+        assert before.step == after.step
+        assert before.learning_rate == after.learning_rate
+        assert abs(before.loss - after.loss) < 5e-6
+    left, right = weights_of(whole.checkpoints[-1]), weights_of(resumed.checkpoints[-1])
+    for name, value in left.items():
+        if first == second:
+            assert np.array_equal(value, right[name]), name
+        else:
+            np.testing.assert_allclose(value, right[name], rtol=0, atol=5e-6)
+
+
+def test_the_folders_have_the_same_form(made: Path) -> None:
+    for engine in ("native", "trl"):
+        engines.run(run_spec(made, engine, engine))
+    native, trl = made / "native", made / "trl"
+    assert sorted(p.name for p in native.glob("checkpoint-*")) == sorted(
+        p.name for p in trl.glob("checkpoint-*")
+    )
+    last = max(native.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1])).name
+    for name in ("config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json"):
+        assert (native / last / name).is_file(), name
+        assert (trl / last / name).is_file(), name
+    states = [json.loads((p / last / "trainer_state.json").read_text()) for p in (native, trl)]
+    assert set(states[0]) == set(states[1])
+    ours = [state["stateful_callbacks"]["abi_train"] for state in states]
+    assert set(ours[0]["state"]) == set(ours[1]["state"])
+    assert ours[0]["identity"] == ours[1]["identity"]
+    assert [row["step"] for row in states[0]["log_history"]] == [
+        row["step"] for row in states[1]["log_history"]
+    ]
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_transformers_opens_a_checkpoint(made: Path, engine: str) -> None:
+    from transformers import AutoModelForCausalLM, TrainerState
+
+    result = engines.run(run_spec(made, engine, engine, max_steps=2))
+    assert result.checkpoint is not None
+    model = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32)
+    for name, value in weights_of(result.checkpoint).items():
+        assert np.array_equal(model.state_dict()[name].numpy(), value)
+    state = TrainerState.load_from_json(str(result.checkpoint / "trainer_state.json"))
+    assert state.global_step == 2
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_evaluation_stops_early_and_keeps_the_best(made: Path, engine: str) -> None:
+    write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
+    spec = run_spec(
+        made,
+        engine,
+        engine,
+        eval_interval=1,
+        early_stopping=True,
+        early_stopping_patience=2,
+        early_stopping_min_delta=100.0,
+    ).replace(eval_data=made / "eval.bin")
+    result = engines.run(spec)
+    assert result.stop_reason == "early_stopped"
+    assert result.early_stopped
+    assert result.total_steps == 3
+    assert result.best_step == 1
+    assert (made / engine / "checkpoint-1").is_dir()
+
+
+def test_evaluations_agree(made: Path) -> None:
+    write_rows(made / "eval.bin", [12, 20, 7, 30, 3], vocab=VOCAB, seed=5)
+    found = []
+    for engine in ("native", "trl"):
+        spec = run_spec(made, engine, engine, eval_interval=4, max_steps=8)
+        found.append(engines.run(spec.replace(eval_data=made / "eval.bin")).evaluations)
+    assert [e.step for e in found[0]] == [e.step for e in found[1]] == [4, 8]
+    for left, right in zip(*found, strict=True):
+        assert abs(left.loss - right.loss) < 5e-6
+        assert (left.accuracy, left.tokens) == (right.accuracy, right.tokens)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_a_stop_finishes_the_update_and_saves(made: Path, engine: str) -> None:
+    class StopAtTwo(Observer):
+        seen = 0
+
+        def on_step(self, record: object) -> None:
+            self.seen += 1
+
+        def stop_requested(self) -> bool:
+            return self.seen >= 2
+
+    result = engines.run(run_spec(made, engine, engine), StopAtTwo())
+    assert result.stop_reason == "interrupted"
+    assert result.total_steps == 2
+    assert result.checkpoint == made / engine / "checkpoint-2"
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_a_foreign_id_is_refused_before_training(made: Path, engine: str) -> None:
+    write_stream(made / "train2.bin", tokens=500, vocab=5000)
+    spec = run_spec(made, engine, engine).replace(data=made / "train2.bin")
+    with pytest.raises(DataError, match="token"):
+        engines.run(spec)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_another_batch_size_cannot_resume(made: Path, engine: str) -> None:
+    result = engines.run(run_spec(made, engine, engine, max_steps=2))
+    spec = run_spec(made, engine, "other", batch_size=3).replace(resume=str(result.checkpoint))
+    with pytest.raises(CheckpointError, match="batch_size was 2"):
+        engines.run(spec)
