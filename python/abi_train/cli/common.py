@@ -18,7 +18,10 @@ JsonFlag = Annotated[
 
 def out() -> Console:
     """Results: stdout. Colour only on a terminal; `NO_COLOR` is respected."""
-    return Console(soft_wrap=True)
+    console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 160  # a file or a pipe has no width: cut nothing
+    return console
 
 
 def err() -> Console:

@@ -121,28 +121,25 @@ def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfi
 
 
 def _summary(result: Any) -> None:
-    from rich.table import Table
-
     from ..progress import short_count, short_time
     from .common import out
 
-    table = Table(box=None, show_header=False, pad_edge=False)
     reason = {
         "completed": "all updates done",
         "early_stopped": "evaluation stopped improving",
         "interrupted": "stopped on request",
     }[result.stop_reason]
-    table.add_row("updates", f"{result.total_steps} ({reason})")
-    table.add_row("loss", f"{result.final_loss:.4f}  (perplexity {result.final_perplexity:.2f})")
+    facts = {
+        "updates": f"{result.total_steps} ({reason})",
+        "loss": f"{result.final_loss:.4f}, perplexity {result.final_perplexity:.2f}",
+    }
     if result.evaluations:
-        table.add_row(
-            "best evaluation", f"loss {result.best_val_loss:.4f} at update {result.best_step}"
-        )
-    table.add_row(
-        "tokens",
+        facts["evaluation"] = f"best loss {result.best_val_loss:.4f} at update {result.best_step}"
+    facts["tokens"] = (
         f"{short_count(result.total_tokens)} in {short_time(result.total_time_ns / 1e9)}, "
-        f"{short_count(result.avg_throughput)} a second",
+        f"{short_count(result.avg_throughput)} a second"
     )
     if result.checkpoint is not None:
-        table.add_row("checkpoint", str(result.checkpoint))
-    out().print(table, highlight=False)
+        facts["checkpoint"] = str(result.checkpoint)
+    for key, value in facts.items():
+        out().print(f"{key:<12}{value}", markup=False, highlight=False)
