@@ -90,4 +90,4 @@ fuzz: $(TEST_VENV)/.installed
 	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --fuzz=1M
 
 clean:
-	rm -rf build dist zig-out .zig-cache zig-pkg $(VENV) $(TEST_VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist zig-out .zig-cache zig-pkg $(VENV) $(TEST_VENV) abi-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
