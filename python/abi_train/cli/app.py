@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import AbiTrainError
 from . import chat, check, data, doctor, export, init, inspect, train
@@ -17,8 +18,20 @@ from .common import HELP_SETTINGS, error_line
 
 DEBUG_FLAG = "--debug"
 
+VERBS = ("demo", "init", "data", "train", "check", "export", "chat", "inspect", "doctor")
+
+
+class Verbs(TyperGroup):
+    """Lists the verbs in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names, in the order of `VERBS`."""
+        return [verb for verb in VERBS if verb in self.commands]
+
+
 app = typer.Typer(
     name="abi-train",
+    cls=Verbs,
     help="Train language models in Python or in Zig, run them in Zig, and prove that both say the "
     "same.\n\nThe verbs stand in the order of the work. Each explains itself with --help.",
     epilog="Exit codes: 0 done, 1 failed or a difference found, 2 wrong command line, 130 stopped "

@@ -42,7 +42,7 @@ def prepare_command(
         float, typer.Option(min=0.0, max=0.99, help="Share of the rows kept for evaluation.")
     ] = 0.0,
     eval_output: Annotated[
-        Path | None, typer.Option(help="Evaluation file.  [default: OUTPUT_eval.bin]")
+        Path | None, typer.Option(help="Evaluation file. (default: OUTPUT_eval.bin)")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 42,
     skip_invalid: Annotated[

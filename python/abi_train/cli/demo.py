@@ -36,8 +36,6 @@ def demo(
             observer=Observers(TrainingLine(interval=TRAINING.log_interval), stop),
             say=say,
         )
-    if stop.stop_requested():
-        raise typer.Exit(128 + (stop.signal or 2))
     if as_json:
         print_json(
             {

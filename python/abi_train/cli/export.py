@@ -23,12 +23,12 @@ def export(
         typer.Argument(help="Model folder, checkpoint, or run folder (its newest checkpoint)."),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="File to write.  [default: SOURCE/model-DTYPE.gguf]")
+        Path | None, typer.Option(help="File to write. (default: SOURCE/model-DTYPE.gguf)")
     ] = None,
     dtype: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0, for the matrices.")] = "q8_0",
     name: Annotated[str | None, typer.Option(help="general.name of the file.")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Tokenizer folder.  [default: the model's]")
+        Path | None, typer.Option(help="Tokenizer folder. (default: the model's)")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -32,9 +32,9 @@ def train(
         Path | None, typer.Option(help="Folder whose tokenizer files go into checkpoints.")
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints and logs.")] = None,
-    engine: Annotated[str | None, typer.Option(help="native or trl.  [default: native]")] = None,
+    engine: Annotated[str | None, typer.Option(help="native or trl. (default: native)")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto, float32, float64 or bf16.  [default: auto]")
+        str | None, typer.Option(help="auto, float32, float64 or bf16. (default: auto)")
     ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Checkpoint folder to go on from, or `latest`.")

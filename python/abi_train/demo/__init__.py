@@ -115,6 +115,8 @@ def run_demo(
     spec.save(folder / "recipe.yaml")
     tell(f"2/4  training a small Llama from random weights on {prepared.train.rows} conversations")
     trained = engines.run(spec, observer)
+    if trained.stop_reason == "interrupted":
+        raise KeyboardInterrupt
     tell("3/4  exporting GGUF")
     exported = export_gguf(folder / "run", folder / "abbey-demo.gguf", name="abbey-demo")
     tell("4/4  asking the agent")
