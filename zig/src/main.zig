@@ -23,6 +23,7 @@ const verbs = [_]struct { *const arguments.Verb, Run }{
 
 pub fn main(init: std.process.Init) u8 {
     const io = init.io;
+    refuseToDieOfFullDisks();
     var out_buffer: [4096]u8 = undefined;
     var err_buffer: [1024]u8 = undefined;
     var out: std.Io.File.Writer = .initStreaming(.stdout(), io, &out_buffer);
@@ -101,6 +102,11 @@ fn unknownVerb(app: *App, name: []const u8) app_file.RunError!Exit {
         try std.fmt.allocPrint(app.arena, "unknown command \"{s}\"; `abi help` lists all", .{name});
     try app.complain("help", message);
     return .usage;
+}
+
+/// A file beyond `ulimit -f` is then an error with a name, as a full disk is, and not the end of the program.
+fn refuseToDieOfFullDisks() void {
+    std.posix.sigaction(.XFSZ, &.{ .handler = .{ .handler = std.posix.SIG.IGN }, .mask = std.posix.sigemptyset(), .flags = 0 }, null);
 }
 
 fn isTerminal(io: std.Io, file: std.Io.File) bool {

@@ -15,6 +15,8 @@ pub const Exit = enum(u8) {
     unreachable_server = 3,
     /// Ended by Ctrl-C.
     interrupted = 130,
+    /// Ended by SIGTERM.
+    terminated = 143,
 };
 
 /// Output that could not be written ends the program; anything else is told to the person and becomes an `Exit`.

@@ -27,6 +27,7 @@ pub fn writeOverview(out: *std.Io.Writer, verbs: []const *const arguments.Verb, 
         \\  2    the command line is wrong
         \\  3    the Ollama server cannot be reached
         \\  130  ended by Ctrl-C
+        \\  143  ended by SIGTERM
         \\
         \\`abi COMMAND --help` explains a command.
         \\

@@ -139,8 +139,8 @@ fn runJob(job: *Job) Failure!Exit {
 /// Drives the run and tells about it.
 fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
     const app = job.app;
-    interrupt.install();
     interrupt.reset();
+    interrupt.installForWork("\nstopping after this update; again to leave at once\n");
     while (true) {
         if (interrupt.pressed.load(.monotonic) > 0) trainer.requestStop();
         const event = trainer.next(&job.diag) catch |err| return job.explain(err);
@@ -161,24 +161,48 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
             .checkpoint => |c| try app.err.print("saved {s}\n", .{c.path}),
             .finished => |f| {
                 try app.err.flush();
+                if (f.stop_reason == .interrupted) try tellWhere(app, trainer);
                 try writeReport(job, f);
-                return if (f.stop_reason == .interrupted) .interrupted else .ok;
+                if (f.stop_reason != .interrupted) return .ok;
+                return if (interrupt.terminated()) .terminated else .interrupted;
             },
         }
         try app.err.flush();
     }
 }
 
+/// After a stop: what is kept of the run, and how to go on.
+fn tellWhere(app: *app_file.App, trainer: *const train.Trainer(f32)) app_file.RunError!void {
+    const step = trainer.state.global_step;
+    if (trainer.run) |kept| {
+        try app.err.print("stopped after update {d}: {s}/checkpoint-{d} holds it, --resume goes on from there\n", .{ step, kept.dir, step });
+    } else try app.err.print("stopped after update {d}: nothing is kept, there is no --run-dir\n", .{step});
+    try app.err.flush();
+}
+
 fn writeReport(job: *Job, report: train.TrainingReport) app_file.RunError!void {
     const out = job.app.out;
     if (job.parsed.has("json")) {
-        std.json.Stringify.value(report, .{ .emit_null_optional_fields = true }, out) catch return error.WriteFailed;
+        try writeReportJson(report, out);
         try out.writeByte('\n');
         return;
     }
     try out.print("{t}: {d} updates, {d} tokens, final loss {d:.4}, {d:.0} tokens/s\n", .{
         report.stop_reason, report.total_steps, report.total_tokens, report.final_loss, report.avg_throughput,
     });
+}
+
+/// JSON has no infinity (the best loss before any evaluation): null stands for it.
+fn writeReportJson(report: train.TrainingReport, out: *std.Io.Writer) app_file.RunError!void {
+    var json: std.json.Stringify = .{ .writer = out };
+    try json.beginObject();
+    inline for (@typeInfo(train.TrainingReport).@"struct".field_names) |name| {
+        try json.objectField(name);
+        const value = @field(report, name);
+        const endless = @TypeOf(value) == f64 and !std.math.isFinite(value);
+        if (endless) try json.write(null) else try json.write(value);
+    }
+    try json.endObject();
 }
 
 /// The `--config` file with the options put on top, as one JSON object.
