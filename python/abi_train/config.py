@@ -65,6 +65,8 @@ TRL_ALIASES: Final[Mapping[str, str]] = {
     "bf16": "mixed_precision",
     "run_name": "wandb_run_name",
     "early_stopping_threshold": "early_stopping_min_delta",
+    "gradient_checkpointing": "recompute_activations",
+    "activation_checkpointing": "recompute_activations",
 }
 """TRL's key on the left, ours on the right."""
 
@@ -188,6 +190,9 @@ class LlmTrainingConfig:
     early_stopping_patience: int = _count(3, "evaluations without improvement", least=1)
     early_stopping_min_delta: float = _not_negative(0.001, "smallest fall that is an improvement")
     early_stopping_monitor_loss: bool = _flag(True, "true: watch loss; false: watch perplexity")
+    recompute_activations: bool = _flag(
+        False, "keep only each layer's input and compute the rest again; much less memory, same bits"
+    )
     threads: int = _count(0, "worker threads; 0 = one per CPU")
 
     def __post_init__(self) -> None:

@@ -149,7 +149,10 @@ class _Run:
         return epoch_order(self.rows.order_count, self.config, epoch)
 
     def train(self) -> RunResult:
-        with tempfile.TemporaryDirectory(prefix="abi-train-") as scratch:
+        with contextlib.ExitStack() as stack:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="abi-train-"))
+            if self.probe is None:
+                stack.enter_context(folders.run_lock(self.spec.checkpoint_dir))
             model = load_model(self.resume_from or self.spec.model, self, Path(scratch))
             self._check_vocabulary(model)
             trainer = AbiSFTTrainer(self, model, scratch)
@@ -374,15 +377,15 @@ def sft_config(run: _Run, folder: str) -> Any:
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        **_no_activation_checkpointing(),
+        **_activation_checkpointing(config.recompute_activations),
     )
 
 
-def _no_activation_checkpointing() -> dict[str, bool]:
+def _activation_checkpointing(wanted: bool) -> dict[str, bool]:
     fields = getattr(_Config, "__dataclass_fields__", {})
     for name in ("activation_checkpointing", "gradient_checkpointing"):
         if name in fields:
-            return {name: False}
+            return {name: wanted}
     return {}
 
 

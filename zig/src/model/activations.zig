@@ -2,13 +2,18 @@
 //!
 //! Allocated once for the largest micro-batch; a smaller one uses the front of each buffer. What backward can rebuild
 //! for the price of one pass over memory (normed inputs, the product inside the MLP) is not kept: one scratch buffer
-//! serves all layers. Does not know: weights, how values are computed.
+//! serves all layers. With `recompute` one set of all other buffers serves all layers too. Does not know: weights, how values are computed.
 
 const std = @import("std");
 const arch = @import("arch");
 
-/// Largest micro-batch: `batch` rows of `time` tokens.
-pub const Capacity = struct { batch: usize, time: usize };
+/// Largest micro-batch: `batch` rows of `time` tokens, and what is kept of it.
+pub const Capacity = struct {
+    batch: usize,
+    time: usize,
+    /// Keep only each layer's input; backward runs the layer again. The numbers stay the same to the bit.
+    recompute: bool = false,
+};
 
 pub fn Activations(comptime T: type) type {
     return struct {
@@ -86,23 +91,29 @@ pub fn Activations(comptime T: type) type {
             const normed_heads: usize = if (config.qk_norm) 1 else 0;
 
             const layers = try a.alloc(Layer, config.num_hidden_layers);
-            for (layers) |*layer| layer.* = .{
-                .input = try buffer(a, n, c),
-                .input_rstd = try buffer(a, n, 1),
-                .q = try buffer(a, n, q),
-                .k = try buffer(a, n, kv),
-                .v = try buffer(a, n, kv),
-                .q_raw = try buffer(a, n, q * normed_heads),
-                .k_raw = try buffer(a, n, kv * normed_heads),
-                .q_rstd = try buffer(a, n, heads * normed_heads),
-                .k_rstd = try buffer(a, n, kv_heads * normed_heads),
-                .attention = try buffer(a, n, q),
-                .lse = try buffer(a, n, heads),
-                .middle = try buffer(a, n, c),
-                .middle_rstd = try buffer(a, n, 1),
-                .gate = try buffer(a, n, f),
-                .up = try buffer(a, n, f),
-            };
+            for (layers, 0..) |*layer, l| {
+                const input = try buffer(a, n, c);
+                if (capacity.recompute and l > 0) {
+                    layer.* = layers[0];
+                    layer.input = input;
+                } else layer.* = .{
+                    .input = input,
+                    .input_rstd = try buffer(a, n, 1),
+                    .q = try buffer(a, n, q),
+                    .k = try buffer(a, n, kv),
+                    .v = try buffer(a, n, kv),
+                    .q_raw = try buffer(a, n, q * normed_heads),
+                    .k_raw = try buffer(a, n, kv * normed_heads),
+                    .q_rstd = try buffer(a, n, heads * normed_heads),
+                    .k_rstd = try buffer(a, n, kv_heads * normed_heads),
+                    .attention = try buffer(a, n, q),
+                    .lse = try buffer(a, n, heads),
+                    .middle = try buffer(a, n, c),
+                    .middle_rstd = try buffer(a, n, 1),
+                    .gate = try buffer(a, n, f),
+                    .up = try buffer(a, n, f),
+                };
+            }
             return .{
                 .layers = layers,
                 .capacity = capacity,

@@ -204,7 +204,8 @@ pub fn Transformer(comptime T: type) type {
             self.project(weights, middle, attention, l, .o_weight, .o_bias, n, c, qw, .accumulate);
         }
 
-        fn forwardMlp(self: *Self, weights: []const T, n: usize, layer: *Layer, l: u32, out: []T) void {
+        /// `into`: the layer's output; null when backward only needs what lies before it.
+        fn forwardMlp(self: *Self, weights: []const T, n: usize, layer: *Layer, l: u32, into: ?[]T) void {
             const c: usize = self.config.hidden_size;
             const f: usize = self.config.intermediate_size;
             const normed = self.activations.scratch.normed[0 .. n * c];
@@ -216,6 +217,7 @@ pub fn Transformer(comptime T: type) type {
             self.project(weights, gate, normed, l, .gate_weight, .gate_bias, n, f, c, .store);
             self.project(weights, up, normed, l, .up_weight, .up_bias, n, f, c, .store);
             ops.swiglu.forward(T, self.exec, product, gate, up);
+            const out = into orelse return;
             @memcpy(out, middle);
             self.project(weights, out, product, l, .down_weight, .down_bias, n, c, f, .accumulate);
         }
@@ -232,6 +234,10 @@ pub fn Transformer(comptime T: type) type {
             while (l > 0) {
                 l -= 1;
                 const layer = &a.layers[l];
+                if (a.capacity.recompute and l + 1 < self.config.num_hidden_layers) {
+                    self.forwardAttention(weights, batch, layer, l);
+                    self.forwardMlp(weights, n, layer, l, null);
+                }
                 self.backwardMlp(weights, gradients, n, layer, l, dstream);
                 self.backwardAttention(weights, gradients, batch, layer, l, dstream);
             }
@@ -496,6 +502,21 @@ test "the gradient is right behind a sliding window" {
     var config = test_config;
     config.sliding_window = 3;
     try expectGradientsRight(config, 0);
+}
+
+test "recomputing activations gives the same bits" {
+    const gpa = std.testing.allocator;
+    var kept: Rig(f32) = try .init(gpa, test_config, 2, 2, 7);
+    defer kept.deinit();
+    var again: Rig(f32) = try .init(gpa, test_config, 2, 2, 7);
+    defer again.deinit();
+
+    again.model.deinit();
+    again.model = try .init(gpa, test_config, again.layout, again.exec, .{ .batch = 2, .time = 7, .recompute = true });
+    const a = kept.model.lossAndGradient(kept.weights, kept.gradients, kept.batch, 0.1, 0);
+    const b = again.model.lossAndGradient(again.weights, again.gradients, again.batch, 0.1, 0);
+    try std.testing.expectEqual(a, b);
+    try std.testing.expectEqualSlices(f32, kept.gradients, again.gradients);
 }
 
 test "micro-batches add up to the gradient of the whole batch" {

@@ -548,7 +548,7 @@ pub fn Trainer(comptime T: type) type {
                 batch = @max(batch, l.max_batch);
                 time = @max(time, l.max_time);
             }
-            return .{ .batch = batch, .time = time };
+            return .{ .batch = batch, .time = time, .recompute = self.config.recompute_activations };
         }
 
         fn plannedSteps(self: *Self, diag: *base.Diagnostic) !u64 {
