@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -44,3 +45,24 @@ def test_every_option_has_a_help_text(maker: ModuleType) -> None:
         if len(parameter.help) < 8
     ]
     assert bare == []
+
+
+def test_no_page_names_an_option_or_a_verb_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    verbs = set(re.findall(r"^### `(abi(?:-train)? [\w ]+)`", page, re.MULTILINE)) | {"abi version"}
+    options = set(re.findall(r"--[\w-]+", page))
+    wrong = []
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*.md")]:
+        text = path.read_text(encoding="utf-8")
+        code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^(?:\$ |    )(abi.*)$", text, re.M)
+        for line in code:
+            words = re.match(r"(abi(?:-train)?) ([a-z]+)( [a-z]+)?", line)
+            if words is None:
+                continue
+            short, long = f"{words[1]} {words[2]}", f"{words[1]} {words[2]}{words[3] or ''}"
+            if short not in verbs and long not in verbs:
+                wrong.append(f"{path.name}: {line}")
+            for option in re.findall(r"(?<!\S)--[a-z][\w-]+", line):
+                if option not in options:
+                    wrong.append(f"{path.name}: {line}: {option}")
+    assert wrong == []
