@@ -93,3 +93,17 @@ def test_program(name: str, sentences: list[str], programs: Path, tmp_path: Path
     printed = run([str(programs / name)], cwd=tmp_path)
     for sentence in sentences:
         assert re.search(sentence, printed), f"{sentence!r} is not in:\n{printed}"
+
+
+@pytest.mark.slow
+def test_the_c_example_compiles_against_what_is_installed(tmp_path: Path) -> None:
+    """As docs/c-abi.md says: header and static library, and nothing else of this project."""
+    pytest.importorskip("ziglang")
+    zig = [sys.executable, "-m", "ziglang"]
+    page = (ROOT / "docs" / "c-abi.md").read_text(encoding="utf-8")
+    line = re.search(r"python -m ziglang (cc .*)", page)
+    assert line is not None
+    run([*zig, "build", "lib", "--prefix", str(tmp_path / "zig-out")], cwd=ROOT)
+    words = line.group(1).replace("examples/c/train.c", str(EXAMPLES / "c" / "train.c")).split()
+    run([*zig, *words], cwd=tmp_path)
+    assert "finished after 10 steps" in run([str(tmp_path / "train")], cwd=tmp_path)
