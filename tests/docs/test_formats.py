@@ -156,10 +156,32 @@ def test_the_names_of_the_gguf_page_are_those_of_the_program(tmp_path: Path) -> 
     assert renamed == names
 
 
-def test_the_row_order_of_the_gguf_page_is_the_rule_it_states() -> None:
-    d = 6
-    assert [(r % 2) * d // 2 + r // 2 for r in range(d)] == [0, 3, 1, 4, 2, 5]
-    assert "0 1 2 3 4 5 become 0 3 1 4 2 5" in " ".join(page("gguf.md").split())
+def test_the_row_order_of_the_gguf_page_is_the_program_s(tmp_path: Path) -> None:
+    text = " ".join(page("gguf.md").split())
+    assert "(r mod 2) · D/2 + ⌊r / 2⌋" in text
+    order = [(r % 2) * 3 + r // 2 for r in range(6)]
+    assert "0 1 2 3 4 5 become " + " ".join(map(str, order)) in text
+
+    config = {
+        "model_type": "llama",
+        "vocab_size": 2048,
+        "hidden_size": 12,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 6,
+    }
+    with Model.random(config, seed=1) as model:
+        model.save(tmp_path / "model", tokenizer_dir=SAMPLE / "tokenizer")
+        q = np.array(model["model.layers.0.self_attn.q_proj.weight"])
+        v = np.array(model["model.layers.0.self_attn.v_proj.weight"])
+    _native.export.gguf(
+        tmp_path / "model", tmp_path / "m.gguf", dtype="f32", name=None, tokenizer_dir=None
+    )
+    written = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    assert np.array_equal(written["blk.0.attn_q.weight"], q[[*order, *(6 + r for r in order)]])
+    assert np.array_equal(written["blk.0.attn_v.weight"], v)
 
 
 def test_the_state_of_the_checkpoint_page_has_the_fields_of_the_code() -> None:
