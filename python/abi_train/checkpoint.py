@@ -17,12 +17,18 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import CheckpointError
+from .errors import CheckpointError, FileAccessError
 
+try:
+    import fcntl
+except ImportError:  # Windows: runs there are not locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE: Final = "run.lock"
 STATE_FILE: Final = "trainer_state.json"
 MODEL_FILE: Final = "model.safetensors"
 OPTIMIZER_FILE: Final = "optimizer.safetensors"
@@ -124,6 +130,25 @@ def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> P
             "untouched; free space or choose another checkpoint_path."
         ) from error
     return final
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the run folder's lock, the one the native trainer takes too.
+
+    Raises `FileAccessError` at once when another run holds it. A killed run frees it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK_FILE
+    with path.open("ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise FileAccessError(
+                    f"{folder} is in use by another run. Wait for it, or name another run_dir."
+                ) from None
+        yield
 
 
 def retire(folder: Path, keep: int, *, spare: Path | None = None) -> None:

@@ -191,7 +191,7 @@ class LlmTrainingConfig:
     early_stopping_min_delta: float = _not_negative(0.001, "smallest fall that is an improvement")
     early_stopping_monitor_loss: bool = _flag(True, "true: watch loss; false: watch perplexity")
     recompute_activations: bool = _flag(
-        False, "keep only each layer's input and compute the rest again; much less memory, same bits"
+        False, "keep only each layer's input, compute the rest again: less memory, same bits"
     )
     threads: int = _count(0, "worker threads; 0 = one per CPU")
 

@@ -14,12 +14,14 @@ import torch
 from tiny_models import make_tiny_model
 from token_files import write_rows, write_stream
 
+from abi_train import checkpoint as folders
 from abi_train import engines
-from abi_train.config import LlmTrainingConfig
 from abi_train.check.crosscheck import crosscheck
+from abi_train.config import LlmTrainingConfig
 from abi_train.data.order import epoch_order
 from abi_train.data.rows import TokenRows
-from abi_train.errors import CheckpointError, DataError
+from abi_train.errors import CheckpointError, DataError, FileAccessError
+from abi_train.export import export_gguf
 from abi_train.progress import Observer
 from abi_train.runspec import RunSpec
 from abi_train.schedule import learning_rate
@@ -91,6 +93,7 @@ def test_both_engines_agree_for_thirty_updates(tmp_path: Path, shape: str, kind:
         ({"optimizer": "adam", "lr_schedule": "polynomial"}, "stream"),
         ({"label_smoothing": 0.1, "shuffle": False, "lr_schedule": "step"}, "rows"),
         ({"grad_accum_steps": 1, "lr_schedule": "cosine_warm_restarts"}, "rows"),
+        ({"recompute_activations": True}, "rows"),
         ({"lr_schedule": "constant", "beta1": 0.0, "beta2": 0.9, "eps": 1e-6}, "stream"),
     ],
 )
@@ -320,3 +323,16 @@ def test_another_batch_size_cannot_resume(made: Path, engine: str) -> None:
     spec = run_spec(made, engine, "other", batch_size=3).replace(resume=str(result.checkpoint))
     with pytest.raises(CheckpointError, match="batch_size was 2"):
         engines.run(spec)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_a_run_folder_in_use_is_refused(made: Path, engine: str) -> None:
+    with folders.run_lock(made / engine), pytest.raises(FileAccessError, match="run"):
+        engines.run(run_spec(made, engine, engine, max_steps=1))
+
+
+def test_both_engines_start_from_the_same_gguf(made: Path) -> None:
+    export_gguf(made / "model", made / "m.gguf", dtype="f32")
+    spec = run_spec(made, "native", "unused").replace(model=made / "m.gguf", precision="auto")
+    result = crosscheck(spec, steps=5)
+    assert result.ok, result.fault

@@ -45,7 +45,7 @@ MODEL: Final[dict[str, Any]] = {
 """About 2.4 million parameters: enough to learn the sample by heart."""
 
 TRAINING: Final = LlmTrainingConfig(
-    epochs=16,
+    epochs=20,
     batch_size=4,
     grad_accum_steps=1,
     max_seq_len=192,
