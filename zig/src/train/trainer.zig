@@ -614,6 +614,14 @@ pub fn Trainer(comptime T: type) type {
             self.state.max_steps = planned;
             self.saved_step = read.state.global_step;
             try self.history.appendSlice(self.gpa, read.history);
+            // A requested stop saves at once and leaves out the evaluation that was due: it is made up for first.
+            if (self.eval_loader != null and isDue(read.state.global_step, self.config.eval_interval))
+                self.pending.evaluation = !wasEvaluated(read.history, read.state.global_step);
+        }
+
+        fn wasEvaluated(history: []const state_file.LogRecord, step: u64) bool {
+            for (history) |line| if (line.step == step and line.eval_loss != null) return true;
+            return false;
         }
 
         fn checkInputs(

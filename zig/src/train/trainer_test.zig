@@ -69,12 +69,15 @@ const Rows = struct {
 
 const Run = struct {
     losses: std.ArrayList(f64) = .empty,
+    /// Steps of the evaluations.
+    evaluated: std.ArrayList(u64) = .empty,
     weights: []f32 = &.{},
     final: ?report.TrainingReport = null,
     last_path: []u8 = &.{},
 
     fn deinit(self: *Run) void {
         self.losses.deinit(gpa);
+        self.evaluated.deinit(gpa);
         gpa.free(self.weights);
         gpa.free(self.last_path);
     }
@@ -113,7 +116,7 @@ fn train(run_options: RunOptions) !Run {
             gpa.free(run.last_path);
             run.last_path = try gpa.dupe(u8, c.path);
         },
-        .evaluation => {},
+        .evaluation => |e| try run.evaluated.append(gpa, e.global_step),
         .finished => |f| run.final = f,
     };
     run.weights = try gpa.dupe(f32, model.weights);
@@ -212,6 +215,35 @@ test "a requested stop saves after the update in progress" {
     try testing.expectEqual(4, run.losses.items.len);
     try testing.expectEqual(report.StopReason.interrupted, run.final.?.stop_reason);
     try testing.expect(std.mem.endsWith(u8, run.last_path, "checkpoint-4"));
+}
+
+test "a stop just before an evaluation loses no evaluation: the resumed run begins with it" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try temporaryRun(&tmp);
+    defer gpa.free(dir);
+
+    var evaluating = config;
+    evaluating.eval_interval = 4;
+    evaluating.checkpoint_interval = 4;
+    evaluating.early_stopping = false;
+    var unbroken = try train(.{ .config = evaluating, .eval = true });
+    defer unbroken.deinit();
+    var stopped = try train(.{ .config = evaluating, .eval = true, .options = .{ .run_dir = dir }, .stop_after = 4 });
+    defer stopped.deinit();
+
+    try testing.expectEqual(0, stopped.evaluated.items.len);
+    // The first start makes the evaluation up; the second must not repeat the one at its own beginning.
+    var resumed = try train(.{ .config = evaluating, .eval = true, .options = .{ .run_dir = dir, .resume_from = stopped.last_path }, .abandon_after = 9 });
+    defer resumed.deinit();
+    var again = try train(.{ .config = evaluating, .eval = true, .options = .{ .run_dir = dir, .resume_from = resumed.last_path } });
+    defer again.deinit();
+
+    try testing.expectEqualSlices(u64, &.{ 4, 8, 9 }, unbroken.evaluated.items);
+    try testing.expectEqualSlices(u64, &.{ 4, 8 }, resumed.evaluated.items);
+    try testing.expectEqualSlices(u64, &.{9}, again.evaluated.items);
+    try testing.expectEqualSlices(f32, unbroken.weights, again.weights);
 }
 
 test "evaluations without improvement stop the run and bring the best weights back" {
