@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_the_python_of_the_page_runs(tour: tuple[Path, list[str]]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.match(r"\d+\.\d+ .*checkpoint-\d+", done.stdout)
     assert (folder / "python.gguf").is_file()
+
+
+def test_the_zig_of_the_page_stands_in_an_example_that_is_compiled() -> None:
+    (snippet,) = blocks("zig")
+    sources = [p.read_text(encoding="utf-8") for p in (ROOT / "examples" / "zig").glob("*.zig")]
+    indented = textwrap.indent(snippet, "    ")
+    assert any(indented in source for source in sources)
 
 
 PAGES = [
