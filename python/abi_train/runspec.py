@@ -229,6 +229,15 @@ class RunResult:
         """The newest checkpoint that is still there."""
         return self.checkpoints[-1] if self.checkpoints else None
 
+    @property
+    def model_folder(self) -> Path | None:
+        """The checkpoint with the weights the run ended with: the best after early stopping."""
+        if self.early_stopped:
+            for folder in self.checkpoints:
+                if folder.name == f"checkpoint-{self.best_step}":
+                    return folder
+        return self.checkpoint
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; numbers that JSON cannot hold become None."""
         values: dict[str, Any] = {}

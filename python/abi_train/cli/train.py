@@ -141,5 +141,7 @@ def _summary(result: Any) -> None:
     )
     if result.checkpoint is not None:
         facts["checkpoint"] = str(result.checkpoint)
+    if result.model_folder != result.checkpoint:
+        facts["best weights"] = str(result.model_folder)
     for key, value in facts.items():
         out().print(f"{key:<12}{value}", markup=False, highlight=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from ..config import broken
 from ..progress import Observer
 from ..runspec import RunResult, RunSpec
 
@@ -37,11 +38,26 @@ def run(
     `EngineError` when the engine's packages are not installed.
     """
     spec.check_paths()
+    for name in ("enable_tensorboard", "enable_wandb"):
+        if getattr(spec.config, name):
+            rule = (
+                "neither engine writes such logs yet; log.jsonl in the run folder has every figure"
+            )
+            raise broken(name, True, rule)
     observer = observer or Observer()
     if spec.engine == "trl":
         from . import trl
 
-        return trl.run(spec, observer, probe)
-    from . import native
+        result = trl.run(spec, observer, probe)
+    else:
+        from . import native
 
-    return native.run(spec, observer, probe)
+        result = native.run(spec, observer, probe)
+    if spec.config.export_gguf_path and probe is None and result.model_folder is not None:
+        from ..export import export_gguf
+
+        target = spec.config.export_gguf_path
+        report = export_gguf(result.model_folder, target, name=spec.config.export_name)
+        observer.on_note(f"exported {report.path}")
+    observer.on_end(result)
+    return result

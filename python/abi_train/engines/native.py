@@ -67,16 +67,6 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
             probe.weights.update({name: view.copy() for name, view in model.state_dict().items()})
     if probe is None:
         result.checkpoints = folders.list_checkpoints(spec.checkpoint_dir)
-    if spec.config.export_gguf_path and probe is None and result.checkpoint is not None:
-        from ..export import export_gguf
-
-        report = export_gguf(
-            result.checkpoint,
-            spec.config.export_gguf_path,
-            name=spec.config.export_name,
-        )
-        observer.on_note(f"exported {report.path}")
-    observer.on_end(result)
     return result
 
 

@@ -163,7 +163,6 @@ class _Run:
                 )
             trainer.finish()
         self._report()
-        self.observer.on_end(self.result)
         return self.result
 
     def _check_vocabulary(self, model: Any) -> None:
