@@ -210,16 +210,17 @@ fn configText(job: *Job) Failure![]const u8 {
     const arena = job.app.arena;
     var object: std.json.ObjectMap = .empty;
     if (job.parsed.text("config")) |path| {
-        const text = std.Io.Dir.cwd().readFileAlloc(job.app.io, path, arena, .limited(train.config_text.max_text_bytes)) catch |err| {
-            job.diag.set("{s}: cannot be read ({t})", .{ path, err });
-            return job.explain(err);
-        };
+        const text = readText(job, path) catch |err| return job.explain(err);
         const value = std.json.parseFromSliceLeaky(std.json.Value, arena, text, .{ .parse_numbers = false }) catch |err| {
-            job.diag.set("{s}: is no JSON object ({t})", .{ path, err });
+            job.diag.set("{s}: {s}", .{ path, switch (err) {
+                error.UnexpectedEndOfInput => "the configuration is cut off: its JSON ends too early",
+                error.DuplicateField => "the configuration has a key twice; remove one of them",
+                else => "the configuration is not valid JSON. YAML and TOML are for `abi-train train`",
+            } });
             return job.explain(err);
         };
         if (value != .object) {
-            job.diag.set("{s}: is no JSON object", .{path});
+            job.diag.set("{s}: the configuration must be a JSON object of settings", .{path});
             return job.explain(error.InvalidConfiguration);
         }
         object = value.object;
@@ -235,13 +236,21 @@ fn configText(job: *Job) Failure![]const u8 {
     return out.written();
 }
 
+/// A small text file whole, or in `diag` why not.
+fn readText(job: *Job, path: []const u8) ![]u8 {
+    const limit = train.config_text.max_text_bytes;
+    return std.Io.Dir.cwd().readFileAlloc(job.app.io, path, job.app.arena, .limited(limit)) catch |err| {
+        if (err == error.StreamTooLong) {
+            job.diag.set("{s}: has more than {d} bytes, which no configuration has. Check the path.", .{ path, limit });
+        } else abi.base.storage.explain(&job.diag, err, "read", path);
+        return err;
+    };
+}
+
 fn openModel(job: *Job, path: []const u8, seed: u64) !abi.checkpoint.LoadedModel(f32) {
     const app = job.app;
     if (!std.mem.endsWith(u8, path, ".json")) return abi.checkpoint.loadModel(f32, app.gpa, app.io, path, &job.diag);
-    const text = std.Io.Dir.cwd().readFileAlloc(app.io, path, app.arena, .limited(1 << 20)) catch |err| {
-        job.diag.set("{s}: cannot be read ({t})", .{ path, err });
-        return err;
-    };
+    const text = try readText(job, path);
     const config = abi.formats.hf_config.parse(app.gpa, text, &job.diag) catch |err| {
         job.diag.prepend("{s}: ", .{path});
         return err;
