@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import Annotated, Any
 
@@ -52,3 +53,8 @@ def size_text(count: float) -> str:
         if count >= limit:
             return f"{count / limit:.1f} {unit}"
     return f"{count:.0f} bytes"
+
+
+def called_as() -> str:
+    """What to type to call this program again: its name if the shell finds it, else its path."""
+    return "abi-train" if shutil.which("abi-train") else sys.argv[0]

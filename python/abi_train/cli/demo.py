@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonFlag, out, print_json, say, size_text
+from .common import JsonFlag, called_as, out, print_json, say, size_text
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -65,9 +65,10 @@ def demo(
     for path, what in made:
         console.print(f"  {path}  ({what})", markup=False, highlight=False)
     console.print("\ntry next:")
+    program = called_as()
     for command in (
-        f"abi-train chat {result.exported.path}",
-        f"abi-train inspect {result.exported.path}",
-        "abi-train init my-recipe.yaml",
+        f"{program} chat {result.exported.path}",
+        f"{program} inspect {result.exported.path}",
+        f"{program} init my-recipe.yaml",
     ):
         console.print(f"  {command}", markup=False, highlight=False)
