@@ -135,8 +135,19 @@ class RunSpec:
         return cls.from_dict(read_document(path), base=path.parent)
 
     def save(self, path: str | Path) -> Path:
-        """Write the recipe; the ending of the name chooses YAML, JSON or TOML."""
-        return write_document(path, self.to_dict())
+        """Write the recipe; the ending of the name chooses YAML, JSON or TOML.
+
+        Paths below the recipe's folder are written relative to it, others in full, so that the
+        recipe means the same wherever it is read from.
+        """
+        values = self.to_dict()
+        folder = Path(path).resolve().parent
+        for name in ("model", "data", "run_dir", "eval_data", "tokenizer"):
+            if values.get(name) is not None:
+                target = Path(values[name]).resolve()
+                inside = target.is_relative_to(folder)
+                values[name] = str(target.relative_to(folder) if inside else target)
+        return write_document(path, values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,3 +151,19 @@ def test_the_log_keeps_to_its_interval_and_goes_on_after_a_restart(tmp_path: Pat
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     rows = [json.loads(text) for text in lines]
     assert [row.get("step") for row in rows if row["event"] == "step"] == [1, 4, 6] * 2
+
+
+def test_a_saved_recipe_means_the_same_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    spec = RunSpec(
+        model=Path("work/config.json"), data=Path("work/train.bin"), run_dir=Path("elsewhere")
+    )
+    recipe = spec.save("work/recipe.yaml")
+    monkeypatch.chdir(tmp_path / "work")
+    again = RunSpec.load(tmp_path / recipe)
+    assert again.model.resolve() == tmp_path / "work" / "config.json"
+    assert again.data.resolve() == tmp_path / "work" / "train.bin"
+    assert again.run_dir.resolve() == tmp_path / "elsewhere"
