@@ -266,8 +266,9 @@ def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
     if rule.kind == "bool":
         ok = isinstance(value, bool)
     elif rule.kind == "int":
-        ok = isinstance(value, int) and not isinstance(value, bool)
-        ok = ok and rule.minimum <= value <= rule.largest
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise broken(item.name, value, "it must be a whole number")
+        ok = (rule.minimum or 0) <= value <= (rule.largest or U32_MAX)
     elif rule.kind == "float":
         value, ok = _as_float(value)
         ok = ok and (rule.minimum is None or value >= rule.minimum)

@@ -173,7 +173,7 @@ def make_sound(folder: Path) -> Path:
     for path in (folder / "tokenizer").iterdir():
         (folder / "talker" / path.name).write_bytes(path.read_bytes())
     export.export_gguf(folder / "talker", folder / "talker.gguf", dtype="f32")
-    rows = [{"instruction": f"Say {i}.", "output": f"It is {i}."} for i in range(6)]
+    rows = [{"prompt": f"Say {i}. ", "completion": f"It is {i}."} for i in range(6)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(lines, encoding="utf-8")
     recipe = {"model": "model", "data": "data.bin", "run_dir": "run", "training": SETTINGS}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import _native
-from ..errors import AbiTrainError
+from ..errors import AbiTrainError, ArgumentError
 from ..tokenizer import Tokenizer
 from .sources import Message
 
@@ -18,6 +18,10 @@ class NativeEncoder:
     """A tokenizer folder with the chat format of its template, or another one by name."""
 
     def __init__(self, folder: Path, chat_format: str | None = None) -> None:
+        if chat_format is not None and chat_format not in FORMATS:
+            raise ArgumentError(
+                f"chat_format is {chat_format!r}; it must be one of {', '.join(FORMATS)}"
+            )
         self._tokenizer = Tokenizer.load(folder)
         self._format = chat_format
         self.vocab_size = self._tokenizer.vocab_size

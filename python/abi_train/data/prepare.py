@@ -170,8 +170,9 @@ def prepare(
         for split, _ in targets:
             if split.rows == 0:
                 raise DataError(
-                    f"{split.path}: no row is left to write ({report.skipped.total} unusable, "
-                    f"{report.dropped} with nothing to learn)"
+                    f"{', '.join(str(path) for path in sources)}: no row is left for {split.path} "
+                    f"({report.skipped.total} unusable, {report.dropped} with nothing to learn). "
+                    "Check the source, or raise max_seq_len."
                 )
         for _, into in targets:
             into.finish()
@@ -189,7 +190,10 @@ def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
         border = common_prefix(prompt, whole)
         return whole, [at >= border for at in range(len(whole))]
     if encoder.chat_format is None:
-        raise ValueError("a chat needs a tokenizer with a chat template this version knows")
+        raise ValueError(
+            "a chat needs a chat format, and the tokenizer's template is none this version knows. "
+            "Name one with --chat-format"
+        )
     ids, mask = encoder.encode_chat(row.messages, emotion=row.emotion)
     if row.learn_from:
         prompt, _ = encoder.encode_chat(
