@@ -1,5 +1,5 @@
 //! Build of abi_train. Reads top-down: options, the layer table, kernel objects, artifacts, and at the
-//! end the steps a person types: `install`, `run`, `test`, `test-<layer>`, `lib`, `ext`.
+//! end the steps a person types: `install`, `run`, `test`, `test-<layer>`, `lib`, `bench`, `ext`.
 //!
 //! The layer table *is* the import graph: each folder of `zig/src` is one Zig module and can import only
 //! the modules named here, so a wrong import does not compile.
@@ -79,27 +79,8 @@ pub fn build(b: *std.Build) !void {
     const config_module = config.createModule(); // One for all: a file may belong to one module only.
 
     // ---- layers ----
-    var modules: [layers.len]*std.Build.Module = undefined;
-    for (layers, 0..) |layer, i| {
-        const module = b.createModule(.{
-            .root_source_file = b.path(b.fmt("zig/src/{s}/{s}.zig", .{ layer.name, layer.name })),
-            .target = target,
-            .optimize = optimize,
-            .link_libc = true,
-            .pic = true,
-            .strip = strip,
-        });
-        module.addImport("config", config_module);
-        for (layer.may_import) |import| {
-            for (layers[0..i], modules[0..i]) |known, known_module| {
-                if (std.mem.eql(u8, known.name, import)) module.addImport(import, known_module);
-            }
-        }
-        if (std.mem.eql(u8, layer.name, "kernels")) {
-            for (kernel_objects[0..levels.len]) |object| module.addObject(object);
-        }
-        modules[i] = module;
-    }
+    const settings: LayerSettings = .{ .target = target, .strip = strip, .config = config_module, .kernel_objects = kernel_objects[0..levels.len] };
+    const modules = addLayers(b, settings, optimize);
 
     // ---- the root module `abi`: what `@import("abi")` gives, and what a package that depends on us sees ----
     const abi = b.addModule("abi", .{
@@ -172,6 +153,30 @@ pub fn build(b: *std.Build) !void {
 
     b.step("lib", "Static C library and header").dependOn(&b.addInstallArtifact(lib, .{}).step);
 
+    // ---- benchmarks: always optimised; a real model compiled against ops with a stopwatch ----
+    const fast = addLayers(b, settings, .fast);
+    var peak_query = target.query;
+    if (peak_query.cpu_arch == null) peak_query.cpu_model = .native;
+    const peak = b.addObject(.{ .name = "bench-peak", .use_llvm = true, .root_module = b.createModule(.{ .root_source_file = b.path("zig/bench/peak.zig"), .target = b.resolveTargetQuery(peak_query), .optimize = .fast, .pic = true }) });
+    const timed_ops = b.createModule(.{ .root_source_file = b.path("zig/bench/timed_ops.zig"), .target = target, .optimize = .fast, .link_libc = true });
+    timed_ops.addImport("ops", moduleOf(&fast, "ops"));
+    const timed_model = b.createModule(.{ .root_source_file = b.path("zig/src/model/model.zig"), .target = target, .optimize = .fast, .link_libc = true });
+    timed_model.addImport("ops", timed_ops);
+    for ([_][]const u8{ "base", "tensor", "arch" }) |name| timed_model.addImport(name, moduleOf(&fast, name));
+    const bench_module = b.createModule(.{ .root_source_file = b.path("zig/bench/main.zig"), .target = target, .optimize = .fast, .link_libc = true, .strip = strip });
+    for ([_][]const u8{ "base", "arch", "kernels", "ops" }) |name| bench_module.addImport(name, moduleOf(&fast, name));
+    bench_module.addImport("timed_ops", timed_ops);
+    bench_module.addImport("timed_model", timed_model);
+    bench_module.addObject(peak);
+    const bench = b.addExecutable(.{ .name = "abi-bench", .root_module = bench_module });
+    const run_bench = b.addRunArtifact(bench);
+    run_bench.addPassthruArgs();
+    b.step("bench", "Benchmarks: zig build bench -- gemm --table").dependOn(&run_bench.step);
+    b.step("bench-program", "Install the benchmarks as bin/abi-bench").dependOn(&b.addInstallArtifact(bench, .{}).step);
+    const bench_unit = b.addTest(.{ .name = "test-bench", .root_module = bench_module, .filters = filters });
+    const run_bench_unit = b.addRunArtifact(bench_unit);
+    b.step("test-bench", "Unit tests of zig/bench").dependOn(&run_bench_unit.step);
+
     const ext_step = b.step("ext", "Python extension lib/_native.abi3.so (needs -Dpython-include)");
     if (python_include) |include| {
         const generate = b.addSystemCommand(&.{python});
@@ -188,4 +193,40 @@ pub fn build(b: *std.Build) !void {
     } else {
         ext_step.dependOn(&b.addFail("pass -Dpython-include=DIR, the folder of Python.h").step);
     }
+}
+
+const LayerSettings = struct {
+    target: std.Build.ResolvedTarget,
+    strip: ?bool,
+    config: *std.Build.Module,
+    kernel_objects: []const *std.Build.Step.Compile,
+};
+
+/// One module a layer, each with the imports the table allows.
+fn addLayers(b: *std.Build, settings: LayerSettings, optimize: std.builtin.OptimizeMode) [layers.len]*std.Build.Module {
+    var modules: [layers.len]*std.Build.Module = undefined;
+    for (layers, 0..) |l, i| {
+        const module = b.createModule(.{
+            .root_source_file = b.path(b.fmt("zig/src/{s}/{s}.zig", .{ l.name, l.name })),
+            .target = settings.target,
+            .optimize = optimize,
+            .link_libc = true,
+            .pic = true,
+            .strip = settings.strip,
+        });
+        module.addImport("config", settings.config);
+        for (l.may_import) |import| module.addImport(import, moduleOf(modules[0..i], import));
+        if (std.mem.eql(u8, l.name, "kernels")) {
+            for (settings.kernel_objects) |object| module.addObject(object);
+        }
+        modules[i] = module;
+    }
+    return modules;
+}
+
+fn moduleOf(modules: []const *std.Build.Module, name: []const u8) *std.Build.Module {
+    for (layers[0..modules.len], modules) |l, module| {
+        if (std.mem.eql(u8, l.name, name)) return module;
+    }
+    @panic("build.zig: a layer imports one that does not stand above it");
 }

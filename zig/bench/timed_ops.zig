@@ -1,0 +1,211 @@
+//! The ops layer with a stopwatch around each op: same names, same arguments, so the model compiles against it
+//! unchanged and a real step tells where its time goes.
+//!
+//! Each op and shape has one line in a fixed table. `flops` counts multiplies and adds of matrix products only; `bytes` are
+//! the operands read once and the results written once (accumulated results read too): what no implementation can avoid
+//! without fusing ops. Calls come from one thread, as the ops themselves demand.
+
+const std = @import("std");
+const plain = @import("ops");
+
+pub const Exec = plain.Exec;
+pub const Mode = plain.Mode;
+pub const Compute = plain.Compute;
+
+pub const Line = struct {
+    op: []const u8,
+    /// Rows, columns and depth of a product; 0 where the op has no such size.
+    m: usize = 0,
+    n: usize = 0,
+    k: usize = 0,
+    calls: u64 = 0,
+    nanoseconds: u64 = 0,
+    flops: f64 = 0,
+    bytes: f64 = 0,
+};
+
+const max_lines = 64;
+var table: [max_lines]Line = undefined;
+var used: usize = 0;
+
+pub fn lines() []const Line {
+    return table[0..used];
+}
+
+pub fn reset() void {
+    used = 0;
+}
+
+pub fn now() u64 {
+    var t: std.c.timespec = undefined;
+    _ = std.c.clock_gettime(.MONOTONIC, &t);
+    return @as(u64, @intCast(t.sec)) * std.time.ns_per_s + @as(u64, @intCast(t.nsec));
+}
+
+/// Adds one call that began at `started` to the line of the same op and sizes.
+pub fn record(started: u64, one: Line) void {
+    const elapsed = now() - started;
+    const line = for (table[0..used]) |*line| {
+        if (std.mem.eql(u8, line.op, one.op) and line.m == one.m and line.n == one.n and line.k == one.k) break line;
+    } else blk: {
+        if (used == max_lines) @panic("more ops and shapes than the table has lines: raise max_lines");
+        table[used] = .{ .op = one.op, .m = one.m, .n = one.n, .k = one.k };
+        used += 1;
+        break :blk &table[used - 1];
+    };
+    line.calls += 1;
+    line.nanoseconds += elapsed;
+    line.flops += one.flops;
+    line.bytes += one.bytes;
+}
+
+fn product(a: usize, b: usize, c: usize) f64 {
+    return @as(f64, @floatFromInt(a)) * @as(f64, @floatFromInt(b)) * @as(f64, @floatFromInt(c));
+}
+
+fn bytesOf(comptime T: type, count: usize) f64 {
+    return @floatFromInt(count * @sizeOf(T));
+}
+
+pub const matmul = struct {
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, inp: []const T, weight: []const T, bias: ?[]const T, m: usize, n: usize, k: usize, mode: Mode) void {
+        const t = now();
+        plain.matmul.forward(T, ex, out, inp, weight, bias, m, n, k, mode);
+        record(t, .{ .op = "linear forward", .m = m, .n = n, .k = k, .flops = 2 * product(m, n, k), .bytes = traffic(T, m * k + n * k, m * n, mode) });
+    }
+
+    pub fn backwardInput(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, weight: []const T, m: usize, n: usize, k: usize, mode: Mode) void {
+        const t = now();
+        plain.matmul.backwardInput(T, ex, dinp, dout, weight, m, n, k, mode);
+        record(t, .{ .op = "linear input gradient", .m = m, .n = n, .k = k, .flops = 2 * product(m, n, k), .bytes = traffic(T, m * n + n * k, m * k, mode) });
+    }
+
+    pub fn backwardWeight(comptime T: type, ex: *Exec, dweight: []T, dbias: ?[]T, dout: []const T, inp: []const T, m: usize, n: usize, k: usize) void {
+        const t = now();
+        plain.matmul.backwardWeight(T, ex, dweight, dbias, dout, inp, m, n, k);
+        record(t, .{ .op = "linear weight gradient", .m = m, .n = n, .k = k, .flops = 2 * product(m, n, k), .bytes = traffic(T, m * n + m * k, n * k, .accumulate) });
+    }
+
+    fn traffic(comptime T: type, read: usize, written: usize, mode: Mode) f64 {
+        return bytesOf(T, read + written * @as(usize, if (mode == .accumulate) 2 else 1));
+    }
+};
+
+pub const rms_norm = struct {
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, rstd: []T, inp: []const T, weight: []const T, rows: usize, cols: usize, eps: T) void {
+        const t = now();
+        plain.rms_norm.forward(T, ex, out, rstd, inp, weight, rows, cols, eps);
+        record(t, .{ .op = "norm forward", .m = rows, .n = cols, .bytes = bytesOf(T, 2 * rows * cols) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dinp: []T, dweight: ?[]T, dout: []const T, inp: []const T, weight: []const T, rstd: []const T, rows: usize, cols: usize, mode: Mode) void {
+        const t = now();
+        plain.rms_norm.backward(T, ex, dinp, dweight, dout, inp, weight, rstd, rows, cols, mode);
+        const passes: usize = if (mode == .accumulate) 4 else 3;
+        record(t, .{ .op = "norm gradient", .m = rows, .n = cols, .bytes = bytesOf(T, passes * rows * cols) });
+    }
+};
+
+pub const rope = struct {
+    pub const Table = plain.rope.Table;
+    pub const Direction = plain.rope.Direction;
+
+    pub fn apply(comptime T: type, ex: *Exec, x: []T, heads: usize, head_dim: usize, cache: *const Table(T), positions: []const u32, direction: Direction) void {
+        const t = now();
+        plain.rope.apply(T, ex, x, heads, head_dim, cache, positions, direction);
+        record(t, .{ .op = "rope", .m = positions.len, .n = heads * head_dim, .bytes = bytesOf(T, 2 * positions.len * heads * head_dim) });
+    }
+};
+
+pub const attention = struct {
+    pub const Dims = plain.attention.Dims;
+
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, lse: []T, q: []const T, k: []const T, v: []const T, dims: Dims, first: ?[]const u32) void {
+        const t = now();
+        plain.attention.forward(T, ex, out, lse, q, k, v, dims, first);
+        record(t, .{ .op = "attention forward", .m = dims.batch * dims.time, .n = dims.heads * dims.head_dim, .k = dims.time, .flops = 4 * pairs(dims), .bytes = bytesOf(T, 2 * queries(dims) + 2 * keys(dims)) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dq: []T, dk: []T, dv: []T, dout: []const T, out: []const T, lse: []const T, q: []const T, k: []const T, v: []const T, dims: Dims, first: ?[]const u32) void {
+        const t = now();
+        plain.attention.backward(T, ex, dq, dk, dv, dout, out, lse, q, k, v, dims, first);
+        record(t, .{ .op = "attention gradient", .m = dims.batch * dims.time, .n = dims.heads * dims.head_dim, .k = dims.time, .flops = 10 * pairs(dims), .bytes = bytesOf(T, 4 * queries(dims) + 4 * keys(dims)) });
+    }
+
+    /// Multiply-adds of one product over the visible half of the scores.
+    fn pairs(d: Dims) f64 {
+        return product(d.batch * d.heads, d.time * (d.time + 1) / 2, d.head_dim);
+    }
+
+    fn queries(d: Dims) usize {
+        return d.batch * d.time * d.heads * d.head_dim;
+    }
+
+    fn keys(d: Dims) usize {
+        return d.batch * d.time * d.kv_heads * d.head_dim;
+    }
+};
+
+pub const swiglu = struct {
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, gate: []const T, up: []const T) void {
+        const t = now();
+        plain.swiglu.forward(T, ex, out, gate, up);
+        record(t, .{ .op = "swiglu forward", .m = out.len, .bytes = bytesOf(T, 3 * out.len) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dgate: []T, dup: []T, dout: []const T, gate: []const T, up: []const T) void {
+        const t = now();
+        plain.swiglu.backward(T, ex, dgate, dup, dout, gate, up);
+        record(t, .{ .op = "swiglu gradient", .m = gate.len, .bytes = bytesOf(T, 5 * gate.len) });
+    }
+};
+
+pub const embedding = struct {
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, weights: []const T, ids: []const u32) void {
+        const t = now();
+        plain.embedding.forward(T, ex, out, weights, ids);
+        record(t, .{ .op = "embedding forward", .m = ids.len, .n = out.len / ids.len, .bytes = bytesOf(T, 2 * out.len) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dtable: []T, dout: []const T, ids: []const u32) void {
+        const t = now();
+        plain.embedding.backward(T, ex, dtable, dout, ids);
+        record(t, .{ .op = "embedding gradient", .m = ids.len, .n = dout.len / ids.len, .bytes = bytesOf(T, 3 * dout.len) });
+    }
+};
+
+pub const cross_entropy = struct {
+    pub const Args = plain.cross_entropy.Args;
+    pub const Result = plain.cross_entropy.Result;
+
+    pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
+        const t = now();
+        const result = plain.cross_entropy.run(T, ex, args);
+        const n = args.targets.len;
+        const c = args.weight.len / args.vocab_size;
+        const products: f64 = 1 + @as(f64, if (args.dhidden != null) 1 else 0) + @as(f64, if (args.dweight != null) 1 else 0);
+        // Logits need not leave the cache: hidden and weights are read, their gradients written.
+        record(t, .{ .op = "head and loss", .m = n, .n = args.vocab_size, .k = c, .flops = 2 * products * product(n, args.vocab_size, c), .bytes = bytesOf(T, 2 * n * c + 3 * args.weight.len) });
+        return result;
+    }
+};
+
+pub const reduce = struct {
+    pub fn sumSquares(comptime T: type, ex: *Exec, x: []const T) f64 {
+        const t = now();
+        const sum = plain.reduce.sumSquares(T, ex, x);
+        record(t, .{ .op = "gradient norm", .bytes = bytesOf(T, x.len) });
+        return sum;
+    }
+};
+
+pub const optimizer = struct {
+    pub const Args = plain.optimizer.Args;
+    pub const Kind = plain.optimizer.Kind;
+
+    pub fn step(comptime T: type, ex: *Exec, kind: Kind, args: Args(T)) void {
+        const t = now();
+        plain.optimizer.step(T, ex, kind, args);
+        record(t, .{ .op = "optimizer", .bytes = bytesOf(T, 4 * args.w.len + 3 * args.w.len) });
+    }
+};
