@@ -389,6 +389,11 @@ abt_status abt_trainer_request_stop(abt_trainer trainer);
 /* Saves a checkpoint now. The path is filled in as text. */
 abt_status abt_trainer_save(abt_trainer trainer, char *buffer, size_t capacity, size_t *needed);
 
+/* The newest whole checkpoint in a run's folder, as JSON: {"step": N of checkpoint-N or null, "note": text}.
+ * Every file is read and its checksum compared; damaged checkpoints are passed over and the note names
+ * them. ABT_STATUS_CHECKPOINT when there are checkpoints and none is whole. */
+abt_status abt_checkpoint_latest_json(const char *run_dir, char *buffer, size_t capacity, size_t *needed);
+
 /* Updates done, and updates planned in all. */
 abt_status abt_trainer_progress(abt_trainer trainer, uint64_t *global_step, uint64_t *max_steps);
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from .core import Handle, c_optional_path, c_string, check, ffi, lib, out_handle, text_out, view
+from .core import (
+    Handle,
+    c_optional_path,
+    c_string,
+    check,
+    ffi,
+    json_out,
+    lib,
+    out_handle,
+    text_out,
+    view,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -83,6 +94,11 @@ def request_stop(handle: Handle) -> None:
 def save(handle: Handle) -> str:
     """Saves a checkpoint now and returns its folder."""
     return os.fsdecode(text_out(lib.abt_trainer_save, handle.value))
+
+
+def latest_checkpoint(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """`step` of the newest whole checkpoint or None, and a `note` on damaged ones."""
+    return json_out(lib.abt_checkpoint_latest_json, c_string(os.fsencode(run_dir), "run_dir"))
 
 
 def progress(handle: Handle) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from ..progress import Observer
 from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
 from ..trainer import CheckpointEvent, EvaluationEvent, FinishedEvent, StepEvent, Trainer
 from . import Probe
+from .resume import resume_point
 
 if TYPE_CHECKING:
     from ..trainer import Event
@@ -28,7 +29,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     config = spec.config
     if spec.precision == "bf16":
         config = dataclasses.replace(config, mixed_precision=True)
-    resume = folders.resolve_resume(spec.resume, spec.checkpoint_dir)
+    resume = resume_point(spec, observer)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
         data = stack.enter_context(TokenizedDataset.load(spec.data))

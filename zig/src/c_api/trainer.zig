@@ -158,6 +158,23 @@ pub fn abt_trainer_save(trainer: u64, buffer: ?[*]u8, capacity: usize, needed: ?
     }
 }
 
+pub fn abt_checkpoint_latest_json(run_dir: ?[*:0]const u8, buffer: ?[*]u8, capacity: usize, needed: ?*usize) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const dir = out.string(run_dir, "run_dir", &status) orelse return status;
+    var diag: failure.Diagnostic = .{};
+    const found = abi.checkpoint.latest(out.gpa, out.io(), dir, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
+    defer if (found) |f| out.gpa.free(f.path);
+
+    var text: std.Io.Writer.Allocating = .init(out.gpa);
+    defer text.deinit();
+
+    std.json.Stringify.value(.{
+        .step = if (found) |f| f.step else null,
+        .note = diag.text(),
+    }, .{}, &text.writer) catch return failure.from(error.OutOfMemory, c.ABT_STATUS_OUT_OF_MEMORY, null);
+    return out.fill(text.written(), buffer, capacity, needed);
+}
+
 pub fn abt_trainer_progress(trainer: u64, global_step: ?*u64, max_steps: ?*u64) callconv(.c) Status {
     const step = global_step orelse return failure.nullArgument("global_step");
     const total = max_steps orelse return failure.nullArgument("max_steps");
