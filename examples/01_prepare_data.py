@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from abi_train import TokenizedDataset
-from abi_train.data.prepare import prepare
+from abi_train import TokenizedDataset, prepare
 from abi_train.demo import SAMPLE  # 311 conversations that come with the package
 
 ROWS = 12

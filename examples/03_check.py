@@ -10,10 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from abi_train import LlmTrainingConfig
+from abi_train import LlmTrainingConfig, RunSpec, crosscheck
 from abi_train.check.report import verdict
-from abi_train.crosscheck import crosscheck
-from abi_train.runspec import RunSpec
 
 TRAINING = LlmTrainingConfig(
     batch_size=2,

@@ -8,9 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from abi_train import Generator
+from abi_train import Generator, export_gguf
 from abi_train.demo import ask
-from abi_train.export import export_gguf
 
 QUESTION = "My exam is tomorrow and I can't calm down."
 
