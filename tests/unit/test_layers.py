@@ -1,7 +1,8 @@
 """Who may import whom, read from the import lines, so that drift is noticed the same day.
 
 Python: `_native ← public modules ← demo ← cli`; torch and its family live in one engine, which is
-imported only when that engine is asked for. Zig: build.zig holds the graph, and the table in docs/architecture.md is the same.
+imported only when that engine is asked for. Zig: build.zig holds the graph, and the table in
+docs/architecture.md is the same.
 """
 
 from __future__ import annotations
