@@ -35,9 +35,10 @@ class RunSpec:
     tokenizer: folder whose tokenizer files travel with every checkpoint; default: the model's.
     run_dir: the folder that gets `checkpoint-N/`, `log.jsonl` and `run.json`.
     resume: a checkpoint folder, or `latest` for the newest one in `run_dir`.
-    precision: `auto` is float32 on a CPU and bf16 on a GPU that has it.
+    precision: `auto` is bf16 when `config.mixed_precision` asks for it or a GPU has it, else
+        float32. bf16 is bfloat16 products with float32 weights, sums and moments.
 
-    Raises `ConfigError` for an unknown word or a path that does not exist.
+    Raises `ConfigError` for an unknown word, or a precision that contradicts the configuration.
     """
 
     model: Path
@@ -65,6 +66,15 @@ class RunSpec:
         ):
             if getattr(self, name) not in options:
                 raise broken(name, getattr(self, name), "it must be one of " + ", ".join(options))
+        if self.config.mixed_precision and self.precision not in ("auto", "bf16"):
+            rule = "with mixed_precision it must be auto or bf16"
+            raise broken("precision", self.precision, rule)
+
+    def precision_where(self, *, bf16_gpu: bool) -> str:
+        """What `auto` comes to on a machine with or without a GPU that has bf16."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if bf16_gpu or self.config.mixed_precision else "float32"
 
     def check_paths(self) -> None:
         """Raise `ConfigError` for the first file or folder of the spec that is not there."""

@@ -184,9 +184,9 @@ def test_check_leaves_with_one_when_the_engines_differ(
     ]
     assert call(*arguments) == 0
     assert "native and trl agree" in capsys.readouterr().out
-    from abi_train.engines import trl
+    from abi_train.engines.trl import update
 
-    monkeypatch.setattr(trl, "_spared", lambda name: True)
+    monkeypatch.setattr(update, "spared", lambda name: True)
     assert call(*arguments, "--set", "weight_decay=1.0") == 1
     assert "do not agree" in capsys.readouterr().out
     assert json.loads((made / "report" / "check.json").read_text())["ok"] is False

@@ -111,9 +111,9 @@ def test_both_engines_agree_whatever_the_settings(
 
 
 def test_a_changed_optimizer_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from abi_train.engines import trl
+    from abi_train.engines.trl import update
 
-    monkeypatch.setattr(trl, "_spared", lambda name: False)
+    monkeypatch.setattr(update, "spared", lambda name: False)
     spec = RunSpec(
         model=small_model(tmp_path, "llama_gqa_untied"),
         data=data_file(tmp_path, "rows"),

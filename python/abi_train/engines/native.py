@@ -27,8 +27,8 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     """Train natively. Same contract as `engines.run`."""
     result = RunResult(engine="native")
     config = spec.config
-    if spec.precision == "bf16":
-        config = dataclasses.replace(config, mixed_precision=True)
+    precision = spec.precision_where(bf16_gpu=False)
+    config = dataclasses.replace(config, mixed_precision=precision == "bf16")
     resume = resume_point(spec, observer)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
@@ -50,7 +50,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         start = {
             "engine": "native",
             "device": "cpu",
-            "precision": model.dtype,
+            "precision": precision,
             "start_step": trainer.global_step,
         }
         observer.on_start(trainer.max_steps, start)

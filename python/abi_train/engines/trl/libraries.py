@@ -1,0 +1,56 @@
+"""torch and its family: the only file that imports them, and says so when they are not there.
+
+Their annotations are partial, so what is inherited from or called without types is handed on as
+`Any`. Does not know: training.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+from ...errors import EngineError
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+        import tokenizers
+        import torch
+        import transformers
+        import trl
+        from safetensors.torch import load_file, save_file
+        from torch.utils.data import DataLoader, Sampler
+        from transformers.utils import logging
+except ImportError as error:
+    raise EngineError(
+        f"the trl engine needs {error.name or 'torch'}: pip install 'abi-train[trl]', or use "
+        "engine native"
+    ) from error
+
+SFTConfig: Any = trl.SFTConfig
+SFTTrainer: Any = trl.SFTTrainer
+Loader: Any = DataLoader
+Scheduler: Any = torch.optim.lr_scheduler.LRScheduler
+PreTrainedTokenizerFast: Any = transformers.PreTrainedTokenizerFast
+library_log: Any = logging
+
+__all__ = [
+    "Loader",
+    "PreTrainedTokenizerFast",
+    "SFTConfig",
+    "SFTTrainer",
+    "Sampler",
+    "Scheduler",
+    "datasets",
+    "library_log",
+    "load_file",
+    "save_file",
+    "tokenizers",
+    "torch",
+    "transformers",
+]

@@ -1,0 +1,72 @@
+"""Opening the model of a run: a folder by transformers, anything else by the native library first.
+
+So both engines start from the same weights, whatever the model is given as. Does not know: data,
+the loop, checkpoints beyond their being model folders.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import types
+from pathlib import Path
+from typing import Any
+
+from ...errors import ConfigError
+from ..native import open_any
+from .libraries import torch, transformers
+from .surroundings import one_line
+
+
+def load_model(source: Path, *, seed: int, precision: str, attention: str, scratch: Path) -> Any:
+    """The model at `source` in float64 or float32; bf16 is a matter of the products alone.
+
+    scratch: a folder that outlives the model. Raises `ConfigError` when transformers does not know
+    the model.
+    """
+    dtype = "float64" if precision == "float64" else "float32"
+    if source.is_file():
+        with open_any(source, seed=seed, dtype=dtype) as opened:
+            source = scratch / "start"
+            opened.save(source)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            str(source),
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"{source}: transformers cannot open it: {one_line(error)}") from error
+    model.config.use_cache = False
+    # transformers gives the pad token's row no gradient. Padding is masked by position here, and
+    # where the pad token is also the end token that row has to learn.
+    embedding: Any = model.get_input_embeddings()
+    embedding.padding_idx = None
+    if dtype == "float64":
+        _norms_in_double(model)
+    return model
+
+
+def attention_kind(device: str, precision: str, *, compared: bool) -> str:
+    """Which of transformers' attentions to use; a comparison takes the one that is plain torch."""
+    if precision == "float64":
+        return "sdpa"  # the eager one takes its softmax in float32
+    if compared:
+        return "eager"
+    on_gpu = device == "cuda" and precision == "bf16"
+    if on_gpu and importlib.util.find_spec("flash_attn") is not None:
+        return "flash_attention_2"
+    return "sdpa"
+
+
+def _norms_in_double(model: Any) -> None:
+    """transformers computes RMS norms in float32 whatever the weights are; not here."""
+
+    def forward(self: Any, x: Any) -> Any:
+        mean_square = x.pow(2).mean(-1, keepdim=True)
+        return self.weight * (x * torch.rsqrt(mean_square + self.variance_epsilon))
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.forward = types.MethodType(forward, module)

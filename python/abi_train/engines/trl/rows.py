@@ -1,0 +1,58 @@
+"""The rows of a token file as torch's loader gives them: in the recorded order, right-padded.
+
+Refuses to know: how the order is drawn (`data.order`), how rows are read (`data.rows`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ...data.rows import IGNORED, TokenRows
+from .libraries import Loader, Sampler, torch
+
+
+def loader(rows: TokenRows, order: Callable[[int], Any]) -> Any:
+    """A loader of the micro-batches of an epoch, which follows `order(epoch)`."""
+    return _EpochLoader(rows, batch_sampler=_Order(rows, order), collate_fn=collate)
+
+
+class _Order(Sampler[list[int]]):
+    """Gives the row numbers of each micro-batch of the current epoch, in the recorded order."""
+
+    def __init__(self, rows: TokenRows, order: Callable[[int], Any]) -> None:
+        self.rows = rows
+        self.order = order
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Switch to the order of this epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.rows.batch_count
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.rows.batches(self.order(self.epoch)))
+
+
+class _EpochLoader(Loader):  # type: ignore[misc]
+    """A loader whose order follows the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Hand the epoch on to the order."""
+        self.batch_sampler.set_epoch(epoch)
+
+
+def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+    """Right-padded ids, labels and attention mask of one micro-batch, (rows, longest)."""
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for at, row in enumerate(rows):
+        length = len(row["input_ids"])
+        ids[at, :length] = torch.tensor(row["input_ids"])
+        labels[at, :length] = torch.tensor(row["labels"])
+        mask[at, :length] = 1
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask}

@@ -1,0 +1,74 @@
+"""Checkpoint folders of the TRL engine: what is written into one, and the optimizer's moments.
+
+The form is the native engine's, so a run goes on with either. transformers' own optimizer and
+state files are pickles and are not used. Does not know: when to save, which folders to keep.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ... import checkpoint as folders
+from ...errors import CheckpointError
+from .libraries import load_file, save_file, torch
+from .surroundings import one_line
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: float) -> None:
+    """Write weights, tokenizer, moments and state into a folder."""
+    from ... import __version__
+
+    model.save_pretrained(folder)
+    folders.copy_tokenizer(session.spec.tokenizer_dir or session.resume_from, folder)
+    moments = _moments(model, optimizer)
+    save_file(moments, folder / folders.OPTIMIZER_FILE, metadata={"format": "pt"})
+    best = session.state["best_step"]
+    document = folders.trainer_state(
+        engine="trl",
+        version=__version__,
+        identity=session.identity,
+        state=session.state,
+        config=session.config.to_dict(),
+        epoch=epoch,
+        history=session.log_history(),
+        best_path=None if best is None else f"checkpoint-{best}",
+    )
+    text = json.dumps(document, indent=2) + "\n"
+    (folder / folders.STATE_FILE).write_text(text, encoding="utf-8")
+
+
+def _moments(model: Any, optimizer: Any) -> dict[str, Any]:
+    tensors: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
+        for moment in folders.MOMENTS:
+            if moment in state:
+                tensors[f"{moment}.{name}"] = state[moment].detach().cpu().contiguous()
+    return tensors
+
+
+def load_moments(checkpoint: Path, model: Any, optimizer: Any, *, step: int) -> None:
+    """Put the moments of a checkpoint into an optimizer which has made `step` updates."""
+    path = checkpoint / folders.OPTIMIZER_FILE
+    try:
+        tensors = load_file(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path}: cannot be read ({one_line(error)}). Resume from another checkpoint."
+        ) from error
+    for name, parameter in model.named_parameters():
+        for moment in folders.MOMENTS:
+            key = f"{moment}.{name}"
+            if key not in tensors or tensors[key].shape != parameter.shape:
+                raise CheckpointError(
+                    f'{path}: tensor "{key}" is missing or has another shape than its weight. '
+                    "Resume from another checkpoint."
+                )
+            value = tensors[key].to(device=parameter.device, dtype=parameter.dtype)
+            optimizer.state[parameter][moment] = value.clone()
+        optimizer.state[parameter]["step"] = torch.tensor(float(step))

@@ -1,0 +1,297 @@
+"""`SFTTrainer` with our order, learning rate, log, evaluation and checkpoints.
+
+Overrides methods of transformers' `Trainer` by name, some of them private: those are the places
+where TRL does something of its own that must be the same on both engines. What is decided there
+stands in `session`. Does not know: where models and data come from.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ... import checkpoint as folders
+from ...data.rows import IGNORED
+from ...errors import NumericsError
+from ...runspec import EvalRecord, StepRecord
+from .libraries import SFTTrainer, datasets, torch, transformers
+from .loss import token_sums
+from .rows import collate, loader
+from .saved import fill, load_moments
+from .settings import placeholder_tokenizer, sft_config
+from .update import Schedule, make_optimizer
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Trainer(SFTTrainer):  # type: ignore[misc]
+    """The loop of TRL around one model, for one session."""
+
+    def __init__(self, session: Session, model: Any, folder: str) -> None:
+        self.session = session
+        self.optimizer: Any = None
+        self.lr_scheduler: Any = None
+        self._losses: list[Any] = []
+        self._hits = 0.0
+        self._targets = 0
+        self._tokens = 0
+        self._step_began = time.perf_counter_ns()
+        self._saved_step = -1
+        self._done_step = session.state["global_step"]
+        super().__init__(
+            model=model,
+            args=sft_config(
+                session.config, folder, device=session.device, precision=session.precision
+            ),
+            data_collator=collate,
+            train_dataset=datasets.Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]}),
+            processing_class=placeholder_tokenizer(),
+        )
+        self.processing_class = None  # or the model's special ids would be set from the placeholder
+        for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
+            self.remove_callback(callback)
+
+    @property
+    def plain_optimizer(self) -> Any:
+        """The optimizer without accelerate's wrapping."""
+        return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    # ---- what goes in ----
+
+    def get_train_dataloader(self) -> Any:
+        return loader(self.session.rows, self.session.order)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        if self.optimizer is None:
+            self.optimizer = make_optimizer(
+                self.model,
+                self.session.config,
+                rate=self.session.learning_rate(self.session.state["global_step"]),
+                fused=self.session.device == "cuda",
+            )
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.lr_scheduler is None:
+            first = self.session.state["global_step"]
+            self.lr_scheduler = Schedule(self.plain_optimizer, self.session.learning_rate, first)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- loss ----
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = inputs["labels"]
+        targets = int((labels[:, 1:] != IGNORED).sum())
+        # A stream's row has one id more than it has inputs.
+        extra = len(labels) if self.session.rows.is_stream else 0
+        self._tokens += int(inputs["attention_mask"].sum()) - extra
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._losses.append(loss)
+        self._targets += targets
+        shares = self._metrics["train"]["mean_token_accuracy"]
+        if shares:
+            self._hits += shares[-1] * targets
+        self._metrics["train"].clear()
+        return loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        smoothing = self.session.config.label_smoothing
+        if self.session.precision != "float64" and smoothing == 0.0:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        sums = token_sums(model, inputs)
+        total = sums.count if num_items_in_batch is None else num_items_in_batch
+        hits = float(sums.hits) / max(1, int(sums.count))
+        self._metrics["train"]["mean_token_accuracy"].append(hits)
+        return ((1.0 - smoothing) * sums.nll + smoothing * sums.smooth) / total
+
+    # ---- one update ----
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        self._before_clip()
+        return self._finite(super()._clip_grad_norm(model))
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is not None:
+            return super()._get_grad_norm(model, grad_norm=grad_norm)
+        self._before_clip()
+        return self._finite(super()._get_grad_norm(model))
+
+    def _before_clip(self) -> None:
+        probe = self.session.probe
+        if probe is None or probe.gradients or self.state.global_step > 0:
+            return
+        for name, parameter in self.model.named_parameters():
+            if parameter.grad is not None:
+                probe.gradients[name] = parameter.grad.detach().cpu().numpy().copy()
+
+    def _finite(self, norm: Any) -> Any:
+        if not math.isfinite(float(norm)):
+            culprit = next(
+                (
+                    name
+                    for name, parameter in self.model.named_parameters()
+                    if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+                ),
+                "the loss",
+            )
+            raise NumericsError(
+                f"update {self.state.global_step + 1}: the gradient of {culprit} is not finite. "
+                "The weights are unchanged; lower learning_rate, or look at this update's data."
+            )
+        return norm
+
+    def _maybe_log_save_evaluate(  # called after each update, and once more after each epoch
+        self,
+        tr_loss: Any,
+        grad_norm: Any,
+        model: Any,
+        trial: Any,
+        epoch: Any,
+        ignore_keys_for_eval: Any,
+        start_time: Any,
+        learning_rate: Any = None,
+    ) -> None:
+        if self.state.global_step == self._done_step:
+            return
+        self._done_step = self.state.global_step
+        elapsed_ns = time.perf_counter_ns() - self._step_began
+        record = StepRecord(
+            step=self.state.global_step,
+            loss=math.fsum(float(part) for part in self._losses),
+            grad_norm=float(grad_norm),
+            learning_rate=float(learning_rate),
+            epoch=float(self.state.epoch or 0.0),
+            accuracy=self._hits / max(1, self._targets),
+            tokens=self.session.state["tokens_processed"] + self._tokens,
+            tokens_per_second=self._tokens / (max(1, elapsed_ns) / 1e9),
+        )
+        self._losses.clear()
+        self._hits, self._targets, self._tokens = 0.0, 0, 0
+        self.session.update_done(record, elapsed_ns=elapsed_ns)
+        self._after_update(record.step)
+        self._step_began = time.perf_counter_ns()
+
+    def _after_update(self, step: int) -> None:
+        """Evaluate, stop and save as is due."""
+        session, config = self.session, self.session.config
+        last = step >= session.total_steps
+        improved = patience_is_out = False
+        if session.eval_rows is not None and (last or _due(step, config.eval_interval)):
+            improved = session.evaluation_done(self.evaluate_tokens())
+            patience_is_out = session.out_of_patience()
+        if patience_is_out:
+            self._stop("early_stopped")
+        elif session.observer.stop_requested() and not last:
+            self._stop("interrupted")
+        # The best weights live in the checkpoint of their update, which retention spares; the last
+        # state is saved at the end.
+        elif (improved and config.early_stopping and session.probe is None) or (
+            _due(step, config.checkpoint_interval) and not last
+        ):
+            self.save()
+
+    def _stop(self, reason: str) -> None:
+        self.control.should_training_stop = True
+        self.session.result.stop_reason = reason
+        self.session.result.early_stopped = reason == "early_stopped"
+
+    # ---- evaluation ----
+
+    def evaluate_tokens(self) -> EvalRecord:
+        """Token means over all of the evaluation data."""
+        rows = self.session.eval_rows
+        assert rows is not None
+        nll, hits, count = 0.0, 0, 0
+        self.model.eval()
+        with torch.no_grad():
+            for numbers in rows.batches(np.arange(rows.order_count)):
+                inputs = self._prepare_inputs(collate([rows[number] for number in numbers]))
+                with self.accelerator.autocast():
+                    sums = token_sums(self.model, inputs)
+                nll += float(sums.nll)
+                hits += int(sums.hits)
+                count += int(sums.count)
+        self.model.train()
+        if not math.isfinite(nll):
+            raise NumericsError(
+                f"evaluation at update {self.state.global_step}: the loss is {nll}; the last "
+                "checkpoint is the state to go back to."
+            )
+        return EvalRecord(
+            step=self.state.global_step,
+            epoch=float(self.state.epoch or 0.0),
+            loss=nll / max(1, count),
+            accuracy=hits / max(1, count),
+            tokens=count,
+        )
+
+    # ---- checkpoints ----
+
+    def finish(self) -> None:
+        """Save the last state, or hand it to the probe when a comparison is looking."""
+        session = self.session
+        if session.probe is not None:
+            for name, parameter in self.model.named_parameters():
+                session.probe.weights[name] = parameter.detach().cpu().numpy().copy()
+        elif session.result.history and self._saved_step != session.state["global_step"]:
+            self.save()
+
+    def save(self) -> None:
+        """Write `checkpoint-N/` as the native engine does, and retire old ones."""
+        session, folder = self.session, self.session.spec.checkpoint_dir
+        step, best = session.state["global_step"], session.state["best_step"]
+        session.state["checkpoints_saved"] += 1
+        epoch = float(self.state.epoch or 0.0)
+        path = folders.write_checkpoint(
+            folder,
+            step,
+            lambda work: fill(work, session, self.model, self.plain_optimizer, epoch=epoch),
+        )
+        self._saved_step = step
+        spare = None if best is None else folder / f"checkpoint-{best}"
+        folders.retire(folder, session.config.max_checkpoints, spare=spare)
+        session.observer.on_checkpoint(path)
+
+    # ---- resume: transformers' own files are not used ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The weights came from the checkpoint when the model was opened."""
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        """Nothing random is left: the order is recorded and there is no dropout."""
+
+    def _load_scaler(self, checkpoint: Any) -> None:
+        """No loss scaler: bf16 does not need one."""
+
+    def _load_callback_state(self) -> None:
+        """Our callbacks keep no state."""
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        super()._init_training_state(*args[:3], None, None)
+        state = self.session.state
+        self.state.global_step = state["global_step"]
+        return state["epoch"], state["micro_index"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        if checkpoint is None or self.session.config.optimizer == "sgd":
+            return
+        step = self.session.state["global_step"]
+        load_moments(Path(checkpoint), self.model, self.plain_optimizer, step=step)
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
