@@ -177,6 +177,10 @@ pub fn build(b: *std.Build) !void {
     const run_bench_unit = b.addRunArtifact(bench_unit);
     b.step("test-bench", "Unit tests of zig/bench").dependOn(&run_bench_unit.step);
 
+    // For Pythons without header files: the same exports as a plain library, opened with dlopen.
+    const shared = b.addLibrary(.{ .name = "abi_train", .root_module = lib_module, .linkage = .dynamic });
+    b.step("shared", "Shared C library lib/libabi_train.so").dependOn(&b.addInstallArtifact(shared, .{}).step);
+
     const ext_step = b.step("ext", "Python extension lib/_native.abi3.so (needs -Dpython-include)");
     if (python_include) |include| {
         const generate = b.addSystemCommand(&.{python});

@@ -37,7 +37,7 @@ def exported_symbols(path: Path) -> set[str]:
 
 
 def test_the_library_exports_what_the_header_declares_and_nothing_else_of_ours() -> None:
-    exported = {n for n in exported_symbols(Path(_native._cffi.__file__)) if n.startswith("abt_")}
+    exported = {n for n in exported_symbols(_native.library_path) if n.startswith("abt_")}
     assert exported == {f.name for f in functions()}
     assert len(exported) > 50
 

@@ -207,6 +207,6 @@ def test_numbers_are_checked_before_the_call(bad: object) -> None:
 
 
 def test_the_symbols_answer_over_plain_dlopen() -> None:
-    library = ctypes.CDLL(_native._cffi.__file__)
+    library = ctypes.CDLL(_native.library_path)
     library.abt_version.restype = ctypes.c_char_p
     assert library.abt_version().decode() == _native.version()

@@ -6,7 +6,6 @@ raises from `abi_train.errors` with the library's sentence.
 
 from __future__ import annotations
 
-from . import _cffi as _cffi
 from . import dataset as dataset
 from . import export as export
 from . import generator as generator
@@ -19,6 +18,7 @@ from .core import Handle as Handle
 from .core import check as check
 from .core import ffi as ffi
 from .core import lib as lib
+from .core import library_path as library_path
 from .core import view as view
 from .dataset import epoch_order as epoch_order
 from .library import abi_version as abi_version

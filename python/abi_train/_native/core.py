@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from . import _cffi
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-ffi: Any = _cffi.ffi
-lib: Any = _cffi.lib
+
+def _load() -> tuple[Any, Any, Path]:
+    """The compiled module; or, when it was built without Python's headers, the plain library."""
+    try:
+        from . import _cffi
+    except ImportError:
+        from .plain import load
+
+        return load()
+    return _cffi.ffi, _cffi.lib, Path(_cffi.__file__).resolve()
+
+
+#: cffi's two objects, and the file they speak to.
+ffi, lib, library_path = _load()
 
 if lib.abt_abi_version() != lib.ABT_ABI_VERSION:
     raise ImportError(

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from . import _cffi
+from .core import library_path
 
 
 def program_path() -> Path:
@@ -16,7 +16,7 @@ def program_path() -> Path:
     Found beside the extension and not beside the package: in an editable install only the
     extension lies where the build put things.
     """
-    path = Path(_cffi.__file__).resolve().parents[1] / "bin" / "abi"
+    path = library_path.parents[1] / "bin" / "abi"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; install abi-train again")
     return path
