@@ -15,11 +15,11 @@ ZIG_ENV := ZIG_DEBUG_CMD=1
 SOURCES := pyproject.toml CMakeLists.txt build.zig build.zig.zon $(shell find zig -name '*.zig' -o -name '*.h')
 PYTHON_SOURCES := $(shell find python -type f -not -path '*/__pycache__/*')
 
-.PHONY: help demo test test-zig test-python check build lint fmt docs bench fuzz clean
+.PHONY: help demo test test-zig test-python check build lint fmt docs bench fuzz durability clean
 
 help:
 	@sed -n '3,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
-	@echo 'also: build lint fmt docs bench fuzz clean'
+	@echo 'also: build lint fmt docs bench fuzz durability clean'
 
 # ---- environments ----
 
@@ -89,6 +89,11 @@ bench: $(TEST_VENV)/.installed
 
 fuzz: $(TEST_VENV)/.installed
 	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --fuzz=1M
+
+# kill -9 two hundred times at random moments; ABI_SEED=N repeats an earlier run's moments.
+durability: $(TEST_VENV)/.installed
+	@ABI_KILLS=200 ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
+		$(TEST_VENV)/bin/python -m pytest tests/durability $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist zig-out .zig-cache zig-pkg $(VENV) $(TEST_VENV) abi-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

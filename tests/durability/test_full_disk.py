@@ -115,6 +115,83 @@ def test_results_that_cannot_be_written_are_a_failure(job: runs.Job) -> None:
     assert "the output cannot be written" in done.stderr
 
 
+@pytest.mark.parametrize("way", ["command", "python_command"])
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_put_no_message_into_a_file(
+    job: runs.Job, unbroken: Any, closed: str, way: str
+) -> None:
+    """The first file opened after them would get their numbers."""
+    command = getattr(job, way)()
+    done = subprocess.run(
+        ["sh", "-c", f'"$@" {closed}', "sh", *command], cwd=job.folder, check=False, timeout=120
+    )
+    assert done.returncode == 0
+    last, expected = unbroken
+    assert runs.outcome(job.checkpoints()[last]) == expected
+    assert (job.run_dir / "run.lock").stat().st_size == 0
+
+
+def test_wrong_numbers_stop_the_run_and_leave_the_last_checkpoint(job: runs.Job) -> None:
+    """A learning rate that blows the weights up: told at the update, before anything is saved."""
+    steep = {"learning_rate": 1e30, "lr_schedule": "constant", "max_grad_norm": 0}
+    assert job.run(job.command(max_steps=2)).returncode == 0
+    before = runs.outcome(job.checkpoints()[2])
+    done = job.run(job.command(resume=True, **steep))
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert "step 4" in said and "not finite" in said and "Lower learning_rate" in said, said
+    assert list(job.checkpoints()) == [2]
+    assert runs.outcome(job.checkpoints()[2]) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 43}, ("seed was 42", "43 now")),
+        ({"batch_size": 4}, ("batch_size was 2", "4 now")),
+        ({"max_seq_len": 8}, ("max_seq_len was 16", "8 now")),
+        ({"shuffle": False}, ("shuffle was true", "false now")),
+    ],
+)
+def test_another_run_is_not_resumed(
+    job: runs.Job, changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    assert job.run(job.command(max_steps=2)).returncode == 0
+    done = job.run(job.command(resume=True, **changes))
+    assert done.returncode == 1
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert list(job.checkpoints()) == [2]
+
+
+def test_other_data_and_other_optimizers_are_not_resumed(job: runs.Job) -> None:
+    assert job.run(job.command(max_steps=2, optimizer="sgd")).returncode == 0
+    done = job.run(job.command(resume=True))
+    assert done.returncode == 1
+    assert "has no optimizer.safetensors" in done.stderr and "sgd" in done.stderr
+    data = job.folder / "data.bin"
+    data.write_bytes(data.read_bytes()[4:] + b"\0\0\0\0")
+    done = job.run(job.command(resume=True, optimizer="sgd"))
+    assert done.returncode == 1
+    assert "data_crc32c was" in done.stderr, done.stderr
+
+
+def test_paths_with_spaces_and_other_scripts(job: runs.Job, unbroken: Any) -> None:
+    """In the C locale too."""
+    last, expected = unbroken
+    folder = job.folder / "my models" / "日本語 ü"
+    folder.mkdir(parents=True)
+    shutil.copy(job.folder / "config.json", folder)
+    plain = {**os.environ, "LANG": "C", "LC_ALL": "C"}
+    for number, command in enumerate((job.command(), job.python_command())):
+        command[command.index("config.json")] = str(folder / "config.json")
+        command[command.index("run")] = str(folder / f"run {number}")
+        done = job.run(command, env=plain)
+        assert done.returncode == 0, done.stderr
+        found = job.checkpoints_in(folder / f"run {number}")
+        assert runs.outcome(found[last]) == expected
+
+
 def test_a_run_folder_in_use_is_refused_at_once_and_free_after_a_kill(job: runs.Job) -> None:
     with job.start(job.command(epochs=2000)) as first:
         assert first.stderr is not None

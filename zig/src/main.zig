@@ -23,6 +23,7 @@ const verbs = [_]struct { *const arguments.Verb, Run }{
 
 pub fn main(init: std.process.Init) u8 {
     const io = init.io;
+    if (!fillStandardFiles()) return @backingInt(Exit.failed);
     refuseToDieOfFullDisks();
     var out_buffer: [4096]u8 = undefined;
     var err_buffer: [1024]u8 = undefined;
@@ -102,6 +103,17 @@ fn unknownVerb(app: *App, name: []const u8) app_file.RunError!Exit {
         try std.fmt.allocPrint(app.arena, "unknown command \"{s}\"; `abi help` lists all", .{name});
     try app.complain("help", message);
     return .usage;
+}
+
+/// Started with a closed stdout or stderr (`2>&-`), the next file to be opened would get its number, and messages would be
+/// written into a checkpoint.
+fn fillStandardFiles() bool {
+    for (0..3) |number| {
+        const fd: std.posix.fd_t = @intCast(number);
+        if (std.c.fcntl(fd, std.c.F.GETFD) != -1) continue;
+        if (std.c.open("/dev/null", .{ .ACCMODE = .RDWR }) != fd) return false;
+    }
+    return true;
 }
 
 /// A file beyond `ulimit -f` is then an error with a name, as a full disk is, and not the end of the program.

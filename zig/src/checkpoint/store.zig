@@ -161,7 +161,10 @@ pub fn loadOptimizerOn(
     defer gpa.free(file_path);
 
     var mapping = storage.map(file_path) catch |err| {
-        base.storage.explain(diag, err, "read", file_path);
+        if (err == error.FileNotFound) {
+            diag.set("{s} has no " ++ folder.optimizer_name ++ ", so it was saved by a run with sgd or by another program. " ++
+                "Resume with that optimizer, or start a new run from its weights.", .{path});
+        } else base.storage.explain(diag, err, "read", file_path);
         return err;
     };
     defer mapping.unmap();
