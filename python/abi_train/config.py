@@ -49,7 +49,6 @@ TRL_ALIASES: Final[Mapping[str, str]] = {
     "gradient_accumulation_steps": "grad_accum_steps",
     "max_length": "max_seq_len",
     "max_seq_length": "max_seq_len",
-    "lr_scheduler_type": "lr_schedule",
     "optim": "optimizer",
     "adam_beta1": "beta1",
     "adam_beta2": "beta2",
@@ -68,12 +67,11 @@ TRL_ALIASES: Final[Mapping[str, str]] = {
     "gradient_checkpointing": "recompute_activations",
     "activation_checkpointing": "recompute_activations",
 }
-"""TRL's key on the left, ours on the right."""
+"""TRL's key on the left, ours with the same meaning on the right."""
 
+TRL_SCHEDULE_KEY: Final = "lr_scheduler_type"
+"""TRL's key for the schedule: taken where it means the same, refused elsewhere."""
 _OPTIMIZER_ALIASES: Final = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"}
-# TRL's "cosine" has a warm-up and ends after half a wave: that is our warmup_cosine. The name
-# "cosine" stays ABI's when it is written under ABI's own key.
-_SCHEDULE_ALIASES: Final = {"cosine": "warmup_cosine", "cosine_with_min_lr": "warmup_cosine"}
 _NOT_OURS: Final = {
     "warmup_ratio": "write the number of updates as warmup_steps",
     "learning_rate_scheduler": "the key is lr_schedule",
@@ -235,17 +233,23 @@ class LlmTrainingConfig:
         known = {item.name for item in dataclasses.fields(cls)}
         taken: dict[str, tuple[str, Any]] = {}
         for key, value in values.items():
+            if key == TRL_SCHEDULE_KEY:
+                continue
             name = key if key in known else TRL_ALIASES.get(key)
             if name is None:
                 if key in _NOT_OURS:
                     raise ConfigError(f"{key!r} is not a key here: {_NOT_OURS[key]}")
-                raise unknown_key(key, known | TRL_ALIASES.keys(), "the training configuration")
+                names = known | TRL_ALIASES.keys() | {TRL_SCHEDULE_KEY}
+                raise unknown_key(key, names, "the training configuration")
             if name in taken:
                 raise ConfigError(
                     f"{name} is given twice, as {taken[name][0]!r} and {key!r}; keep one"
                 )
-            taken[name] = (key, _translate(key, name, value))
-        return cls(**{name: value for name, (_, value) in taken.items()})
+            taken[name] = (key, value)
+        plain = {name: value for name, (_, value) in taken.items()}
+        if TRL_SCHEDULE_KEY in values:
+            plain = _with_trl_schedule(plain, values[TRL_SCHEDULE_KEY])
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by name; unset optional fields are None."""
@@ -266,6 +270,8 @@ def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
     if rule.kind == "bool":
         ok = isinstance(value, bool)
     elif rule.kind == "int":
+        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+            value = int(value)  # 3.0 is a whole number, as in JSON
         if not isinstance(value, int) or isinstance(value, bool):
             raise broken(item.name, value, "it must be a whole number")
         ok = (rule.minimum or 0) <= value <= (rule.largest or U32_MAX)
@@ -275,6 +281,8 @@ def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
         ok = ok and (rule.exclusive_minimum is None or value > rule.exclusive_minimum)
         ok = ok and (rule.exclusive_maximum is None or value < rule.exclusive_maximum)
     elif rule.kind == "choice":
+        if item.name == "optimizer" and isinstance(value, str):
+            value = _OPTIMIZER_ALIASES.get(value, value)
         ok = value in rule.options
     else:
         value = str(value) if isinstance(value, Path) else value
@@ -296,14 +304,26 @@ def _as_float(value: Any) -> tuple[Any, bool]:
     return number, math.isfinite(number)
 
 
-def _translate(key: str, name: str, value: Any) -> Any:
-    if key == name or not isinstance(value, str):
-        return value
-    if name == "optimizer":
-        return _OPTIMIZER_ALIASES.get(value, value)
-    if name == "lr_schedule":
-        return _SCHEDULE_ALIASES.get(value, value)
-    return value
+def _with_trl_schedule(plain: dict[str, Any], name: Any) -> dict[str, Any]:
+    """Settings with TRL's schedule in our words. A near miss would train with other rates than
+    the recipe says, so only what means the same is taken; the native reader has the same rule."""
+    if "lr_schedule" in plain:
+        raise ConfigError(
+            f"lr_schedule and {TRL_SCHEDULE_KEY} are the same setting; give one of them"
+        )
+    if name == "constant":
+        return {**plain, "lr_schedule": "constant"}
+    if name != "cosine":
+        rule = f"it has no equal here; write lr_schedule with one of {', '.join(LR_SCHEDULES)}"
+        raise broken(TRL_SCHEDULE_KEY, name, rule)
+    if plain.get("warmup_steps", 0) != 0:
+        rule = (
+            f"with warmup_steps {plain['warmup_steps']} its first update has learning rate 0, ours "
+            "do not; write lr_schedule: warmup_cosine, decay_steps: 0, min_learning_rate: 0"
+        )
+        raise broken(TRL_SCHEDULE_KEY, name, rule)
+    # Without warm-up transformers' cosine is half a wave from the peak to 0 over the whole run.
+    return {"decay_steps": 0, "min_learning_rate": 0.0, **plain, "lr_schedule": "cosine"}
 
 
 def broken(name: str, value: Any, rule: str) -> ConfigError:

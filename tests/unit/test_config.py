@@ -105,7 +105,58 @@ def test_trl_names_are_understood() -> None:
         }
     )
     assert (config.batch_size, config.grad_accum_steps, config.epochs) == (2, 16, 1)
-    assert (config.lr_schedule, config.optimizer) == ("warmup_cosine", "adamw")
+    assert (config.lr_schedule, config.optimizer) == ("cosine", "adamw")
+    assert (config.decay_steps, config.min_learning_rate) == (0, 0.0)
+
+
+def test_the_other_names_of_a_setting_are_the_native_ones() -> None:
+    native = {
+        alias: name
+        for name, entry in native_fields().items()
+        for alias in entry.get("x-aliases", [])
+    }
+    assert dict(TRL_ALIASES) == native
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lr_scheduler_type": "constant", "warmup_steps": 5},
+        {"lr_scheduler_type": "cosine"},
+        {"lr_scheduler_type": "cosine", "warmup_steps": 0},
+        {"lr_scheduler_type": "cosine", "decay_steps": 50, "min_lr": 1e-6},
+        {"optimizer": "adamw_torch"},
+        {"optim": "adamw_torch_fused"},
+        {"epochs": 3.0, "seed": 1e3},
+        {"bf16": True, "gradient_checkpointing": True},
+    ],
+)
+def test_python_and_zig_read_the_same_settings(values: dict[str, Any]) -> None:
+    assert LlmTrainingConfig.from_dict(values).to_dict() == _native.config_validate(
+        json.dumps(values)
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lr_scheduler_type": "cosine", "warmup_steps": 5}, "learning rate 0"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "write lr_schedule with one of"),
+        ({"lr_scheduler_type": "linear"}, "write lr_schedule with one of"),
+        ({"lr_scheduler_type": "warmup_cosine"}, "write lr_schedule with one of"),
+        ({"lr_scheduler_type": 3}, "lr_scheduler_type is 3"),
+        ({"lr_scheduler_type": "cosine", "lr_schedule": "cosine"}, "the same setting"),
+        ({"epochs": 1e300}, "epochs is"),
+    ],
+)
+def test_what_means_something_else_in_trl_is_refused_by_both(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        LlmTrainingConfig.from_dict(values)
+    assert message in str(caught.value)
+    with pytest.raises(ConfigError):
+        _native.config_validate(json.dumps(values))
 
 
 def test_every_alias_leads_to_a_field() -> None:

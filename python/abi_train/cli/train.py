@@ -116,14 +116,17 @@ def build_spec(recipe: Path | None, options: dict[str, Any], settings: list[str]
 def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfig:
     import yaml
 
-    from ..config import TRL_ALIASES, YamlLoader
+    from ..config import TRL_ALIASES, TRL_SCHEDULE_KEY, YamlLoader
 
-    values = config.to_dict()
+    # What nobody set stays unset, because TRL's schedule depends on it.
+    fresh = LlmTrainingConfig()
+    values = {k: v for k, v in config.to_dict().items() if v != getattr(fresh, k)}
     for setting in settings:
         name, sign, text = setting.partition("=")
         if not sign:
             raise ConfigError(f"--set {setting}: write NAME=VALUE, for example epochs=1")
-        values.pop(TRL_ALIASES.get(name, name), None)
+        ours = "lr_schedule" if name == TRL_SCHEDULE_KEY else TRL_ALIASES.get(name, name)
+        values.pop(ours, None)
         values[name] = yaml.load(text, Loader=YamlLoader)
     return LlmTrainingConfig.from_dict(values)
 
