@@ -15,6 +15,21 @@ def write_stream(path: Path, *, tokens: int, vocab: int, seed: int = 0) -> Path:
     return path
 
 
+def write_masked_stream(path: Path, *, tokens: int, vocab: int, learned_from: int) -> Path:
+    """A stream with a mask: nothing before `learned_from`, and every third token behind it."""
+    write_stream(path, tokens=tokens, vocab=vocab)
+    position = np.arange(tokens)
+    bits = (position >= learned_from) & (position % 3 == 0)
+    np.packbits(bits, bitorder="little").tofile(path.with_suffix(".mask"))
+    manifest = {
+        "schema": "abi_train/token-bin/1",
+        "count": tokens,
+        "mask": path.with_suffix(".mask").name,
+    }
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    return path
+
+
 def write_rows(
     path: Path, lengths: list[int], *, vocab: int, masked: float = 0.3, seed: int = 0
 ) -> Path:

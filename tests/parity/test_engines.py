@@ -12,7 +12,7 @@ import pytest
 import reference
 import torch
 from tiny_models import make_tiny_model
-from token_files import write_rows, write_stream
+from token_files import write_masked_stream, write_rows, write_stream
 
 from abi_train import checkpoint as folders
 from abi_train import engines
@@ -108,6 +108,25 @@ def test_both_engines_agree_whatever_the_settings(
     )
     result = crosscheck(spec, steps=12)
     assert result.ok, result.fault
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_both_engines_agree_on_a_stream_with_a_mask(tmp_path: Path, smoothing: float) -> None:
+    spec = RunSpec(
+        model=small_model(tmp_path, "llama_gqa_untied"),
+        data=write_masked_stream(
+            tmp_path / "train.bin", tokens=900, vocab=VOCAB, learned_from=2 * 32 * 2 + 1
+        ),
+        run_dir=tmp_path / "run",
+        config=dataclasses.replace(
+            CONFIG, grad_accum_steps=1, shuffle=False, label_smoothing=smoothing
+        ),
+    )
+    result = crosscheck(spec, steps=8)
+    assert result.ok, result.fault
+    # The first two updates have nothing to learn: no loss, no gradient, no step.
+    assert [step.loss for step in result.steps[:2]] == [(0.0, 0.0)] * 2
+    assert result.steps[2].loss[0] > 1.0
 
 
 def test_a_changed_optimizer_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

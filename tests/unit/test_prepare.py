@@ -151,11 +151,27 @@ def test_the_split_is_seeded_and_loses_nothing(tmp_path: Path, folders: dict[str
     assert everything == sorted(whole)
 
 
-def test_a_stream_has_neither_rows_nor_mask(tmp_path: Path, folders: dict[str, Path]) -> None:
+def test_a_stream_has_no_rows_but_keeps_its_mask(tmp_path: Path, folders: dict[str, Path]) -> None:
+    rows = ({"prompt": "a b c ", "completion": "d e"}, {"prompt": "f g ", "completion": "h"})
+    _, ids, mask = run(tmp_path, folders["smollm"], *rows)
+    (tmp_path / "stream").mkdir()
+    report, _, _ = run(tmp_path / "stream", folders["smollm"], *rows, stream=True)
+    with TokenizedDataset.load(tmp_path / "stream" / "out.bin") as data:
+        assert data.row_starts is None
+        assert data.tokens.tolist() == [i for row in ids for i in row]
+        assert data.loss_mask is not None
+        assert data.loss_mask.tolist() == [kept for row in mask for kept in row]
+        assert 0 < data.loss_mask.sum() < len(data.tokens)
+        assert report.train.tokens_in_loss == data.loss_mask[1:].sum()
+
+
+def test_a_stream_is_what_the_tokenizer_says_and_nothing_else(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
     run(tmp_path, folders["smollm"], {"text": "a b"}, {"text": "c d"}, stream=True)
     with TokenizedDataset.load(tmp_path / "out.bin") as data:
         assert data.row_starts is None
-        assert data.loss_mask is None
+        assert data.loss_mask is not None and data.loss_mask.all()
     raw = np.fromfile(tmp_path / "out.bin", dtype="<u4")
     hf = smollm_tokenizer()
     end = hf.eos_token_id

@@ -49,7 +49,7 @@ def prepare_command(
         bool, typer.Option("--skip-invalid", help="Count unusable lines instead of stopping.")
     ] = False,
     stream: Annotated[
-        bool, typer.Option("--stream", help="One stream of ids without rows or mask, as ABI.")
+        bool, typer.Option("--stream", help="One stream of ids without row starts, as ABI.")
     ] = False,
     source: Annotated[
         str | None, typer.Option(help="Where the text is from, for the record.")

@@ -116,8 +116,9 @@ def prepare(
     tokenizer: a folder with `tokenizer.json`. chat_format: instead of what its template says.
     max_seq_len: rows longer than this many tokens keep their start. eval_fraction: share of the
     lines, drawn from `seed`, that goes to `eval_output` (default: `<output>_eval.bin`).
-    skip_invalid: count unusable lines instead of stopping at the first. stream: no rows and no
-    mask, one stream of ids as ABI reads it. on_progress: called with lines done and lines in all.
+    skip_invalid: count unusable lines instead of stopping at the first. stream: no row starts, one
+    stream of ids as ABI reads it; a mask is kept beside it all the same, so that prompts stay out
+    of the loss. on_progress: called with lines done and lines in all.
 
     Raises `DataError` with file and line, `MissingFileError`, or `FormatError` for the tokenizer.
     """
@@ -143,7 +144,6 @@ def prepare(
         return TokenizedWriter(
             path,
             rows=not stream,
-            mask=not stream,
             vocab_size=encoder.vocab_size,
             seed=seed if held else None,
             tokenizer_hash=encoder.hash,
@@ -164,7 +164,7 @@ def prepare(
             if on_progress is not None:
                 on_progress(number, total)
             split, into = targets[1 if number in held else 0]
-            _add(encoder, row, place, max_seq_len, split, into, report)
+            _add(encoder, row, place, max_seq_len, split, into, report, stream=stream)
         if on_progress is not None:
             on_progress(total, total)
         for split, _ in targets:
@@ -238,6 +238,8 @@ def _add(
     split: Split,
     writer: TokenizedWriter,
     report: PrepareReport,
+    *,
+    stream: bool,
 ) -> None:
     try:
         ids, mask = encode_row(encoder, row)
@@ -252,9 +254,10 @@ def _add(
     if not report.first_example:
         report.first_example = _pieces(encoder, ids, mask)
     writer.append(np.array(ids, dtype=np.uint32), np.array(mask, dtype=np.bool_))
+    # Nothing predicts the first token of a row; in a stream only the very first has none before it.
+    split.tokens_in_loss += sum(mask if stream and split.tokens else mask[1:])
     split.rows += 1
     split.tokens += len(ids)
-    split.tokens_in_loss += sum(mask[1:])
     split.truncated += cut
     split.longest = max(split.longest, len(ids))
     split.without_end += cut and mask[-1]

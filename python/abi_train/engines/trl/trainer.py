@@ -95,7 +95,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self._losses.append(loss)
         self._targets += targets
         shares = self._metrics["train"]["mean_token_accuracy"]
-        if shares:
+        if shares and targets:
             self._hits += shares[-1] * targets
         self._metrics["train"].clear()
         return loss
@@ -107,6 +107,8 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
+        if num_items_in_batch is not None and int(num_items_in_batch) == 0:
+            num_items_in_batch = 1  # nothing to learn in this update: a loss of 0, not of 0/0
         smoothing = self.session.config.label_smoothing
         if self.session.precision != "float64" and smoothing == 0.0:
             return super().compute_loss(
