@@ -49,8 +49,7 @@ pub fn Activations(comptime T: type) type {
             /// Attention output (N, Q) and log-sum-exp of each score row (B, H, T).
             attention: Buffer,
             lse: Buffer,
-            /// Residual stream between attention and MLP (N, C) and 1/rms of it (N).
-            middle: Buffer,
+            /// 1/rms of the residual stream between attention and MLP (N); the stream itself is in `Scratch`.
             middle_rstd: Buffer,
             gate: Buffer,
             up: Buffer,
@@ -58,6 +57,8 @@ pub fn Activations(comptime T: type) type {
 
         /// Shared by all layers.
         pub const Scratch = struct {
+            /// Residual stream between attention and MLP (N, C): one small product rebuilds it from what is kept.
+            middle: Buffer,
             /// Normed input of a block (N, C).
             normed: Buffer,
             rstd: Buffer,
@@ -108,7 +109,6 @@ pub fn Activations(comptime T: type) type {
                     .k_rstd = try buffer(a, n, kv_heads * normed_heads),
                     .attention = try buffer(a, n, q),
                     .lse = try buffer(a, n, heads),
-                    .middle = try buffer(a, n, c),
                     .middle_rstd = try buffer(a, n, 1),
                     .gate = try buffer(a, n, f),
                     .up = try buffer(a, n, f),
@@ -121,6 +121,7 @@ pub fn Activations(comptime T: type) type {
                 .last_rstd = try buffer(a, n, 1),
                 .hidden = try buffer(a, n, c),
                 .scratch = .{
+                    .middle = try buffer(a, n, c),
                     .normed = try buffer(a, n, c),
                     .rstd = try buffer(a, n, 1),
                     .dstream = try buffer(a, n, c),

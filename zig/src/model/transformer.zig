@@ -199,9 +199,16 @@ pub fn Transformer(comptime T: type) type {
             const attention = layer.attention[0 .. n * qw];
             ops.attention.forward(T, self.exec, attention, layer.lse[0 .. n * heads], q, k, v, self.dims(batch), self.firstVisible(batch));
 
-            const middle = layer.middle[0 .. n * c];
-            @memcpy(middle, input);
-            self.project(weights, middle, attention, l, .o_weight, .o_bias, n, c, qw, .accumulate);
+            self.addAttention(weights, n, layer, l);
+        }
+
+        /// middle = input + attention · Woᵀ, into the scratch that all layers share.
+        fn addAttention(self: *Self, weights: []const T, n: usize, layer: *const Layer, l: u32) void {
+            const c: usize = self.config.hidden_size;
+            const qw = self.config.queryWidth();
+            const middle = self.activations.scratch.middle[0 .. n * c];
+            @memcpy(middle, layer.input[0 .. n * c]);
+            self.project(weights, middle, layer.attention[0 .. n * qw], l, .o_weight, .o_bias, n, c, qw, .accumulate);
         }
 
         /// `into`: the layer's output; null when backward only needs what lies before it.
@@ -209,7 +216,7 @@ pub fn Transformer(comptime T: type) type {
             const c: usize = self.config.hidden_size;
             const f: usize = self.config.intermediate_size;
             const normed = self.activations.scratch.normed[0 .. n * c];
-            const middle = layer.middle[0 .. n * c];
+            const middle = self.activations.scratch.middle[0 .. n * c];
             ops.rms_norm.forward(T, self.exec, normed, layer.middle_rstd[0..n], middle, self.weight(weights, l, .mlp_norm), n, c, self.eps());
             const gate = layer.gate[0 .. n * f];
             const up = layer.up[0 .. n * f];
@@ -234,9 +241,12 @@ pub fn Transformer(comptime T: type) type {
             while (l > 0) {
                 l -= 1;
                 const layer = &a.layers[l];
-                if (a.capacity.recompute and l + 1 < self.config.num_hidden_layers) {
-                    self.forwardAttention(weights, batch, layer, l);
-                    self.forwardMlp(weights, n, layer, l, null);
+                // What forward left in shared buffers is the last layer's.
+                if (l + 1 < self.config.num_hidden_layers) {
+                    if (a.capacity.recompute) {
+                        self.forwardAttention(weights, batch, layer, l);
+                        self.forwardMlp(weights, n, layer, l, null);
+                    } else self.addAttention(weights, n, layer, l);
                 }
                 self.backwardMlp(weights, gradients, n, layer, l, dstream);
                 self.backwardAttention(weights, gradients, batch, layer, l, dstream);
@@ -258,7 +268,7 @@ pub fn Transformer(comptime T: type) type {
             self.projectBackward(weights, gradients, dproduct, dstream, product, l, .down_weight, .down_bias, n, c, f, .store);
             ops.swiglu.backward(T, self.exec, gate, up, dproduct, gate, up);
 
-            const middle = layer.middle[0 .. n * c];
+            const middle = s.middle[0 .. n * c];
             const norm = self.weight(weights, l, .mlp_norm);
             const normed = s.normed[0 .. n * c];
             const dnormed = s.dnormed[0 .. n * c];
