@@ -57,7 +57,7 @@ test: test-zig test-python
 
 test-zig: $(TEST_VENV)/.installed
 	@echo 'Zig unit tests'
-	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test examples --summary line --error-style minimal
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test examples bench-program --summary line --error-style minimal
 
 test-python: $(TEST_VENV)/.installed
 	@ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
@@ -85,7 +85,7 @@ docs: $(VENV)/.installed
 	@$(VENV)/bin/python tools/make_config_docs.py
 
 bench: $(TEST_VENV)/.installed
-	@$(TEST_VENV)/bin/python benchmarks/train.py
+	@$(TEST_VENV)/bin/python benchmarks/all.py
 
 fuzz: $(TEST_VENV)/.installed
 	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --fuzz=1M

@@ -176,6 +176,7 @@ pub fn build(b: *std.Build) !void {
     const bench_unit = b.addTest(.{ .name = "test-bench", .root_module = bench_module, .filters = filters });
     const run_bench_unit = b.addRunArtifact(bench_unit);
     b.step("test-bench", "Unit tests of zig/bench").dependOn(&run_bench_unit.step);
+    test_step.dependOn(&run_bench_unit.step);
 
     // For Pythons without header files: the same exports as a plain library, opened with dlopen.
     const shared = b.addLibrary(.{ .name = "abi_train", .root_module = lib_module, .linkage = .dynamic });

@@ -6,45 +6,45 @@ from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
     # For the tests: finishes in a second.
-    "tiny": dict(
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    ),
-    "4m": dict(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=688,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-    ),
+    "tiny": {
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+    "4m": {
+        "vocab_size": 4096,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+    },
     # SmolLM2-135M's shape.
-    "135m": dict(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-    ),
-    "174m": dict(
-        vocab_size=32000,
-        hidden_size=1024,
-        intermediate_size=2816,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-    ),
+    "135m": {
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    },
+    "174m": {
+        "vocab_size": 32000,
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+    },
 }
 
 
-def model_config(shape: str) -> dict[str, Any]:
-    """`config.json` of a shape, as a dictionary."""
-    sizes = SHAPES[shape]
+def model_config(shape: str, vocab_size: int = 0) -> dict[str, Any]:
+    """`config.json` of a shape, as a dictionary. vocab_size: another one; 0: the shape's."""
+    sizes = {**SHAPES[shape], **({"vocab_size": vocab_size} if vocab_size else {})}
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -64,10 +64,24 @@ def model_config(shape: str) -> dict[str, Any]:
     }
 
 
-def parameter_count(shape: str) -> int:
+def parameter_count(shape: str, vocab_size: int = 0) -> int:
     """Number of weights, the tied embedding counted once."""
-    c = model_config(shape)
+    c = model_config(shape, vocab_size)
     hidden, heads, kv = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
     attention = hidden * c["head_dim"] * (2 * heads + 2 * kv)
     layer = attention + 3 * hidden * c["intermediate_size"] + 2 * hidden
     return int(c["vocab_size"] * hidden + c["num_hidden_layers"] * layer + hidden)
+
+
+def bench_arguments(shape: str, vocab_size: int = 0) -> list[str]:
+    """The shape as options of the Zig benchmark `step`."""
+    c = model_config(shape, vocab_size)
+    options = {
+        "vocab": "vocab_size",
+        "hidden": "hidden_size",
+        "intermediate": "intermediate_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "kv-heads": "num_key_value_heads",
+    }
+    return [word for flag, key in options.items() for word in (f"--{flag}", str(c[key]))]

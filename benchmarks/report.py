@@ -1,0 +1,354 @@
+"""The generated part of docs/performance.md, from the results of `all.py`.
+
+python benchmarks/report.py            write the page
+python benchmarks/report.py --check    fail if it is old
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import roofline
+from common import RESULTS, ROOT, Record, table
+
+PAGE = ROOT / "docs" / "performance.md"
+SHAPES = ("4m", "135m", "174m")
+
+
+def load(name: str, folder: Path) -> Record | None:
+    path = folder / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def origin(*results: Record | None) -> str:
+    """When, where and with what the figures below were measured."""
+    lines = []
+    for r in results:
+        if r is None:
+            continue
+        m = r["machine"]
+        versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
+        lines.append(
+            f"`{r['command']}` · {m['date']} · {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB,"
+            f" {m['system']} · commit {m['commit']} · {versions} · load before: {r['load_before']}"
+        )
+    return "\n\n".join(lines)
+
+
+def steps(folder: Path) -> dict[str, Record]:
+    """Shape -> its part of the step results."""
+    found = {}
+    for shape in SHAPES:
+        result = load(f"step-{shape}", folder)
+        if result is not None:
+            found[shape] = {**result["shapes"][0], "result": result}
+    return found
+
+
+def speed_of(part: Record) -> dict[str, float]:
+    return {row["engine"]: row["tokens_per_second"] for row in part["rows"]}
+
+
+def ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"
+
+
+def met(value: float | None, goal: float, lower: bool = False) -> str:
+    if value is None:
+        return "not measured"
+    return "yes" if (value <= goal if lower else value >= goal) else "**no**"
+
+
+def goals(folder: Path) -> str:
+    """The goals with what was measured against each."""
+    lines: list[list[object]] = []
+    parts = steps(folder)
+
+    def add(
+        what: str, goal: str, value: float | None, limit: float, show: str, lower: bool = False
+    ) -> None:
+        lines.append([what, goal, show if value is not None else "", met(value, limit, lower)])
+
+    for shape in SHAPES:
+        part = parts.get(shape)
+        speed = speed_of(part) if part else {}
+        plain = max((speed.get(e, 0) for e in ("pytorch", "pytorch-compile")), default=0)
+        told = max((speed.get(e, 0) for e in ("pytorch-mkl", "pytorch-mkl-compile")), default=0)
+        low = max((speed.get(e, 0) for e in ("pytorch-bf16", "pytorch-bf16-compile")), default=0)
+        native, native_low = speed.get("native"), speed.get("native-bf16")
+        limits = (3.0, 2.5) if shape == "4m" else (2.5, 1.7)
+        for what, ours, theirs, limit in (
+            ("float32 step / PyTorch as installed", native, plain, limits[0]),
+            ("float32 step / PyTorch with MKL told it is on Intel", native, told, 1.4),
+            ("bf16 step / PyTorch bf16", native_low, low, limits[1]),
+        ):
+            value = ours / theirs if ours and theirs else None
+            add(f"{shape}: {what}", f"≥ {limit:g}x", value, limit, ratio(value))
+    roof = load("roofline", folder)
+    for compute, limit in (("f32", 0.75), ("bf16", 0.60)):
+        value = next(
+            (
+                s["share_of_peak"]
+                for s in (roof["steps"] if roof else [])
+                if s["shape"] == "135m" and s["compute"] == compute
+            ),
+            None,
+        )
+        shown = "" if value is None else f"{100 * value:.0f} %"
+        add(
+            f"135m: share of the matrix peak, {compute}",
+            f"≥ {100 * limit:.0f} %",
+            value,
+            limit,
+            shown,
+        )
+    memory = load("memory", folder)
+    for part in memory["shapes"] if memory else []:
+        peak = {row["engine"]: row["peak_mib"] for row in part["rows"]}
+        for engine, limit in (("native", 1 / 2), ("native-recompute", 1 / 3)):
+            value = peak[engine] / peak["pytorch"]
+            what = f"{part['shape']}: peak memory {engine} / pytorch"
+            add(what, f"≤ {limit:.2f}", value, limit, f"{value:.2f}", lower=True)
+        value = part["allocations_after_first"]
+        add(
+            f"{part['shape']}: allocations after the first step",
+            "0",
+            value,
+            0,
+            str(value),
+            lower=True,
+        )
+    for shape in SHAPES:
+        speed = speed_of(parts[shape]) if shape in parts else {}
+        if "native-recompute" in speed:
+            value = speed["native"] / speed["native-recompute"]
+            add(
+                f"{shape}: time with recomputation / without",
+                "≤ 1.3x",
+                value,
+                1.3,
+                ratio(value),
+                lower=True,
+            )
+    scaling = load("scaling", folder)
+    for row in scaling["threads"] if scaling else []:
+        if row["engine"].startswith("native"):
+            what = (
+                f"{row['shape']}: {row['counts'][0]} -> {row['counts'][1]} threads, {row['engine']}"
+            )
+            add(what, "≥ 1.85x", row["gain"], 1.85, ratio(row["gain"]))
+    learning = load("bf16_learning", folder)
+    if learning:
+        value = max(
+            abs(d[key])
+            for d in learning["differences"]
+            for key in ("last_losses_mean", "held_out_loss")
+        )
+        add(
+            "300 steps: largest loss difference of bf16",
+            "≤ 1 %",
+            value,
+            0.01,
+            f"{100 * value:.2f} %",
+            lower=True,
+        )
+    return table(lines, ["what", "goal", "measured", "met"])
+
+
+def step_tables(folder: Path) -> str:
+    blocks = []
+    for shape, part in steps(folder).items():
+        speed = speed_of(part)
+        lines = []
+        for row in part["rows"]:
+            ours = speed.get("native-bf16" if "bf16" in row["engine"] else "native")
+            lines.append(
+                [
+                    f"`{row['engine']}`",
+                    row["tokens_per_second"],
+                    row["best"],
+                    f"{row['spread']:.2f}",
+                    row["counted_steps"],
+                    f"{row['first_step_seconds']:.1f}",
+                    row["peak_mib"],
+                    row["other_cpu"],
+                    ratio(ours / row["tokens_per_second"] if ours else None),
+                ]
+            )
+        head = ["engine", "tok/s", "best", "spread", "steps", "first step s", "peak MiB"]
+        head += ["other CPUs", "native is"]
+        title = f"**{shape}**: {part['weights'] / 1e6:.1f} M weights"
+        blocks += [
+            f"{title}, {part['batch']} × {part['length']} tokens, {part['threads']} threads.",
+            table(lines, head),
+            origin(part["result"]),
+        ]
+    return "\n\n".join(blocks)
+
+
+def gemm_tables(folder: Path) -> str:
+    result = load("gemm", folder)
+    if result is None:
+        return ""
+    libraries = list(dict.fromkeys(r["library"] for r in result["rows"]))
+    rows: dict[tuple[str, str, int], dict[str, float]] = {}
+    for r in result["rows"]:
+        rows.setdefault((r["size"], r["form"], r["threads"]), {})[r["library"]] = r["gflops"]
+    lines = [
+        [size, form.replace("_", " "), threads, *(speed.get(n, "") for n in libraries)]
+        for (size, form, threads), speed in rows.items()
+    ]
+    lines.sort(key=lambda line: line[2])
+    return table(lines, ["m × k × n", "product", "threads", *libraries]) + "\n\n" + origin(result)
+
+
+def roofline_tables(folder: Path) -> str:
+    result = load("roofline", folder)
+    if result is None:
+        return ""
+    peak, pool = result["peak"], result["pool"]
+    blocks = [
+        f"Ceilings with {peak['threads']} threads: {peak['f32_gflops']:.0f} GFLOP/s float32,"
+        f" {peak['bf16_gflops']:.0f} GFLOP/s bf16, {peak['read_gbs']:.1f} GB/s read,"
+        f" {peak['copy_gbs']:.1f} GB/s copied (read and written). One fork-join costs"
+        f" {pool['in_a_row_us']:.2f} µs, {pool['after_a_pause_us']:.0f} µs after a pause."
+    ]
+    for s in result["steps"]:
+        blocks.append(
+            f"**{s['shape']}, {s['compute']}**: {s['step_ms']:.0f} ms a step,"
+            f" {s['tokens_per_second']:.0f} tok/s, {s['gflops']:.0f} GFLOP/s ="
+            f" {100 * s['share_of_peak']:.0f} % of the matrix peak; all floors together"
+            f" {s['floor_ms']:.0f} ms."
+        )
+        blocks.append(table(roofline.lines_of(s), roofline.HEAD))
+    return "\n\n".join([*blocks, origin(result)])
+
+
+def memory_tables(folder: Path) -> str:
+    result = load("memory", folder)
+    if result is None:
+        return ""
+    lines = []
+    for part in result["shapes"]:
+        peaks = {row["engine"]: row["peak_mib"] for row in part["rows"]}
+        for row in part["rows"]:
+            share = row["peak_mib"] / peaks.get("pytorch", row["peak_mib"])
+            lines.append(
+                [
+                    part["shape"],
+                    f"`{row['engine']}`",
+                    row["peak_mib"],
+                    f"{share:.2f}",
+                    row["tokens_per_second"],
+                    f"{row['rss_growth_mib']:.1f}",
+                    part["allocations_after_first"] if row["engine"].startswith("native") else "",
+                ]
+            )
+    head = ["shape", "engine", "peak MiB", "of `pytorch`", "tok/s", "growth MiB", "allocations"]
+    return table(lines, head) + "\n\n" + origin(result)
+
+
+def scaling_tables(folder: Path) -> str:
+    result = load("scaling", folder)
+    if result is None:
+        return ""
+    blocks = []
+    if result.get("threads"):
+        counts = result["threads"][0]["counts"]
+        blocks.append("Threads, in turn:")
+        lines = [
+            [r["shape"], f"`{r['engine']}`", *r["tokens_per_second"], ratio(r["gain"])]
+            for r in result["threads"]
+        ]
+        blocks.append(table(lines, ["shape", "engine", *(f"tok/s, {n}" for n in counts), "gain"]))
+    if result.get("length"):
+        blocks.append("Length of rows at 4096 tokens a step, 4m:")
+        keys = ["length", "native", "pytorch", "native_peak_mib", "pytorch_peak_mib"]
+        keys += ["attention_scratch_mib", "score_matrix_mib"]
+        head = ["length", "native tok/s", "pytorch tok/s", "native peak MiB", "pytorch peak MiB"]
+        head += ["attention scratch MiB", "T × T matrices would be MiB"]
+        blocks.append(table([[r.get(k, "") for k in keys] for r in result["length"]], head))
+    if result.get("vocabulary"):
+        blocks.append("Vocabulary, the rest as 4m:")
+        keys = ["vocabulary", "native", "pytorch", "native_peak_mib", "pytorch_peak_mib"]
+        keys += ["logits_kept_mib", "logits_whole_mib"]
+        head = [
+            "vocabulary",
+            "native tok/s",
+            "pytorch tok/s",
+            "native peak MiB",
+            "pytorch peak MiB",
+        ]
+        head += ["logits kept MiB", "whole logits would be MiB"]
+        blocks.append(table([[r.get(k, "") for k in keys] for r in result["vocabulary"]], head))
+    if result.get("size"):
+        blocks.append("Size of the model:")
+        lines = [
+            [
+                r["shape"],
+                f"{r['weights'] / 1e6:.1f} M",
+                r["tokens_per_second"],
+                r["gflop"],
+                r["gflops"],
+            ]
+            for r in result["size"]
+        ]
+        blocks.append(table(lines, ["shape", "weights", "tok/s", "GFLOP a step", "GFLOP/s"]))
+    return "\n\n".join([*blocks, origin(result)])
+
+
+def learning_table(folder: Path) -> str:
+    result = load("bf16_learning", folder)
+    if result is None:
+        return ""
+    lines = []
+    pairs = zip(result["runs"][::2], result["runs"][1::2], strict=True)
+    for (full, low), d in zip(pairs, result["differences"], strict=True):
+        for what, key in (("last 50 updates", "last_losses_mean"), ("held out", "held_out_loss")):
+            figures = [f"{full[key]:.4f}", f"{low[key]:.4f}", f"{100 * d[key]:+.2f} %"]
+            lines.append([full["seed"], what, *figures])
+    return table(lines, ["seed", "loss", "float32", "bf16", "difference"]) + "\n\n" + origin(result)
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "goals": goals,
+    "step": step_tables,
+    "gemm": gemm_tables,
+    "roofline": roofline_tables,
+    "memory": memory_tables,
+    "scaling": scaling_tables,
+    "bf16_learning": learning_table,
+}
+
+
+def page(text: str, folder: Path = RESULTS) -> str:
+    """`text` with each generated section made anew."""
+    for name, make in SECTIONS.items():
+        pattern = re.compile(rf"(<!-- begin {name}\b[^>]*-->\n).*?(<!-- end {name} -->)", re.DOTALL)
+        if pattern.search(text) is None:
+            raise SystemExit(f"{PAGE.name}: the markers of {name!r} are missing")
+        body = make(folder) or "Not measured yet."
+        text = pattern.sub(lambda m, body=body: f"{m[1]}\n{body}\n\n{m[2]}", text)
+    return text
+
+
+def write_page() -> None:
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    p.add_argument("--check", action="store_true")
+    args = p.parse_args()
+    if not args.check:
+        write_page()
+    elif PAGE.read_text(encoding="utf-8") != page(PAGE.read_text(encoding="utf-8")):
+        raise SystemExit(f"{PAGE}: old; run python benchmarks/report.py")
+
+
+if __name__ == "__main__":
+    main()

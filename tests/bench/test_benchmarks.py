@@ -1,0 +1,143 @@
+"""Every benchmark still runs, on the smallest sizes. No time is asserted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run_tiny(script: str, folder: Path, *options: str) -> dict[str, Any]:
+    path = folder / f"{script}.json"
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--tiny", "--threads", "1"]
+    done = subprocess.run(
+        [*command, "--json", str(path), *options], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result: dict[str, Any] = json.loads(path.read_text())
+    assert json.loads(done.stdout.splitlines()[-1]) == result
+    assert result["benchmark"] == script
+    assert result["machine"]["cpus"] >= 1
+    assert set(result["machine"]["versions"]) >= {"abi-train", "numpy", "torch"}
+    return result
+
+
+@pytest.fixture()
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Imports a file of benchmarks/ as the scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_step_trains_the_same_work_on_every_engine(tmp_path: Path) -> None:
+    engines = ["native", "native-bf16", "native-recompute", "pytorch"]
+    result = run_tiny("step", tmp_path, "--engines", *engines)
+    (part,) = result["shapes"]
+    rows = {row["engine"]: row for row in part["rows"]}
+    assert list(rows) == engines
+    for row in rows.values():
+        assert row["tokens_per_second"] > 0
+        assert row["best"] >= row["tokens_per_second"]
+        assert row["peak_mib"] > 1
+        assert row["counted_steps"] == 2
+        # Random weights know nothing: the loss is near ln(vocabulary).
+        assert row["first_loss"] == pytest.approx(4.852, abs=0.1)
+    assert rows["native"]["last_loss"] == rows["native-recompute"]["last_loss"]
+    assert rows["native"]["last_loss"] == pytest.approx(rows["native-bf16"]["last_loss"], rel=1e-3)
+
+
+def test_gemm_times_the_three_products(tmp_path: Path) -> None:
+    result = run_tiny("gemm", tmp_path, "--libraries", "ours-f32", "ours-bf16", "numpy")
+    found = {(row["library"], row["form"]) for row in result["rows"]}
+    forms = ("forward", "input_gradient", "weight_gradient")
+    assert found == {(lib, f) for lib in ("ours-f32", "ours-bf16", "numpy") for f in forms}
+    assert all(row["gflops"] > 0 for row in result["rows"])
+
+
+def test_memory_counts_no_allocation_after_the_first_step(tmp_path: Path) -> None:
+    result = run_tiny("memory", tmp_path, "--engines", "native", "native-recompute")
+    (part,) = result["shapes"]
+    assert part["allocations_after_first"] == 0
+    assert all(row["peak_mib"] > 1 for row in part["rows"])
+
+
+def test_scaling_has_all_its_parts(tmp_path: Path) -> None:
+    result = run_tiny("scaling", tmp_path, "--peers")
+    assert {len(result[part]) for part in ("threads", "length", "vocabulary", "size")} == {1, 2}
+    short, long = result["length"]
+    grows = long["attention_scratch_mib"] / short["attention_scratch_mib"]
+    assert grows <= 1.01 * (long["length"] / short["length"]) * 4  # rows of the panel grow too here
+    assert result["vocabulary"][0]["logits_kept_mib"] > 0
+
+
+def test_roofline_accounts_for_the_whole_step(tmp_path: Path) -> None:
+    result = run_tiny("roofline", tmp_path)
+    assert result["peak"]["f32_gflops"] > 0
+    assert result["pool"]["checksum"] > 0
+    for step in result["steps"]:
+        ops = {row["op"]: row for row in step["rows"]}
+        assert {"head and loss", "attention gradient", "linear forward", "optimizer"} <= set(ops)
+        assert sum(row["milliseconds"] for row in step["rows"]) == pytest.approx(
+            step["step_ms"], rel=0.02
+        )
+        # 2 layers: q, k, v, o, gate, up, down.
+        assert ops["linear forward"]["calls"] == 14
+
+
+def test_roofline_counts_the_operations_of_a_model(tmp_path: Path, module: Any) -> None:
+    """Six per weight and token (a tied embedding counts as the head), and attention."""
+    result = run_tiny("roofline", tmp_path)
+    c = module("shapes").model_config("tiny")
+    tokens, length = 64, 16
+    norms = (2 * c["num_hidden_layers"] + 1) * c["hidden_size"]
+    weights = module("shapes").parameter_count("tiny") - norms
+    pairs = 4 * c["num_attention_heads"] * c["head_dim"] * length * (length + 1) / 2
+    expected = 6 * weights * tokens + 14 * pairs * c["num_hidden_layers"]
+    for step in result["steps"]:
+        assert step["gflop"] * 1e9 == pytest.approx(expected, rel=1e-4)
+
+
+def test_bf16_learning_compares_two_runs(tmp_path: Path) -> None:
+    result = run_tiny("bf16_learning", tmp_path)
+    full, low = result["runs"]
+    assert (full["compute"], low["compute"]) == ("f32", "bf16")
+    assert full["losses"] != low["losses"]
+    assert full["held_out_loss"] == pytest.approx(low["held_out_loss"], rel=0.01)
+
+
+def test_the_page_takes_results_and_keeps_its_words(tmp_path: Path, module: Any) -> None:
+    report = module("report")
+    text = report.PAGE.read_text(encoding="utf-8")
+    assert report.page(text) == text, "docs/performance.md is old: run benchmarks/report.py"
+    empty = report.page(text, tmp_path)
+    assert empty.count("Not measured yet.") >= 5
+    assert report.page(empty) == text
+
+
+def test_an_unknown_engine_is_refused(module: Any) -> None:
+    engine = module("engine")
+    assert engine.flags_of("pytorch-bf16-compile") == ("pytorch", {"bf16", "compile"})
+    for name in ("jax", "native-mkl", "pytorch-recompute", ""):
+        with pytest.raises(ValueError, match="no engine"):
+            engine.flags_of(name)
+
+
+def test_a_table_sets_numbers_to_the_right(module: Any) -> None:
+    text = module("common").table([["a", 1234, 2.5]], ["what", "count", "ratio"])
+    head, rule, line = text.splitlines()
+    assert rule.count(":") == 2
+    assert line == "| a    | 1,234 |   2.5 |"
+    assert len(head) == len(rule) == len(line)
