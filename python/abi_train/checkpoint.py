@@ -19,9 +19,12 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import CheckpointError, FileAccessError
+
+if TYPE_CHECKING:
+    from .config import LlmTrainingConfig
 
 try:
     import fcntl
@@ -96,6 +99,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
             "checkpoint, or start a new run from this one's weights."
         ) from None
     return dict(state)
+
+
+def stopped_early(state: Mapping[str, Any], config: LlmTrainingConfig) -> bool:
+    """True when evaluations have not improved for as long as `config` allows, before the end."""
+    return (
+        config.early_stopping
+        and state["evaluations_without_improvement"] >= config.early_stopping_patience
+        and state["global_step"] < state["max_steps"]
+    )
 
 
 def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None]) -> Path:

@@ -16,9 +16,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from .runspec import EvalRecord, RunResult, StepRecord, json_safe
+
+LOG_FILE: Final = "log.jsonl"
+"""Name of the log in a run folder."""
 
 
 class Observer:
@@ -129,6 +132,10 @@ class JsonlLog(Observer):
                 "total_time_ns": result.total_time_ns,
             }
         )
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; the next line would open it again."""
         if self._file is not None:
             self._file.close()
             self._file = None

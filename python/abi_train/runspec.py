@@ -23,6 +23,10 @@ ENGINES: Final = ("native", "trl")
 PRECISIONS: Final = ("auto", "float32", "float64", "bf16")
 METHODS: Final = ("full",)
 OBJECTIVES: Final = ("sft",)
+SPEC_PATHS: Final = ("model", "data", "run_dir", "eval_data", "tokenizer")
+CONFIG_PATHS: Final = ("checkpoint_path", "log_dir", "export_gguf_path")
+RECIPE_FILE: Final = "run.json"
+"""Name of the recipe that a run leaves in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,7 @@ class RunSpec:
     resume: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("model", "data", "run_dir", "eval_data", "tokenizer"):
+        for name in SPEC_PATHS:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, Path(value).expanduser())
@@ -104,7 +108,8 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, base: Path | None = None) -> RunSpec:
-        """The run these keys describe. Relative paths are taken from `base`."""
+        """The run these keys describe. Relative paths, those of `training` too, are taken from
+        `base`."""
         known = {item.name for item in dataclasses.fields(cls)} - {"config"} | {"training"}
         for key in values:
             if key not in known:
@@ -113,7 +118,7 @@ class RunSpec:
             if values.get(key) is None:
                 raise ConfigError(f"{key} is missing; a recipe needs model, data and run_dir")
         plain = {key: value for key, value in values.items() if key != "training"}
-        for key in ("model", "data", "run_dir", "eval_data", "tokenizer"):
+        for key in SPEC_PATHS:
             if plain.get(key) is None:
                 plain.pop(key, None)
                 continue
@@ -124,7 +129,15 @@ class RunSpec:
         training = values.get("training") or {}
         if not isinstance(training, Mapping):
             raise broken("training", training, "it must be a table of training settings")
-        return cls(config=LlmTrainingConfig.from_dict(training), **plain)
+        config = LlmTrainingConfig.from_dict(training)
+        if base is not None:
+            places: dict[str, Any] = {
+                name: str(base / Path(value).expanduser())
+                for name in CONFIG_PATHS
+                if (value := getattr(config, name)) is not None
+            }
+            config = dataclasses.replace(config, **places)
+        return cls(config=config, **plain)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe form: paths as text, the configuration under `training`."""
@@ -152,11 +165,12 @@ class RunSpec:
         """
         values = self.to_dict()
         folder = Path(path).resolve().parent
-        for name in ("model", "data", "run_dir", "eval_data", "tokenizer"):
-            if values.get(name) is not None:
-                target = Path(values[name]).resolve()
-                inside = target.is_relative_to(folder)
-                values[name] = str(target.relative_to(folder) if inside else target)
+        for table, names in ((values, SPEC_PATHS), (values["training"], CONFIG_PATHS)):
+            for name in names:
+                if table.get(name) is not None:
+                    target = Path(table[name]).expanduser().resolve()
+                    inside = target.is_relative_to(folder)
+                    table[name] = str(target.relative_to(folder) if inside else target)
         return write_document(path, values)
 
 

@@ -215,6 +215,19 @@ def made(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class StopAfter(Observer):
+    """Asks for a stop after so many updates."""
+
+    def __init__(self, updates: int) -> None:
+        self.left = updates
+
+    def on_step(self, record: object) -> None:
+        self.left -= 1
+
+    def stop_requested(self) -> bool:
+        return self.left <= 0
+
+
 def weights_of(checkpoint: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
@@ -299,6 +312,104 @@ def test_evaluation_stops_early_and_keeps_the_best(made: Path, engine: str) -> N
     assert (made / engine / "checkpoint-1").is_dir()
 
 
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_a_run_folder_is_exported_with_the_weights_it_ended_with(made: Path, engine: str) -> None:
+    write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
+    spec = run_spec(
+        made,
+        engine,
+        engine,
+        eval_interval=1,
+        early_stopping=True,
+        early_stopping_patience=2,
+        early_stopping_min_delta=100.0,
+        export_gguf_path=str(made / "at-end.gguf"),
+    ).replace(eval_data=made / "eval.bin")
+    result = engines.run(spec)
+    best, newest = made / engine / "checkpoint-1", made / engine / "checkpoint-3"
+    assert (result.model_folder, result.checkpoint) == (best, newest)
+    assert export_gguf(made / engine, made / "later.gguf", name="abi-llama").source == best
+    assert (made / "at-end.gguf").read_bytes() == (made / "later.gguf").read_bytes()
+    assert export_gguf(newest, made / "other.gguf").source == newest
+    # With more patience the same run goes on, and then its newest weights are meant.
+    patient = dataclasses.replace(spec.config, early_stopping_patience=9, max_steps=4)
+    on = engines.run(spec.replace(config=patient, resume="latest"))
+    assert on.stop_reason == "completed"
+    assert export_gguf(made / engine, made / "on.gguf").source == made / engine / "checkpoint-4"
+
+
+@pytest.mark.parametrize("engine", ["trl"])
+def test_a_run_that_stopped_early_has_stopped(made: Path, engine: str) -> None:
+    write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
+    spec = run_spec(
+        made,
+        engine,
+        engine,
+        eval_interval=1,
+        early_stopping=True,
+        early_stopping_patience=2,
+        early_stopping_min_delta=100.0,
+    ).replace(eval_data=made / "eval.bin")
+    first = engines.run(spec)
+    again = engines.run(spec.replace(resume="latest"))
+    assert again.history == []
+    assert (again.stop_reason, again.early_stopped) == ("early_stopped", True)
+    assert (again.best_step, again.model_folder) == (first.best_step, first.model_folder)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_an_evaluation_left_out_by_a_stop_is_made_up_for(made: Path, engine: str) -> None:
+    write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
+    spec = run_spec(made, engine, engine, eval_interval=2, max_steps=4)
+    spec = spec.replace(eval_data=made / "eval.bin")
+    whole = engines.run(spec)
+    # The native engine saves at once when asked to stop.
+    stopped = engines.run(spec.replace(run_dir=made / "part", engine="native"), StopAfter(2))
+    assert stopped.evaluations == []
+    on = engines.run(spec.replace(run_dir=made / "part", resume="latest"))
+    assert [e.step for e in on.evaluations] == [2, 4]
+    for left, right in zip(on.evaluations, whole.evaluations, strict=True):
+        assert abs(left.loss - right.loss) < 5e-6
+        assert (left.epoch, left.tokens) == (right.epoch, right.tokens)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_bf16_is_recorded_and_resumed_to_the_bit(made: Path, engine: str) -> None:
+    spec = run_spec(made, engine, "bf16", max_steps=6, log_interval=1).replace(precision="bf16")
+    result = engines.run(spec)
+    log = [json.loads(line) for line in (made / "bf16" / "log.jsonl").read_text().splitlines()]
+    assert (log[0]["event"], log[0]["precision"]) == ("start", "bf16")
+    assert RunSpec.load(made / "bf16" / "run.json").precision == "bf16"
+    resumed = engines.run(
+        spec.replace(run_dir=made / "on", resume=str(made / "bf16" / "checkpoint-3"))
+    )
+    left, right = weights_of(result.checkpoints[-1]), weights_of(resumed.checkpoints[-1])
+    for name, value in left.items():
+        assert value.dtype == np.float32
+        assert np.array_equal(value, right[name]), name
+    # The configuration's own word means the same, and it is another computation than float32.
+    config = dataclasses.replace(spec.config, mixed_precision=True)
+    worded = engines.run(spec.replace(run_dir=made / "word", precision="auto", config=config))
+    assert [r.loss for r in worded.history] == [r.loss for r in result.history]
+    full = engines.run(spec.replace(run_dir=made / "full", precision="float32"))
+    differences = [abs(a.loss - b.loss) for a, b in zip(full.history, result.history, strict=True)]
+    assert 0 < max(differences) < 0.02
+
+
+def test_both_logs_have_the_same_lines(made: Path) -> None:
+    write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
+    found = {}
+    for engine in ("native", "trl"):
+        spec = run_spec(made, engine, engine, eval_interval=4, max_steps=5, log_interval=2)
+        engines.run(spec.replace(eval_data=made / "eval.bin"))
+        lines = (made / engine / "log.jsonl").read_text().splitlines()
+        found[engine] = [json.loads(line) for line in lines]
+    assert [list(row) for row in found["native"]] == [list(row) for row in found["trl"]]
+    same = ("event", "step", "learning_rate", "tokens", "eval_tokens", "total_steps", "precision")
+    for left, right in zip(*found.values(), strict=True):
+        assert [left.get(key) for key in same] == [right.get(key) for key in same]
+
+
 def test_evaluations_agree(made: Path) -> None:
     write_rows(made / "eval.bin", [12, 20, 7, 30, 3], vocab=VOCAB, seed=5)
     found = []
@@ -313,16 +424,7 @@ def test_evaluations_agree(made: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["native", "trl"])
 def test_a_stop_finishes_the_update_and_saves(made: Path, engine: str) -> None:
-    class StopAtTwo(Observer):
-        seen = 0
-
-        def on_step(self, record: object) -> None:
-            self.seen += 1
-
-        def stop_requested(self) -> bool:
-            return self.seen >= 2
-
-    result = engines.run(run_spec(made, engine, engine), StopAtTwo())
+    result = engines.run(run_spec(made, engine, engine), StopAfter(2))
     assert result.stop_reason == "interrupted"
     assert result.total_steps == 2
     assert result.checkpoint == made / engine / "checkpoint-2"

@@ -36,7 +36,7 @@ def record(step: int) -> StepRecord:
 
 @pytest.mark.parametrize("ending", ["yaml", "json", "toml"])
 def test_a_recipe_gives_back_the_same_run(tmp_path: Path, ending: str) -> None:
-    config = LlmTrainingConfig(epochs=2, checkpoint_path="x")
+    config = LlmTrainingConfig(epochs=2, checkpoint_path=str(tmp_path / "x"))
     whole = spec(tmp_path, config=config, engine="trl", eval_data=tmp_path / "e.bin")
     assert RunSpec.load(whole.save(tmp_path / f"r.{ending}")) == whole
 
@@ -44,10 +44,15 @@ def test_a_recipe_gives_back_the_same_run(tmp_path: Path, ending: str) -> None:
 def test_relative_paths_are_taken_from_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "r.yaml"
     path.parent.mkdir()
-    path.write_text("model: m\ndata: d.bin\nrun_dir: /abs\n")
+    path.write_text(
+        "model: m\ndata: d.bin\nrun_dir: /abs\n"
+        "training:\n  export_gguf_path: m.gguf\n  output_dir: /elsewhere\n"
+    )
     found = RunSpec.load(path)
     assert found.model == tmp_path / "sub" / "m"
     assert found.run_dir == Path("/abs")
+    assert found.config.export_gguf_path == str(tmp_path / "sub" / "m.gguf")
+    assert found.checkpoint_dir == Path("/elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +62,16 @@ def test_relative_paths_are_taken_from_the_recipe(tmp_path: Path) -> None:
         ({"model": "m", "data": "d", "run_dir": "r", "engin": "trl"}, "did you mean 'engine'"),
         ({"model": "m", "data": "d", "run_dir": "r", "engine": "cuda"}, "native, trl"),
         ({"model": "m", "data": "d", "run_dir": "r", "training": 3}, "table of training"),
+        (
+            {
+                "model": "m",
+                "data": "d",
+                "run_dir": "r",
+                "precision": "float32",
+                "training": {"bf16": True},
+            },
+            "with mixed_precision it must be auto or bf16",
+        ),
         ({"model": 3, "data": "d", "run_dir": "r"}, "model is 3; it must be a path"),
         ({"model": "m", "data": "d", "run_dir": "r", "training": {"epochs": 0}}, "epochs is 0"),
     ],
@@ -159,7 +174,10 @@ def test_a_saved_recipe_means_the_same_from_any_folder(
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path)
     spec = RunSpec(
-        model=Path("work/config.json"), data=Path("work/train.bin"), run_dir=Path("elsewhere")
+        model=Path("work/config.json"),
+        data=Path("work/train.bin"),
+        run_dir=Path("elsewhere"),
+        config=LlmTrainingConfig(export_gguf_path="work/m.gguf"),
     )
     recipe = spec.save("work/recipe.yaml")
     monkeypatch.chdir(tmp_path / "work")
@@ -167,3 +185,4 @@ def test_a_saved_recipe_means_the_same_from_any_folder(
     assert again.model.resolve() == tmp_path / "work" / "config.json"
     assert again.data.resolve() == tmp_path / "work" / "train.bin"
     assert again.run_dir.resolve() == tmp_path / "elsewhere"
+    assert again.config.export_gguf_path == str(tmp_path / "work" / "m.gguf")

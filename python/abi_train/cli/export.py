@@ -20,7 +20,10 @@ abi-train export runs/first/checkpoint-200 --output abbey.gguf --dtype f16 --nam
 def export(
     source: Annotated[
         Path,
-        typer.Argument(help="Model folder, checkpoint, or run folder (its newest checkpoint)."),
+        typer.Argument(
+            help="Model folder, checkpoint, or run folder (its newest, after early stopping its "
+            "best checkpoint)."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(help="File to write. (default: SOURCE/model-DTYPE.gguf)")

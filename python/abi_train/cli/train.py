@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +50,7 @@ def train(
     Ctrl-C finishes the update, saves and says where; a second Ctrl-C leaves at once.
     """
     from .. import engines
-    from ..progress import JsonlLog, Observer, Observers, StopOnSignal, TrainingLine
+    from ..progress import Observers, StopOnSignal, TrainingLine
 
     spec = build_spec(
         recipe,
@@ -67,23 +66,8 @@ def train(
         },
         settings or [],
     )
-    spec.check_paths()
-
-    class KeepRecipe(Observer):
-        """Leaves the recipe with the run, once everything is opened and the folder is ours."""
-
-        def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
-            spec.run_dir.mkdir(parents=True, exist_ok=True)
-            spec.save(spec.run_dir / "run.json")
-
     stop = StopOnSignal()
-    interval = spec.config.log_interval
-    observer = Observers(
-        KeepRecipe(),
-        TrainingLine(interval=interval),
-        JsonlLog(spec.run_dir / "log.jsonl", interval=interval),
-        stop,
-    )
+    observer = Observers(TrainingLine(interval=spec.config.log_interval), stop)
     with stop.installed():
         result = engines.run(spec, observer)
     if as_json:

@@ -5,14 +5,17 @@ Importing this package imports neither engine, so torch is loaded only when it i
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..config import broken
-from ..progress import Observer
-from ..runspec import RunResult, RunSpec
+from ..progress import LOG_FILE, JsonlLog, Observer, Observers
+from ..runspec import RECIPE_FILE, RunResult, RunSpec
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -29,10 +32,23 @@ class Probe:
     weights: dict[str, FloatArray] = field(default_factory=dict)
 
 
+class _KeepRecipe(Observer):
+    """Leaves the recipe with the run, once everything is opened and the folder is ours."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._spec = spec
+
+    def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
+        self._spec.run_dir.mkdir(parents=True, exist_ok=True)
+        self._spec.save(self._spec.run_dir / RECIPE_FILE)
+
+
 def run(
     spec: RunSpec, observer: Observer | None = None, *, probe: Probe | None = None
 ) -> RunResult:
-    """Train as `spec` says and return the report.
+    """Train as `spec` says and return the report. The run folder keeps the recipe and the log.
+
+    With a `probe` nothing is written and `observer.on_end` is not called: it is a comparison's run.
 
     Raises `ConfigError`, `DataError`, `FormatError`, `CheckpointError`, `NumericsError`, or
     `EngineError` when the engine's packages are not installed.
@@ -44,20 +60,27 @@ def run(
                 "neither engine writes such logs yet; log.jsonl in the run folder has every figure"
             )
             raise broken(name, True, rule)
-    observer = observer or Observer()
+    if probe is not None:
+        return _engine(spec, observer or Observer(), probe)
+    log = JsonlLog(spec.run_dir / LOG_FILE, interval=spec.config.log_interval)
+    observer = Observers(_KeepRecipe(spec), log, observer or Observer())
+    with contextlib.closing(log):
+        result = _engine(spec, observer, None)
+        if spec.config.export_gguf_path and result.model_folder is not None:
+            from ..export import export_gguf
+
+            target = spec.config.export_gguf_path
+            report = export_gguf(result.model_folder, target, name=spec.config.export_name)
+            observer.on_note(f"exported {report.path}")
+        observer.on_end(result)
+    return result
+
+
+def _engine(spec: RunSpec, observer: Observer, probe: Probe | None) -> RunResult:
     if spec.engine == "trl":
         from . import trl
 
-        result = trl.run(spec, observer, probe)
-    else:
-        from . import native
+        return trl.run(spec, observer, probe)
+    from . import native
 
-        result = native.run(spec, observer, probe)
-    if spec.config.export_gguf_path and probe is None and result.model_folder is not None:
-        from ..export import export_gguf
-
-        target = spec.config.export_gguf_path
-        report = export_gguf(result.model_folder, target, name=spec.config.export_name)
-        observer.on_note(f"exported {report.path}")
-    observer.on_end(result)
-    return result
+    return native.run(spec, observer, probe)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import _native
-from ..checkpoint import list_checkpoints
+from ..checkpoint import list_checkpoints, read_state, stopped_early
 from ..errors import ConfigError, FormatError, MissingFileError
+from ..runspec import RECIPE_FILE, RunSpec
 
 DTYPES: Final = ("f32", "f16", "bf16", "q8_0")
 
@@ -38,7 +39,7 @@ def export_gguf(
     name: str | None = None,
     tokenizer: str | Path | None = None,
 ) -> ExportReport:
-    """Write a GGUF of a model folder, a checkpoint, or the newest checkpoint of a run folder.
+    """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
     The file is read back before it gets its name. dtype: f32, f16, bf16 or q8_0, for the matrices.
     Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
@@ -63,7 +64,10 @@ def export_gguf(
 
 
 def model_folder(source: Path) -> Path:
-    """The model folder meant: itself, or the newest checkpoint of a run folder."""
+    """The model folder meant: itself, or the checkpoint that a run folder ended with.
+
+    That is the newest one; after early stopping, as the run's recipe tells, the best one.
+    """
     if not source.exists():
         raise MissingFileError(f"{source}: no such folder; check the path")
     if (source / "config.json").is_file():
@@ -71,4 +75,9 @@ def model_folder(source: Path) -> Path:
     found = list_checkpoints(source) if source.is_dir() else []
     if not found:
         raise FormatError(f"{source}: neither a model folder (config.json) nor a run folder")
-    return found[-1]
+    if not (source / RECIPE_FILE).is_file():
+        return found[-1]
+    state = read_state(found[-1])["stateful_callbacks"]["abi_train"]["state"]
+    config = RunSpec.load(source / RECIPE_FILE).config
+    best = source / f"checkpoint-{state['best_step']}"
+    return best if stopped_early(state, config) and best in found else found[-1]

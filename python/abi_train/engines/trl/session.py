@@ -131,7 +131,11 @@ class Session:
                 "start_step": self.state["global_step"],
             }
             self.observer.on_start(self.total_steps, start)
-            if self.state["global_step"] < self.total_steps:
+            if self.out_of_patience():  # it had stopped early; with more patience it goes on
+                self.stop("early_stopped")
+            elif self.state["global_step"] < self.total_steps:
+                if self.evaluation_is_missing():
+                    trainer.make_up_evaluation()
                 trainer.train(
                     resume_from_checkpoint=str(self.resume_from) if self.resume_from else None
                 )
@@ -185,12 +189,20 @@ class Session:
 
     def out_of_patience(self) -> bool:
         """True when evaluations have not improved for as long as the configuration allows."""
-        waited = self.state["evaluations_without_improvement"]
-        return (
-            self.config.early_stopping
-            and waited >= self.config.early_stopping_patience
-            and self.state["global_step"] < self.total_steps
-        )
+        return self.eval_rows is not None and folders.stopped_early(self.state, self.config)
+
+    def evaluation_is_missing(self) -> bool:
+        """True when the checkpoint was saved by a stop that left out the evaluation then due."""
+        if self.start is None or self.eval_rows is None:
+            return False
+        step, interval = self.state["global_step"], self.config.eval_interval
+        seen = {row["step"] for row in self.start["log_history"] if "eval_loss" in row}
+        return interval > 0 and step % interval == 0 and step not in seen
+
+    def stop(self, reason: str) -> None:
+        """Note why the run ends before its last update."""
+        self.result.stop_reason = reason
+        self.result.early_stopped = reason == "early_stopped"
 
     def log_history(self) -> list[dict[str, Any]]:
         """The log of the whole run, resumed parts included, in the order things happened."""

@@ -208,10 +208,16 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
 
     def _stop(self, reason: str) -> None:
         self.control.should_training_stop = True
-        self.session.result.stop_reason = reason
-        self.session.result.early_stopped = reason == "early_stopped"
+        self.session.stop(reason)
 
     # ---- evaluation ----
+
+    def make_up_evaluation(self) -> None:
+        """Do the evaluation that was due at the checkpoint the run goes on from."""
+        assert self.session.start is not None
+        self.state.global_step = self.session.state["global_step"]
+        self.state.epoch = self.session.start["epoch"]
+        self.session.evaluation_done(self.evaluate_tokens())
 
     def evaluate_tokens(self) -> EvalRecord:
         """Token means over all of the evaluation data."""
