@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -201,6 +202,8 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def seed_of_this_run() -> int:
-    """`ABI_SEED`, or a new one; printed by whoever uses it."""
-    return int(os.environ.get("ABI_SEED", time.time_ns() % 1_000_000))
+def random_of_this_run(number: int = 0) -> random.Random:
+    """Moments by `ABI_SEED`, or new ones; the seed is printed. `number` tells repetitions apart."""
+    seed = os.environ.get("ABI_SEED", str(time.time_ns() % 1_000_000))
+    print(f"ABI_SEED={seed}")
+    return random.Random(f"{seed}/{number}")

@@ -144,6 +144,22 @@ def test_wrong_numbers_stop_the_run_and_leave_the_last_checkpoint(job: runs.Job)
     assert runs.outcome(job.checkpoints()[2]) == before
 
 
+def test_data_cut_short_under_a_running_program(job: runs.Job) -> None:
+    """The file is mapped: what the system sends then is a signal, and still it is one sentence."""
+    data = job.folder / "data.bin"
+    data.write_bytes(data.read_bytes() * 400)
+    with job.start(job.command(epochs=100)) as child:
+        assert child.stderr is not None
+        while "saved" not in child.stderr.readline():
+            pass
+        os.truncate(data, 4000)
+        said = child.stderr.read()
+    assert child.returncode == 1, said
+    assert "a file was cut short while it was read" in said.splitlines()[-1]
+    for checkpoint in job.checkpoints().values():
+        runs.require_sound(checkpoint)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -7,9 +7,12 @@ durability`) makes many more of them; ``ABI_SEED`` repeats the moments of an ear
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,10 +49,9 @@ def chain(job: runs.Job, command: Callable[..., list[str]], draw: random.Random,
 
 @pytest.mark.parametrize("number", range(CHAINS))
 def test_the_program_survives_kills(job: runs.Job, unbroken: Any, number: int) -> None:
-    seed = runs.seed_of_this_run() + number
-    print(f"ABI_SEED={seed}")
+    draw = runs.random_of_this_run(number)
     last, expected = unbroken
-    assert chain(job, job.command, random.Random(seed), KILLS_IN_A_CHAIN) > 0
+    assert chain(job, job.command, draw, KILLS_IN_A_CHAIN) > 0
     found = job.checkpoints()
     assert max(found) == last
     assert runs.outcome(found[last]) == expected
@@ -57,13 +59,33 @@ def test_the_program_survives_kills(job: runs.Job, unbroken: Any, number: int) -
     assert not list(job.run_dir.glob("*.tmp-*")), "what killed saves left must be swept"
 
 
+def test_kills_do_not_change_when_a_run_stops_early(
+    job: runs.Job, program: Path, tmp_path: Path
+) -> None:
+    """The best evaluation and the count of worse ones survive, and the end stays the end."""
+    draw = runs.random_of_this_run()
+    early = {
+        "epochs": 6,
+        "learning_rate": 3e-2,
+        "eval_interval": 3,
+        "early_stopping": True,
+        "early_stopping_patience": 2,
+    }
+    calm = runs.make_job(tmp_path / "calm", program)
+    done = calm.run(calm.command(**early))
+    assert done.stdout.startswith("early_stopped: 9 updates"), done.stdout
+    chain(job, functools.partial(job.command, **early), draw, 3)
+    assert {step: runs.outcome(path) for step, path in job.checkpoints().items()} == {
+        step: runs.outcome(path) for step, path in calm.checkpoints().items()
+    }
+
+
 @pytest.mark.parametrize("number", range(max(1, CHAINS // 4)))
 @pytest.mark.parametrize("way", ["script_command", "python_command"])
 def test_python_survives_kills(job: runs.Job, unbroken: Any, way: str, number: int) -> None:
-    seed = runs.seed_of_this_run() + 1000 + number
-    print(f"ABI_SEED={seed}")
+    draw = runs.random_of_this_run(number)
     last, expected = unbroken
-    chain(job, getattr(job, way), random.Random(seed), 2)
+    chain(job, getattr(job, way), draw, 2)
     found = job.checkpoints()
     assert max(found) == last
     assert runs.outcome(found[last]) == expected
@@ -71,3 +93,20 @@ def test_python_survives_kills(job: runs.Job, unbroken: Any, way: str, number: i
         return
     for line in (job.run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines():
         assert line.startswith("{") and line.endswith("}")
+
+
+def test_what_a_killed_save_left_is_swept_on_resume(job: runs.Job) -> None:
+    """Even when the killed run was at its end, so that nothing more is saved."""
+    assert job.run(job.command()).returncode == 0
+    kept = set(job.checkpoints())
+    newest = job.checkpoints()[max(kept)]
+    shutil.copytree(newest, job.run_dir / "checkpoint-2")
+    shutil.copytree(newest, job.run_dir / "checkpoint-4.tmp-00000000000000af")
+    (job.run_dir / "notes").mkdir()
+    assert job.run(job.command(resume=True)).returncode == 0
+    assert set(job.checkpoints()) == kept
+    assert {p.name for p in job.run_dir.iterdir()} == {
+        "notes",
+        "run.lock",
+        *(f"checkpoint-{step}" for step in kept),
+    }

@@ -25,6 +25,7 @@ pub fn main(init: std.process.Init) u8 {
     const io = init.io;
     if (!fillStandardFiles()) return @backingInt(Exit.failed);
     refuseToDieOfFullDisks();
+    explainShrunkenFiles();
     var out_buffer: [4096]u8 = undefined;
     var err_buffer: [1024]u8 = undefined;
     var out: std.Io.File.Writer = .initStreaming(.stdout(), io, &out_buffer);
@@ -119,6 +120,18 @@ fn fillStandardFiles() bool {
 /// A file beyond `ulimit -f` is then an error with a name, as a full disk is, and not the end of the program.
 fn refuseToDieOfFullDisks() void {
     std.posix.sigaction(.XFSZ, &.{ .handler = .{ .handler = std.posix.SIG.IGN }, .mask = std.posix.sigemptyset(), .flags = 0 }, null);
+}
+
+/// Data and models are mapped: reading where a file no longer reaches is a signal, not an error.
+fn explainShrunkenFiles() void {
+    std.posix.sigaction(.BUS, &.{ .handler = .{ .handler = onShrunkenFile }, .mask = std.posix.sigemptyset(), .flags = 0 }, null);
+}
+
+fn onShrunkenFile(_: std.posix.SIG) callconv(.c) void {
+    const words = "abi: a file was cut short while it was read. Checkpoints are as they were; " ++
+        "bring the data and model files back and run again\n";
+    _ = std.c.write(std.posix.STDERR_FILENO, words, words.len);
+    std.c._exit(@backingInt(Exit.failed));
 }
 
 fn isTerminal(io: std.Io, file: std.Io.File) bool {

@@ -132,11 +132,12 @@ fn part(count: usize, index: usize, parts: usize) usize {
     return base * index + @min(index, rest);
 }
 
-/// Signals belong to the program's own threads.
+/// Signals belong to the program's own threads, but a fault's is the thread's that made it: blocked, it would kill unheard.
 fn blockSignals() void {
     if (builtin.os.tag != .linux) return;
-    const all = std.posix.sigfillset();
-    std.posix.sigprocmask(std.posix.SIG.BLOCK, &all, null);
+    var others = std.posix.sigfillset();
+    for ([_]std.posix.SIG{ .BUS, .SEGV, .FPE, .ILL, .TRAP }) |fault| std.posix.sigdelset(&others, fault);
+    std.posix.sigprocmask(std.posix.SIG.BLOCK, &others, null);
 }
 
 fn futexWait(word: *std.atomic.Value(u32), expect: u32) void {

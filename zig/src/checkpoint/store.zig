@@ -101,6 +101,14 @@ pub fn retire(gpa: Allocator, storage: Storage, run_dir: []const u8, saved: u64,
     }
 }
 
+/// What a killed process could not do after its last save: removes temporary folders and checkpoints beyond `keep`.
+/// The caller holds the run's lock and resumes from step `saved`.
+pub fn tidy(gpa: Allocator, io: std.Io, run_dir: []const u8, saved: u64, keep: u32, protect: ?u64) base.storage.Error!void {
+    var disk: base.storage.Disk = .init(io);
+    try base.storage.removeLeftovers(gpa, disk.storage(), run_dir, folder.isCheckpointName);
+    try retire(gpa, disk.storage(), run_dir, saved, keep, protect);
+}
+
 // ---- the rest of a checkpoint ----
 
 /// The text of `trainer_state.json`. Caller frees.

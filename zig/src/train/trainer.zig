@@ -164,9 +164,16 @@ pub fn Trainer(comptime T: type) type {
             try self.openRun(options, diag);
             errdefer self.closeRun();
 
-            if (options.resume_from) |path| try self.restore(path, diag);
+            if (options.resume_from) |path| {
+                try self.restore(path, diag);
+                // Only room is lost if this fails, and the next save tries again.
+                if (self.run) |run| checkpoint.tidy(gpa, io, run.dir, self.state.global_step, config.max_checkpoints, self.state.best_step) catch {};
+            }
             self.tokens_at_start = self.state.tokens_processed;
             if (self.state.global_step >= self.state.max_steps) self.finish = .completed;
+            // A run that had stopped early has stopped; with more patience it goes on.
+            if (self.finish == null and config.early_stopping and self.eval_loader != null and options.resume_from != null and
+                self.state.evaluations_without_improvement >= config.early_stopping_patience) self.finish = .early_stopped;
             return self;
         }
 

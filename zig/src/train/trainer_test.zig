@@ -275,6 +275,19 @@ test "evaluations without improvement stop the run and bring the best weights ba
     defer best.deinit(gpa);
 
     try testing.expectEqualSlices(f32, best.weights, on_disk.weights);
+
+    // Resumed, it has still stopped; with more patience it goes on.
+    var resumed = try train(.{ .config = stubborn, .eval = true, .options = .{ .run_dir = dir, .resume_from = on_disk.last_path } });
+    defer resumed.deinit();
+
+    try testing.expectEqual(report.StopReason.early_stopped, resumed.final.?.stop_reason);
+    try testing.expectEqual(0, resumed.losses.items.len);
+    try testing.expectEqualSlices(f32, on_disk.weights, resumed.weights);
+    stubborn.early_stopping_patience = 4;
+    var patient = try train(.{ .config = stubborn, .eval = true, .options = .{ .run_dir = dir, .resume_from = on_disk.last_path } });
+    defer patient.deinit();
+
+    try testing.expectEqual(5, patient.final.?.total_steps);
 }
 
 test "a weight that is not finite is named before the first update" {
