@@ -90,6 +90,24 @@ def test_training_prints_a_summary_and_json(made: Path, capsys: pytest.CaptureFi
     assert keys <= set(log[1])
 
 
+def test_both_engines_report_the_same_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for engine in ("native", "trl"):
+        arguments = train_arguments(made, "--json", "--engine", engine)
+        arguments[arguments.index("--run-dir") + 1] = str(made / engine)
+        eval_data = ["--eval-data", str(made / "train.bin")]
+        assert call(*arguments, *eval_data, "--set", "eval_interval=2") == 0
+        found[engine] = json.loads(capsys.readouterr().out)
+    native, trl = found["native"], found["trl"]
+    assert list(native) == list(trl)
+    for name in ("history", "evaluations"):
+        assert [list(row) for row in native[name]] == [list(row) for row in trl[name]]
+    for name in ("stop_reason", "total_steps", "total_tokens", "checkpoints_saved", "best_step"):
+        assert native[name] == trl[name], name
+    for name in ("final_loss", "best_val_loss", "final_perplexity"):
+        assert native[name] == pytest.approx(trl[name], abs=1e-4), name
+
+
 def test_a_recipe_runs_and_can_be_changed_on_the_way(
     made: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

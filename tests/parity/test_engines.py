@@ -20,7 +20,7 @@ from abi_train.check.crosscheck import crosscheck
 from abi_train.config import LlmTrainingConfig
 from abi_train.data.order import epoch_order
 from abi_train.data.rows import TokenRows
-from abi_train.errors import CheckpointError, DataError, FileAccessError
+from abi_train.errors import CheckpointError, ConfigError, DataError, FileAccessError
 from abi_train.export import export_gguf
 from abi_train.progress import Observer
 from abi_train.runspec import RunSpec
@@ -436,6 +436,21 @@ def test_a_foreign_id_is_refused_before_training(made: Path, engine: str) -> Non
     spec = run_spec(made, engine, engine).replace(data=made / "train2.bin")
     with pytest.raises(DataError, match="token"):
         engines.run(spec)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+@pytest.mark.parametrize("name", ["data", "eval_data"])
+def test_a_stream_that_makes_no_batch_is_refused(made: Path, engine: str, name: str) -> None:
+    write_stream(made / "short.bin", tokens=2 * 32, vocab=VOCAB)
+    spec = run_spec(made, engine, engine).replace(**{name: made / "short.bin"})
+    with pytest.raises(DataError, match="64 tokens"):
+        engines.run(spec)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_rows_longer_than_the_model_knows_are_refused(made: Path, engine: str) -> None:
+    with pytest.raises(ConfigError, match=r"max_seq_len is 100000.*max_position_embeddings"):
+        engines.run(run_spec(made, engine, engine, max_seq_len=100000))
 
 
 @pytest.mark.parametrize("engine", ["native", "trl"])

@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..config import broken
+from ..config import LlmTrainingConfig, broken
+from ..errors import DataError
 from ..progress import LOG_FILE, JsonlLog, Observer, Observers
 from ..runspec import RECIPE_FILE, RunResult, RunSpec
 
@@ -30,6 +32,14 @@ class Probe:
 
     gradients: dict[str, FloatArray] = field(default_factory=dict)
     weights: dict[str, FloatArray] = field(default_factory=dict)
+
+
+def too_little(path: Path, tokens: int, config: LlmTrainingConfig) -> DataError:
+    """The error for a stream, of training or evaluation, that makes no batch."""
+    return DataError(
+        f"{path}: {tokens} tokens do not fill one batch of {config.batch_size} x "
+        f"{config.max_seq_len}; make batch_size or max_seq_len smaller, or the file larger"
+    )
 
 
 class _KeepRecipe(Observer):

@@ -16,7 +16,7 @@ from ..model import Model
 from ..progress import Observer
 from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
 from ..trainer import CheckpointEvent, EvaluationEvent, FinishedEvent, StepEvent, Trainer
-from . import Probe
+from . import Probe, too_little
 from .resume import resume_point
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         eval_data = None
         if spec.eval_data is not None:
             eval_data = stack.enter_context(TokenizedDataset.load(spec.eval_data))
+            tokens = len(eval_data.tokens)
+            if eval_data.row_starts is None and tokens <= config.batch_size * config.max_seq_len:
+                raise too_little(spec.eval_data, tokens, config)
         trainer = stack.enter_context(
             Trainer(
                 config,

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ... import checkpoint as folders
+from ...config import broken
 from ...data.order import epoch_order
 from ...data.rows import TokenRows
 from ...errors import DataError
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
-from .. import Probe
+from .. import Probe, too_little
 from ..resume import resume_point
 from .libraries import torch
 from .model import attention_kind, load_model
@@ -61,10 +62,7 @@ class Session:
         size, length = self.config.batch_size, self.config.max_seq_len
         rows = TokenRows.open(path, batch_size=size, max_seq_len=length)
         if rows.batch_count == 0:
-            raise DataError(
-                f"{path}: {rows.token_ids.size} tokens do not fill one batch of {size} x {length}; "
-                "make batch_size or max_seq_len smaller"
-            )
+            raise too_little(path, rows.token_ids.size, self.config)
         return rows
 
     def _identity(self) -> dict[str, Any]:
@@ -122,6 +120,7 @@ class Session:
                 ),
                 scratch=Path(scratch),
             )
+            self._check_length(getattr(model.config, "max_position_embeddings", None))
             self._check_vocabulary(model.get_input_embeddings().weight.shape[0])
             trainer = Trainer(self, model, scratch)
             start = {
@@ -142,6 +141,11 @@ class Session:
             trainer.finish()
         self._report()
         return self.result
+
+    def _check_length(self, limit: int | None) -> None:
+        if limit is not None and self.config.max_seq_len > limit:
+            rule = f"the model's max_position_embeddings is {limit}; lower max_seq_len"
+            raise broken("max_seq_len", self.config.max_seq_len, rule)
 
     def _check_vocabulary(self, limit: int) -> None:
         for rows in (self.rows, self.eval_rows):
