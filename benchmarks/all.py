@@ -26,10 +26,17 @@ RUNS: dict[str, list[str]] = {
     "roofline": ["roofline.py", "--shapes", "4m", "135m", "174m"],
     "step-4m": ["step.py", "--shapes", "4m", "--rounds", "3"],
     "step-135m": ["step.py", "--shapes", "135m", "--rounds", "2", "--warmup", "1"],
-    "step-174m": ["step.py", "--shapes", "174m", "--rounds", "2", "--warmup", "1"],
-    "gemm": ["gemm.py", "--one-thread", "--rounds", "2", "--repeat", "5"],
-    "memory": ["memory.py", "--shapes", "4m", "135m"],
+    "step-174m": [
+        *("step.py", "--shapes", "174m", "--rounds", "2", "--warmup", "1", "--engines"),
+        *("native", "pytorch", "pytorch-compile", "pytorch-mkl"),
+        *("native-bf16", "pytorch-bf16", "pytorch-bf16-compile"),
+    ],
+    "memory": [
+        *("memory.py", "--shapes", "4m", "135m", "--engines", "native", "native-recompute"),
+        *("native-bf16", "pytorch", "pytorch-checkpoint", "pytorch-bf16"),
+    ],
     "scaling": ["scaling.py", "--shapes", "4m", "135m"],
+    "gemm": ["gemm.py", "--one-thread", "--rounds", "2", "--repeat", "3"],
     "bf16_learning": ["bf16_learning.py"],
 }
 

@@ -53,9 +53,20 @@ def machine() -> Record:
         "memory_gib": round(pages / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "versions": versions,
+        "engine": engine_build(),
         "commit": commit,
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
     }
+
+
+def engine_build() -> str:
+    """How the native engine was compiled and which kernels it runs, as `fast, v4`."""
+    try:
+        from abi_train import _native
+    except ImportError:
+        return "absent"
+    info = _native.cpu_info()
+    return f"{info['mode']}, {info['level']}"
 
 
 def _busy_seconds() -> float:

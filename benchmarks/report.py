@@ -34,7 +34,8 @@ def origin(*results: Record | None) -> str:
         versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
         lines.append(
             f"`{r['command']}` · {m['date']} · {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB,"
-            f" {m['system']} · commit {m['commit']} · {versions} · load before: {r['load_before']}"
+            f" {m['system']} · engine {m['engine']} · commit {m['commit']} · {versions}"
+            f" · load before: {r['load_before']}"
         )
     return "\n\n".join(lines)
 

@@ -5,15 +5,15 @@
 The floor of an op is the larger of its multiply-adds at the measured peak (register-only, all
 threads) and its operands at the measured memory bandwidth (the better of reading and copying 512
 MiB). Operands that stay in the cache beat the second: a share above 100 % means that. `share of
-peak` sets the multiply-adds of the whole step, masked half of attention not counted, against the
-time of the whole step, optimizer and all. The ops are timed inside the real model
+peak` sets the multiply-adds a step cannot do without (shapes.py) against the time of the whole
+step, optimizer and all. The ops are timed inside the real model
 (zig/bench/timed_ops.zig).
 """
 
 from __future__ import annotations
 
 from common import Record, bench_program, finish, parser, run_child, table
-from shapes import SHAPES, bench_arguments
+from shapes import SHAPES, bench_arguments, step_gflop
 
 
 def ceilings(threads: int, sweep_mib: int) -> Record:
@@ -47,13 +47,15 @@ def whole_step(
     rest = {"op": "between ops", "calls": 0, "milliseconds": max(0.0, total - timed)}
     merged["rest"] = rest | {"floor_ms": 0.0, "gflop": 0.0, "megabytes": 0.0}
     rows = sorted(merged.values(), key=lambda row: -row["milliseconds"])
-    gflop = sum(row["gflop"] for row in rows)
+    done = sum(row["gflop"] for row in rows)
+    gflop = step_gflop(shape, batch, length)
     return {
         "shape": shape,
         "compute": "bf16" if bf16 else "f32",
         "tokens_per_second": head["tokens_per_second"],
         "step_ms": total,
         "gflop": gflop,
+        "gflop_recomputed": done - gflop,
         "gflops": gflop / total * 1e3,
         "share_of_peak": gflop / total * 1e3 / matrix,
         "floor_ms": sum(row["floor_ms"] for row in rows),

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Callable
 
 from common import Record, bench_program, finish, median, parser, run_child, table
-from shapes import SHAPES, bench_arguments, parameter_count
+from shapes import SHAPES, bench_arguments, parameter_count, step_gflop
 from step import measure
 
 
@@ -24,8 +24,7 @@ def zig_step(shape: str, *, threads: int, repeat: int, vocab: int = 0, **numbers
     command += bench_arguments(shape, vocab)
     for name, value in numbers.items():
         command += [f"--{name}", str(value)]
-    records = run_child(command)
-    return records[0] | {"gflop": sum(r["gflop"] for r in records[1:])}
+    return run_child(command)[0]
 
 
 def threads_part(args: argparse.Namespace) -> tuple[list[Record], str]:
@@ -146,8 +145,8 @@ def size_part(args: argparse.Namespace) -> tuple[list[Record], str]:
                 "shape": shape,
                 "weights": zig["weights"],
                 "tokens_per_second": zig["tokens_per_second"],
-                "gflop": zig["gflop"],
-                "gflops": zig["gflop"] / zig["mean_seconds"],
+                "gflop": step_gflop(shape, 4, args.length),
+                "gflops": step_gflop(shape, 4, args.length) / zig["mean_seconds"],
                 "other_cpu": zig["other_cpu"],
             }
         )

@@ -73,6 +73,21 @@ def parameter_count(shape: str, vocab_size: int = 0) -> int:
     return int(c["vocab_size"] * hidden + c["num_hidden_layers"] * layer + hidden)
 
 
+def step_gflop(shape: str, batch: int, length: int) -> float:
+    """Operations of matrix products that one step cannot do without, in 10^9.
+
+    Six a weight and token (a tied embedding counts once, as the head), and attention over the
+    visible half of its scores: two products forward, five back. Norms are no products. What is
+    computed a second time to save memory does not count.
+    """
+    c = model_config(shape)
+    layers, tokens = c["num_hidden_layers"], batch * length
+    weights = parameter_count(shape) - (2 * layers + 1) * c["hidden_size"]
+    seen = batch * length * (length + 1) / 2
+    attention = 14 * seen * c["num_attention_heads"] * c["head_dim"] * layers
+    return float(6 * weights * tokens + attention) * 1e-9
+
+
 def bench_arguments(shape: str, vocab_size: int = 0) -> list[str]:
     """The shape as options of the Zig benchmark `step`."""
     c = model_config(shape, vocab_size)
