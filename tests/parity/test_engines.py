@@ -338,7 +338,7 @@ def test_a_run_folder_is_exported_with_the_weights_it_ended_with(made: Path, eng
     assert export_gguf(made / engine, made / "on.gguf").source == made / engine / "checkpoint-4"
 
 
-@pytest.mark.parametrize("engine", ["trl"])
+@pytest.mark.parametrize("engine", ["native", "trl"])
 def test_a_run_that_stopped_early_has_stopped(made: Path, engine: str) -> None:
     write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
     spec = run_spec(
