@@ -73,9 +73,10 @@ and D = `decay_steps` (0 stands for all updates of the run). Both engines call t
 | `polynomial` | m + (b − m)(1 − min(1, s/D))^0.9 |
 | `cosine_warm_restarts` | m + (b − m) · ½(1 + cos(π t/T)), t in a cycle of T = D, 2D, 4D, … |
 
-TRL's key `lr_scheduler_type` is taken where it means the same: `constant`, and `cosine` without warm-up
-(then `decay_steps` and `min_learning_rate` are 0 unless given). Its other schedules, and a warm-up whose
-first update has rate 0, have no equal here and are refused with what to write instead.
+TRL's key `lr_scheduler_type` is taken where it means the same: `constant`, and `cosine` without
+warm-up (then `decay_steps` and `min_learning_rate` are 0 unless given). Its other schedules, and a
+warm-up whose first update has rate 0, have no equal here and are refused with what to write
+instead.
 """
 
 
