@@ -141,6 +141,7 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
     const app = job.app;
     interrupt.reset();
     interrupt.installForWork("\nstopping after this update; again to leave at once\n");
+    try app.err.flush(); // What was planned is read before the first update, which may take long.
     while (true) {
         if (interrupt.pressed.load(.monotonic) > 0) trainer.requestStop();
         const event = trainer.next(&job.diag) catch |err| return job.explain(err);
