@@ -59,6 +59,16 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def require_unused(folder: Path) -> None:
+    """Raise `CheckpointError` when `folder` holds checkpoints of an earlier run."""
+    found = list_checkpoints(folder)
+    if found:
+        raise CheckpointError(
+            f"{folder} holds {found[-1].name} of an earlier run. Resume it (--resume latest), or "
+            "train into another folder."
+        )
+
+
 def resolve_resume(resume: str | Path | None, folder: Path) -> Path | None:
     """The checkpoint to resume from: a folder, or the newest in `folder` for `latest`.
 

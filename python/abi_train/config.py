@@ -105,11 +105,26 @@ def _field(default: Any, rule: Rule) -> Any:
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
-def _count(default: int, note: str, *, least: int = 0, largest: int = U32_MAX) -> Any:
-    words = f"it must be a whole number up to {largest}"
+def _count(
+    default: int,
+    note: str,
+    *,
+    least: int = 0,
+    largest: int = U32_MAX,
+    below: int | None = None,
+) -> Any:
+    words = f"it must be a whole number up to {largest if below is None else below - 1}"
     if least:
         words = f"it must be at least {least}"
-    return _field(default, Rule(kind="int", note=note, minimum=least, largest=largest, words=words))
+    rule = Rule(
+        kind="int",
+        note=note,
+        minimum=least,
+        largest=largest,
+        exclusive_maximum=below,
+        words=words,
+    )
+    return _field(default, rule)
 
 
 def _share(default: float, note: str) -> Any:
@@ -191,7 +206,7 @@ class LlmTrainingConfig:
     recompute_activations: bool = _flag(
         False, "keep only each layer's input, compute the rest again: less memory, same bits"
     )
-    threads: int = _count(0, "worker threads; 0 = one per CPU")
+    threads: int = _count(0, "worker threads; 0 = one per CPU", below=257)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -275,6 +290,7 @@ def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
         if not isinstance(value, int) or isinstance(value, bool):
             raise broken(item.name, value, "it must be a whole number")
         ok = (rule.minimum or 0) <= value <= (rule.largest or U32_MAX)
+        ok = ok and (rule.exclusive_maximum is None or value < rule.exclusive_maximum)
     elif rule.kind == "float":
         value, ok = _as_float(value)
         ok = ok and (rule.minimum is None or value >= rule.minimum)

@@ -72,7 +72,7 @@ fn statusOf(err: anyerror, home: Status) Status {
         => c.ABT_STATUS_IO,
         error.InvalidConfiguration, error.InvalidModelConfig => c.ABT_STATUS_CONFIG,
         error.TokenOutOfVocabulary, error.NoTrainingData, error.TooManyRows => c.ABT_STATUS_DATA,
-        error.ResumeMismatch, error.InvalidTrainerState => c.ABT_STATUS_CHECKPOINT,
+        error.ResumeMismatch, error.RunFolderInUse, error.InvalidTrainerState => c.ABT_STATUS_CHECKPOINT,
         error.NonFinite, error.NonFiniteWeights => c.ABT_STATUS_NUMERICS,
         error.Unexpected => c.ABT_STATUS_INTERNAL,
         else => home,

@@ -22,6 +22,7 @@ pub const loadOptimizer = store.loadOptimizer;
 pub const readState = store.readState;
 pub const Found = store.Found;
 pub const latest = store.latest;
+pub const highestStep = store.highestStep;
 pub const tidy = store.tidy;
 pub const RunLock = store.RunLock;
 pub const lockRun = store.lockRun;

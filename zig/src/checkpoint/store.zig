@@ -36,6 +36,15 @@ pub const Found = struct {
     step: u64,
 };
 
+/// The highest step that has a checkpoint folder, whole or not; null when there is none.
+pub fn highestStep(gpa: Allocator, io: std.Io, run_dir: []const u8) base.storage.Error!?u64 {
+    var disk: base.storage.Disk = .init(io);
+    const steps = try listSteps(gpa, disk.storage(), run_dir);
+    defer gpa.free(steps);
+
+    return if (steps.len == 0) null else steps[0];
+}
+
 pub const LatestError = folder.Error || error{
     /// There are checkpoints and none is whole.
     AllCheckpointsDamaged,

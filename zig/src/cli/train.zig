@@ -163,6 +163,7 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
             .finished => |f| {
                 try app.err.flush();
                 if (f.stop_reason == .interrupted) try tellWhere(app, trainer);
+                if (f.stop_reason != .interrupted) try exportModel(job, trainer);
                 try writeReport(job, f);
                 if (f.stop_reason != .interrupted) return .ok;
                 return if (interrupt.terminated()) .terminated else .interrupted;
@@ -178,6 +179,23 @@ fn tellWhere(app: *app_file.App, trainer: *const train.Trainer(f32)) app_file.Ru
     if (trainer.run) |kept| {
         try app.err.print("stopped after update {d}: {s}/checkpoint-{d} holds it, --resume goes on from there\n", .{ step, kept.dir, step });
     } else try app.err.print("stopped after update {d}: nothing is kept, there is no --run-dir\n", .{step});
+    try app.err.flush();
+}
+
+/// `export_gguf_path`: the weights the run ended with, as a file the agent runs.
+fn exportModel(job: *Job, trainer: *train.Trainer(f32)) Failure!void {
+    const path = trainer.config.export_gguf_path orelse return;
+    const app = job.app;
+    const tokenizer = job.parsed.text("tokenizer") orelse folderOf(job.parsed.text("model").?);
+    const report = abi.formats.gguf_export.exportGguf(app.gpa, app.io, .{
+        .source = .{ .weights = .{ .config = trainer.model.config, .flat = trainer.model.weights } },
+        .out_path = path,
+        .dtype = .f16,
+        .name = trainer.config.export_name,
+        .tokenizer = if (tokenizer) |folder| .{ .folder = folder } else .none,
+        .pool = trainer.pool,
+    }, &job.diag) catch |err| return job.explain(err);
+    try app.err.print("exported {s}, {d} bytes\n", .{ report.path, report.bytes });
     try app.err.flush();
 }
 

@@ -192,6 +192,7 @@ const share: Rule = .{
     .exclusive_maximum = 1,
     .words = "it must be a finite number, at least 0 and below 1",
 };
+const thread_count: Rule = .{ .exclusive_maximum = 257, .words = "it must be a whole number up to 256" };
 const text: Rule = .{ .text = true, .words = "it must not be empty or hold a NUL character" };
 
 pub const Field = struct {
@@ -243,15 +244,17 @@ pub const fields = [_]Field{
     .{ .name = "early_stopping_min_delta", .rule = not_negative, .doc = "smallest fall that counts as improvement", .aliases = &.{"early_stopping_threshold"} },
     .{ .name = "early_stopping_monitor_loss", .doc = "true: watch loss; false: watch perplexity" },
     .{ .name = "recompute_activations", .doc = "keep only each layer's input and compute the rest again; much less memory, same bits", .aliases = &.{ "gradient_checkpointing", "activation_checkpointing" } },
-    .{ .name = "threads", .doc = "worker threads; 0 = one per CPU" },
+    .{ .name = "threads", .rule = thread_count, .doc = "worker threads; 0 = one per CPU" },
 };
 
 fn checkField(comptime info: Field, value: anytype, diag: *base.Diagnostic) ConfigError!void {
     const rule = info.rule;
     switch (@TypeOf(value)) {
-        u32, u64 => if (rule.minimum) |least| {
-            if (value < @as(u64, @trunc(least)))
-                return fail(diag, info.name ++ " is {d}; " ++ rule.words, .{value});
+        u32, u64 => {
+            var ok = true;
+            if (rule.minimum) |least| ok = ok and value >= @as(u64, @trunc(least));
+            if (rule.exclusive_maximum) |limit| ok = ok and value < @as(u64, @trunc(limit));
+            if (!ok) return fail(diag, info.name ++ " is {d}; " ++ rule.words, .{value});
         },
         f64 => {
             var ok = std.math.isFinite(value);

@@ -578,6 +578,10 @@ pub fn Trainer(comptime T: type) type {
                 var held = lock;
                 held.release(self.io);
             }
+            if (options.resume_from == null) if (try checkpoint.highestStep(self.gpa, self.io, dir)) |step| {
+                diag.set("{s} holds checkpoint-{d} of an earlier run. Resume it (--resume), or train into another folder.", .{ dir, step });
+                return error.RunFolderInUse;
+            };
             const owned = try self.gpa.dupe(u8, dir);
             errdefer self.gpa.free(owned);
 

@@ -202,6 +202,30 @@ test "resuming with another seed is refused by name" {
     try testing.expect(std.mem.find(u8, diag.text(), "seed was 42") != null);
 }
 
+test "a fresh run into the folder of an earlier one is refused, and the earlier one stays" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try temporaryRun(&tmp);
+    defer gpa.free(dir);
+
+    var first = try train(.{ .options = .{ .run_dir = dir }, .stop_after = 2 });
+    defer first.deinit();
+
+    var diag: base.Diagnostic = .{};
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    try testing.expectError(error.RunFolderInUse, Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{ .run_dir = dir }, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "checkpoint-2") != null);
+    const found = (try checkpoint.latest(gpa, testing.io, dir, &diag)).?;
+    defer gpa.free(found.path);
+
+    try testing.expectEqual(2, found.step);
+}
+
 test "a requested stop saves after the update in progress" {
     var tmp = testing.tmpDir(.{});
     defer tmp.cleanup();

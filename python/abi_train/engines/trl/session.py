@@ -111,6 +111,8 @@ class Session:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="abi-train-"))
             if self.probe is None:
                 stack.enter_context(folders.run_lock(self.spec.checkpoint_dir))
+                if self.resume_from is None:
+                    folders.require_unused(self.spec.checkpoint_dir)
             model = load_model(
                 self.resume_from or self.spec.model,
                 seed=self.config.seed,
