@@ -328,7 +328,10 @@ pub fn writeJsonSchema(writer: *std.Io.Writer) std.Io.Writer.Error!void {
             try bound(&out, "exclusiveMinimum", info.rule.exclusive_minimum);
             try bound(&out, "exclusiveMaximum", info.rule.exclusive_maximum);
         }
-        if (T == u32 or T == u64) try member(&out, "maximum", @as(T, std.math.maxInt(T)));
+        if (T == u32 or T == u64) {
+            try member(&out, "maximum", @as(T, std.math.maxInt(T)));
+            if (info.rule.exclusive_maximum) |limit| try member(&out, "exclusiveMaximum", @as(u64, @trunc(limit)));
+        }
         if (info.rule.text) try member(&out, "minLength", 1);
         try member(&out, "description", info.doc);
         if (info.rule.words.len > 0) try member(&out, "x-rule", info.rule.words);
