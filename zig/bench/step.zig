@@ -91,8 +91,7 @@ pub fn run(gpa_plain: std.mem.Allocator, options: Options, out: *Output) !void {
             counting.count = 0;
         }
         const started = timed.now();
-        @memset(gradients, 0);
-        timed.record(started, .{ .op = "zero gradients", .bytes = @floatFromInt(gradients.len * 4) });
+        timed.elementwise.fill(f32, &ex, gradients, 0);
         const result = transformer.lossAndGradient(weights, gradients, .{ .input_ids = ids, .targets = targets, .batch = m.batch, .time = m.length }, 1 / @as(f32, @floatFromInt(tokens)), 0);
         loss = result.loss_sum / @as(f64, @floatFromInt(tokens));
         norm = 0;

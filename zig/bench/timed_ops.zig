@@ -160,6 +160,20 @@ pub const swiglu = struct {
     }
 };
 
+pub const elementwise = struct {
+    pub fn copy(comptime T: type, ex: *Exec, dst: []T, src: []const T) void {
+        const t = now();
+        plain.elementwise.copy(T, ex, dst, src);
+        record(t, .{ .op = "copy residual", .bytes = bytesOf(T, 2 * dst.len) });
+    }
+
+    pub fn fill(comptime T: type, ex: *Exec, x: []T, value: T) void {
+        const t = now();
+        plain.elementwise.fill(T, ex, x, value);
+        record(t, .{ .op = "zero gradients", .bytes = bytesOf(T, x.len) });
+    }
+};
+
 pub const embedding = struct {
     pub fn forward(comptime T: type, ex: *Exec, out: []T, weights: []const T, ids: []const u32) void {
         const t = now();

@@ -147,6 +147,11 @@ pub fn copyPart(comptime T: type, buffer: [*]const T, nr: usize, c: [*]T, ldc: u
 fn packPanels(comptime T: type, comptime panel: usize, count: usize, k: usize, x: [*]const T, row: usize, col: usize, out: [*]T) void {
     var o = out;
     var i: usize = 0;
+    const group = 4;
+    if (row == 1) while (i + group * panel <= count) : (i += group * panel) {
+        packAlongGroup(T, panel, group, k, x + i, col, o);
+        o += group * panel * k;
+    };
     while (i < count) : (i += panel) {
         const have = lesser(count - i, panel);
         const from = x + i * row;
@@ -155,6 +160,13 @@ fn packPanels(comptime T: type, comptime panel: usize, count: usize, k: usize, x
         } else packAny(T, panel, have, k, from, row, col, o);
         o += panel * k;
     }
+}
+
+/// Several panels at once: a row's neighbours are used while its cache lines and its page are at hand.
+noinline fn packAlongGroup(comptime T: type, comptime panel: usize, comptime group: usize, k: usize, x: [*]const T, col: usize, out: [*]T) void {
+    for (0..k) |p| inline for (0..group) |g| {
+        out[(g * k + p) * panel ..][0..panel].* = @as(@Vector(panel, T), x[p * col + g * panel ..][0..panel].*);
+    };
 }
 
 /// Elements of one p are neighbours: copy them.

@@ -129,6 +129,11 @@ inline fn pairProduct(acc: V, a: Words, b: Words) V {
 fn packPanels(comptime panel: usize, count: usize, k: usize, x: [*]const f32, row: usize, col: usize, out: [*]u32) void {
     var o = out;
     var i: usize = 0;
+    const group = 4;
+    if (row == 1) while (i + group * panel <= count and k % 2 == 0) : (i += group * panel) {
+        packAlongGroup(panel, group, k, x + i, col, o);
+        o += group * panel * (k / 2);
+    };
     while (i < count) : (i += panel) {
         const have = lesser(count - i, panel);
         const from = x + i * row;
@@ -149,6 +154,25 @@ fn packPanels(comptime panel: usize, count: usize, k: usize, x: [*]const f32, ro
     }
 }
 
+/// Several panels at once: a row's neighbours are used while its cache lines and its page are at hand.
+noinline fn packAlongGroup(comptime panel: usize, comptime group: usize, k: usize, x: [*]const f32, col: usize, out: [*]u32) void {
+    const P = @Vector(panel, u32);
+    const high: P = @splat(0xffff_0000);
+    const step = panel * (k / 2);
+    var p: usize = 0;
+    while (p + 2 <= k) : (p += 2) {
+        inline for (0..group) |g| {
+            const first: @Vector(panel, f32) = x[p * col + g * panel ..][0..panel].*;
+            const second: @Vector(panel, f32) = x[(p + 1) * col + g * panel ..][0..panel].*;
+            const words = if (lanes.has_bf16_product and vl == 16)
+                pairUp(panel, first, second)
+            else
+                round(panel, @bitCast(first)) >> @splat(16) | (round(panel, @bitCast(second)) & high);
+            out[g * step + p / 2 * panel ..][0..panel].* = words;
+        }
+    }
+}
+
 /// Packs the whole pairs; gives the number of p done.
 noinline fn packAlong(comptime panel: usize, k: usize, x: [*]const f32, col: usize, out: [*]u32) usize {
     const P = @Vector(panel, u32);
@@ -157,7 +181,10 @@ noinline fn packAlong(comptime panel: usize, k: usize, x: [*]const f32, col: usi
     while (p + 2 <= k) : (p += 2) {
         const first: @Vector(panel, f32) = x[p * col ..][0..panel].*;
         const second: @Vector(panel, f32) = x[(p + 1) * col ..][0..panel].*;
-        const words = round(panel, @bitCast(first)) >> @splat(16) | (round(panel, @bitCast(second)) & high);
+        const words = if (lanes.has_bf16_product and vl == 16)
+            pairUp(panel, first, second)
+        else
+            round(panel, @bitCast(first)) >> @splat(16) | (round(panel, @bitCast(second)) & high);
         out[p / 2 * panel ..][0..panel].* = words;
     }
     return p;
@@ -182,6 +209,40 @@ noinline fn packAcross(comptime panel: usize, k: usize, x: [*]const f32, row: us
     return p;
 }
 
+/// Word i holds first[i] below and second[i] above, rounded by the CPU's own instruction (which flushes denormals).
+inline fn pairUp(comptime panel: usize, first: @Vector(panel, f32), second: @Vector(panel, f32)) @Vector(panel, u32) {
+    const F = @Vector(16, f32);
+    const H = @Vector(32, u16);
+    const weave = comptime blk: {
+        var order: [32]i32 = undefined;
+        for (0..16) |i| {
+            order[2 * i] = i;
+            order[2 * i + 1] = 16 + i;
+        }
+        break :blk @as(@Vector(32, i32), order);
+    };
+    var result: [panel]u32 = undefined;
+    comptime var i = 0;
+    inline while (i < panel) : (i += 16) {
+        const have = if (panel - i < 16) panel - i else 16;
+        const pick = comptime blk: {
+            var order: [16]i32 = undefined;
+            for (0..16) |j| order[j] = i + (if (j < have) j else have - 1);
+            break :blk @as(@Vector(16, i32), order);
+        };
+        const low: F = @shuffle(f32, first, undefined, pick);
+        const above: F = @shuffle(f32, second, undefined, pick);
+        const halves = asm ("vcvtne2ps2bf16 %[low], %[high], %[r]"
+            : [r] "=v" (-> H),
+            : [low] "v" (low),
+              [high] "v" (above),
+        );
+        const words: [16]u32 = @bitCast(@shuffle(u16, halves, undefined, weave));
+        inline for (0..have) |j| result[i + j] = words[j];
+    }
+    return result;
+}
+
 inline fn out4(o: [*]u32, words: @Vector(4, u32)) void {
     o[0..4].* = words;
 }
@@ -189,6 +250,10 @@ inline fn out4(o: [*]u32, words: @Vector(4, u32)) void {
 inline fn fourPairs(x: [*]const f32) @Vector(4, u32) {
     const Wide = @Vector(4, u64);
     const eight: @Vector(8, f32) = x[0..8].*;
+    if (lanes.has_bf16_product) return asm ("vcvtneps2bf16 %[x], %[r]"
+        : [r] "=v" (-> @Vector(4, u32)),
+        : [x] "v" (eight),
+    );
     const wide: Wide = @bitCast(round(8, @bitCast(eight)));
     const low = wide >> @splat(16) & @as(Wide, @splat(0xffff));
     const high = wide >> @splat(32) & @as(Wide, @splat(0xffff_0000));

@@ -207,7 +207,7 @@ pub fn Transformer(comptime T: type) type {
             const c: usize = self.config.hidden_size;
             const qw = self.config.queryWidth();
             const middle = self.activations.scratch.middle[0 .. n * c];
-            @memcpy(middle, layer.input[0 .. n * c]);
+            ops.elementwise.copy(T, self.exec, middle, layer.input[0 .. n * c]);
             self.project(weights, middle, layer.attention[0 .. n * qw], l, .o_weight, .o_bias, n, c, qw, .accumulate);
         }
 
@@ -225,7 +225,7 @@ pub fn Transformer(comptime T: type) type {
             self.project(weights, up, normed, l, .up_weight, .up_bias, n, f, c, .store);
             ops.swiglu.forward(T, self.exec, product, gate, up);
             const out = into orelse return;
-            @memcpy(out, middle);
+            ops.elementwise.copy(T, self.exec, out, middle);
             self.project(weights, out, product, l, .down_weight, .down_bias, n, c, f, .accumulate);
         }
 

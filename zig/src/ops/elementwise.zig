@@ -50,6 +50,17 @@ pub fn fill(comptime T: type, ex: *Exec, x: []T, value: T) void {
     }.f);
 }
 
+/// dst = src; they do not overlap.
+pub fn copy(comptime T: type, ex: *Exec, dst: []T, src: []const T) void {
+    std.debug.assert(dst.len == src.len);
+    const Job = struct { dst: []T, src: []const T };
+    ex.pool.parallelFor(Job{ .dst = dst, .src = src }, partCount(dst.len), struct {
+        fn f(job: Job, index: usize, _: usize) void {
+            @memcpy(partOf(job.dst, index), partOf(job.src, index));
+        }
+    }.f);
+}
+
 /// Long arrays are cut into parts of this many numbers, whatever the number of threads.
 pub const part_len = 16 * 1024;
 
@@ -87,5 +98,7 @@ test "sums and multiples over several parts, with the same bits for any number o
         if (first) |expected| try check.expectSame(f32, expected, got) else first = bag.copy(f32, got);
         fill(f32, &rig.ex, got, 3);
         for (got) |v| try std.testing.expectEqual(3, v);
+        copy(f32, &rig.ex, got, y);
+        try check.expectSame(f32, y, got);
     }
 }

@@ -280,7 +280,7 @@ pub fn Trainer(comptime T: type) type {
             const targets = self.loader.peekTargets(group);
             const scale: T = if (targets == 0) 0 else 1 / @as(T, @floatFromInt(targets));
 
-            @memset(self.gradients, 0);
+            ops.elementwise.fill(T, &self.exec, self.gradients, 0);
             var loss_sum: f64 = 0;
             var correct: u64 = 0;
             var tokens: u64 = 0;
