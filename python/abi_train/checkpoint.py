@@ -64,8 +64,8 @@ def require_unused(folder: Path) -> None:
     found = list_checkpoints(folder)
     if found:
         raise CheckpointError(
-            f"{folder} holds {found[-1].name} of an earlier run. Resume it (--resume latest), or "
-            "train into another folder."
+            f"{folder} holds {found[-1].name} of another run. Resume that one, or train into "
+            "another folder."
         )
 
 

@@ -18,6 +18,7 @@ pub fn abt_export_gguf(options: ?*const c.abt_export_options, bytes: ?*u64, tens
 
     given.pool = pool;
     var diag: failure.Diagnostic = .{};
+    abi.checkpoint.checkModelSums(out.gpa, out.io(), given.source.folder, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
     const report = gguf_export.exportGguf(out.gpa, out.io(), given, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
     if (bytes) |p| p.* = report.bytes;
     if (tensors) |p| p.* = report.tensors;

@@ -13,6 +13,7 @@ pub const ablc = @import("ablc.zig");
 
 pub const LoadedModel = model_file.LoadedModel;
 pub const loadModel = model_file.loadModel;
+pub const checkModelSums = model_file.checkModelSums;
 pub const initRandom = initialize.initRandom;
 pub const SaveOptions = save_file.SaveOptions;
 pub const Moments = save_file.Moments;

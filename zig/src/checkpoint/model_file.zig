@@ -144,6 +144,13 @@ fn loadFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const 
 }
 
 /// Where the folder lists checksums, what is about to be read must match them.
+/// Compares a model folder's files with its `checksums.json`; a folder without one passes. For readers of their own, such
+/// as the export, which streams tensors without loading the model.
+pub fn checkModelSums(gpa: Allocator, io: std.Io, path: []const u8, diag: *Diagnostic) Error!void {
+    var disk: base.storage.Disk = .init(io);
+    return checkSums(gpa, disk.storage(), path, diag);
+}
+
 fn checkSums(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!void {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();

@@ -578,8 +578,9 @@ pub fn Trainer(comptime T: type) type {
                 var held = lock;
                 held.release(self.io);
             }
-            if (options.resume_from == null) if (try checkpoint.highestStep(self.gpa, self.io, dir)) |step| {
-                diag.set("{s} holds checkpoint-{d} of an earlier run. Resume it (--resume), or train into another folder.", .{ dir, step });
+            const own = if (options.resume_from) |path| isInside(path, dir) else false;
+            if (!own) if (try checkpoint.highestStep(self.gpa, self.io, dir)) |step| {
+                diag.set("{s} holds checkpoint-{d} of another run. Resume that one, or train into another folder.", .{ dir, step });
                 return error.RunFolderInUse;
             };
             const owned = try self.gpa.dupe(u8, dir);
@@ -677,6 +678,21 @@ fn shapeOf(config: arch.ModelConfig) arch.ModelConfig {
     shape.pad_token_id = null;
     shape.initializer_range = 0;
     return shape;
+}
+
+/// True when `path` lies directly in the folder `dir`, whatever way the two are written.
+fn isInside(path: []const u8, dir: []const u8) bool {
+    var path_buffer: [std.fs.max_path_bytes]u8 = undefined;
+    var dir_buffer: [std.fs.max_path_bytes]u8 = undefined;
+    const whole = realPath(path, &path_buffer) orelse return false;
+    const folder = realPath(dir, &dir_buffer) orelse return false;
+    return std.mem.eql(u8, std.fs.path.dirname(whole) orelse return false, folder);
+}
+
+fn realPath(path: []const u8, buffer: *[std.fs.max_path_bytes]u8) ?[]const u8 {
+    const name = std.posix.toPosixPath(path) catch return null;
+    const found = std.c.realpath(&name, buffer) orelse return null;
+    return std.mem.span(found);
 }
 
 fn isDue(step: u64, interval: u32) bool {

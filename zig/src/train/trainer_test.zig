@@ -224,6 +224,18 @@ test "a fresh run into the folder of an earlier one is refused, and the earlier 
     defer gpa.free(found.path);
 
     try testing.expectEqual(2, found.step);
+
+    // Nor may another run's checkpoint be resumed into it.
+    var other_tmp = testing.tmpDir(.{});
+    defer other_tmp.cleanup();
+
+    const other_dir = try temporaryRun(&other_tmp);
+    defer gpa.free(other_dir);
+
+    var other = try train(.{ .options = .{ .run_dir = other_dir }, .stop_after = 1 });
+    defer other.deinit();
+
+    try testing.expectError(error.RunFolderInUse, Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{ .run_dir = dir, .resume_from = other.last_path }, &diag));
 }
 
 test "a requested stop saves after the update in progress" {

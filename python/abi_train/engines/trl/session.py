@@ -111,8 +111,10 @@ class Session:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="abi-train-"))
             if self.probe is None:
                 stack.enter_context(folders.run_lock(self.spec.checkpoint_dir))
-                if self.resume_from is None:
-                    folders.require_unused(self.spec.checkpoint_dir)
+                run_dir = self.spec.checkpoint_dir
+                own = self.resume_from and self.resume_from.resolve().parent == run_dir.resolve()
+                if not own:
+                    folders.require_unused(run_dir)
             model = load_model(
                 self.resume_from or self.spec.model,
                 seed=self.config.seed,
