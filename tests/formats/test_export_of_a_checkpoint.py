@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import abi_train
+from abi_train.demo import SAMPLE
 from abi_train.errors import CheckpointError
 
 CONFIG = {
     "model_type": "llama",
-    "vocab_size": 32,
+    "vocab_size": 2048,
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 1,
@@ -36,11 +37,11 @@ def test_a_damaged_checkpoint_is_not_exported(tmp_path: Path) -> None:
             pass
     checkpoint = tmp_path / "run" / "checkpoint-1"
     good = tmp_path / "good.gguf"
-    abi_train.export_gguf(checkpoint, good, tokenizer="none")
+    abi_train.export_gguf(checkpoint, good, tokenizer=SAMPLE / "tokenizer")
     weights = checkpoint / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors.*checksum"):
-        abi_train.export_gguf(checkpoint, tmp_path / "bad.gguf", tokenizer="none")
+        abi_train.export_gguf(checkpoint, tmp_path / "bad.gguf", tokenizer=SAMPLE / "tokenizer")
     assert not (tmp_path / "bad.gguf").exists()
