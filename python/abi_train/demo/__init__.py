@@ -7,7 +7,6 @@ exports a GGUF and asks the Zig agent a question. Needs neither torch nor the ne
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,10 +18,11 @@ from .. import engines
 from .._native.program import program_path
 from ..config import LlmTrainingConfig
 from ..data.prepare import PrepareReport, prepare
-from ..errors import EngineError, FileAccessError
+from ..errors import EngineError
 from ..export import ExportReport, export_gguf
 from ..progress import Observer
 from ..runspec import RunResult, RunSpec
+from .folder import fresh_results
 
 SAMPLE: Final = Path(__file__).resolve().parents[1] / "sample"
 QUESTION: Final = "My exam is tomorrow and I can't calm down."
@@ -88,11 +88,26 @@ def run_demo(
 ) -> DemoResult:
     """Run everything in `folder`, which must be new, empty, or of an earlier demonstration.
 
-    say: called with a line before each part. Raises what the parts raise.
+    The results of an earlier one are replaced once the new ones are whole, and come back when this
+    one fails or is stopped. say: called with a line before each part. Raises what the parts raise,
+    and `FileAccessError` for a folder of somebody else's.
     """
     folder, begun = Path(folder), time.perf_counter()
-    tell = say or (lambda text: None)
-    _make_room(folder)
+    with fresh_results(folder):
+        return _make(
+            folder, question, observer, say or (lambda text: None), training, sample, begun
+        )
+
+
+def _make(
+    folder: Path,
+    question: str,
+    observer: Observer | None,
+    tell: Callable[[str], None],
+    training: LlmTrainingConfig,
+    sample: Path,
+    begun: float,
+) -> DemoResult:
     rows = sample / "abbey_conversations.jsonl"
     tell(f"1/4  preparing {rows.name}: text to token ids")
     prepared = prepare(
@@ -149,15 +164,3 @@ def ask(model: Path, question: str) -> str:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise EngineError(f"abi agent failed with code {done.returncode}: {last}")
     return done.stdout.strip()
-
-
-def _make_room(folder: Path) -> None:
-    if folder.exists():
-        if not folder.is_dir():
-            raise FileAccessError(f"{folder} is not a folder; name another one")
-        if any(folder.iterdir()) and not (folder / "recipe.yaml").is_file():
-            raise FileAccessError(
-                f"{folder} holds other files; name a new folder for the demonstration"
-            )
-        shutil.rmtree(folder / "run", ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
