@@ -7,13 +7,13 @@ models.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final
@@ -100,8 +100,12 @@ class JsonlLog(Observer):
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
-        self._file.write(json.dumps(json_safe(dict(values)), ensure_ascii=False) + "\n")
-        self._file.flush()
+        text = json.dumps(json_safe(dict(values)), ensure_ascii=False) + "\n"
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
         self._total = total_steps
@@ -147,6 +151,7 @@ class TrainingLine(Observer):
     `step 1200/5000  loss 2.113  lr 2.9e-4  grad 0.81  12.4k tok/s  eta 3m10s`
 
     On a terminal the line is redrawn with a bar; in a pipe it is printed every `interval` updates.
+    A stream that cannot be written (the pipe's reader left, the disk is full) never stops the run.
     """
 
     def __init__(self, *, interval: int = 10, stream: IO[str] | None = None) -> None:
@@ -192,7 +197,7 @@ class TrainingLine(Observer):
 
     def on_end(self, result: RunResult) -> None:
         if self._live and self._width:
-            self._stream.write("\n")
+            self._put("\n")
             self._width = 0
 
     def _text(self, record: StepRecord, now: float) -> str:
@@ -208,16 +213,16 @@ class TrainingLine(Observer):
         done = int(text.split("/", 1)[0].split()[1]) / max(1, self._total)
         filled = round(20 * done)
         shown = f"{'━' * filled}{'╌' * (20 - filled)} {text}"
-        self._stream.write("\r" + shown.ljust(self._width) + ("\n" if end else ""))
-        self._stream.flush()
+        self._put("\r" + shown.ljust(self._width) + ("\n" if end else ""))
         self._width = 0 if end else len(shown)
 
     def _line(self, text: str) -> None:
-        if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._width = 0
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        blank = "\r" + " " * self._width + "\r" if self._width else ""
+        self._width = 0
+        self._put(blank + text + "\n")
+
+    def _put(self, text: str) -> None:
+        _write_if_possible(self._stream, text)
 
 
 class StopOnSignal(Observer):
@@ -239,7 +244,7 @@ class StopOnSignal(Observer):
     def stop_requested(self) -> bool:
         return self._event.is_set()
 
-    @contextmanager
+    @contextlib.contextmanager
     def installed(self) -> Iterator[StopOnSignal]:
         """Listen to SIGINT and SIGTERM inside the `with` block."""
         if threading.current_thread() is not threading.main_thread():
@@ -263,8 +268,16 @@ class StopOnSignal(Observer):
             return
         self.signal = number
         self._event.set()
-        self._stream.write("\nstopping after this update and saving; again to leave at once\n")
-        self._stream.flush()
+        text = "\nstopping after this update and saving; again to leave at once\n"
+        _write_if_possible(self._stream, text)
+
+
+def _write_if_possible(stream: IO[str], text: str) -> None:
+    """Progress is worth less than the run: what cannot be written is given up."""
+    # ValueError: the stream is closed; RuntimeError: a signal came while it was being written.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        stream.write(text)
+        stream.flush()
 
 
 def short_count(value: float) -> str:

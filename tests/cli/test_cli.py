@@ -169,6 +169,22 @@ def test_an_unexpected_fault_is_one_line_unless_debugging(
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_folder_and_a_gguf_can_be_inspected(
+    made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from abi_train import Model
+
+    with Model.random(made / "config.json", seed=1) as model:
+        model.save(made / "model")
+        count, names = model.element_count, list(model)
+    assert call("inspect", made / "model", "--json") == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["parameters"] == count
+    assert [tensor["name"] for tensor in facts["tensors"]] == names
+    assert call("inspect", made / "model") == 0
+    assert names[-1] in capfd.readouterr().out
+
+
 def test_info_says_what_a_token_file_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("data", "info", made / "train.bin", "--json") == 0
     facts = json.loads(capsys.readouterr().out)

@@ -6,14 +6,42 @@ Results go to stdout, everything else to stderr. Exit codes:
 |---|---|
 | 0 | done |
 | 1 | the check found a difference, or the work failed; one line on stderr says why |
-| 2 | the command line is wrong |
+| 2 | the command line is wrong: an unknown option, or a value an option does not take |
 | 130, 143 | stopped by Ctrl-C or SIGTERM; a training run is saved first |
 
-No error prints a traceback unless `--debug` is given.
+Progress that cannot be written (a full disk, a closed pipe) never ends a run; a result that cannot
+be written is code 1. No error prints a traceback unless `--debug` is given.
 """
 
 from __future__ import annotations
 
-from .app import main
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    # Reading the program's files takes a moment. An exception thrown in the middle of an import
+    # may come out as another one, so Ctrl-C leaves at once until the command itself begins.
+    try:
+        early = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if early:
+            signal.signal(signal.SIGINT, _leave)
+    except ValueError:  # not the main thread
+        early = False
+    from .app import run
+
+    if early:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(arguments)
+
+
+def _leave(number: int, frame: Any) -> None:
+    try:
+        os.write(2, b"interrupted\n")
+    finally:
+        os._exit(130)

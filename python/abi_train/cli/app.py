@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from typer.core import TyperGroup
 from ..errors import AbiTrainError
 from . import chat, check, data, doctor, export, init, inspect, train
 from . import demo as demo_verb
-from .common import HELP_SETTINGS, error_line
+from .common import HELP_SETTINGS, error_line, say
+from .streams import prepare_streams
 
 DEBUG_FLAG = "--debug"
 
@@ -76,23 +76,9 @@ app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
-def _fill_standard_streams() -> None:
-    """Started with a closed stdout or stderr (`2>&-`): what is written there goes nowhere.
-
-    Otherwise the next file to be opened gets its number, and Python has None for the stream.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
+def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    _fill_standard_streams()
+    prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     cut = given.index("--") if "--" in given else len(given)
     debug = DEBUG_FLAG in given[:cut]
@@ -101,10 +87,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=given, prog_name="abi-train", standalone_mode=False)
         sys.stdout.flush()
     except BaseException as error:
-        if debug and not isinstance(error, (SystemExit, typer.Exit)):
+        if debug and not isinstance(error, (SystemExit, typer.Exit)) and not _is_usage(error):
             traceback.print_exc()
         code = _code_of(error)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _is_usage(error: BaseException) -> bool:
+    """Whether the command line is wrong, and the error knows how to say it."""
+    return hasattr(error, "show") and hasattr(error, "exit_code")
 
 
 def _code_of(error: BaseException) -> int:
@@ -114,15 +105,14 @@ def _code_of(error: BaseException) -> int:
     if isinstance(error, typer.Exit):
         return int(error.exit_code)
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        error_line("stopped")
+        say("interrupted")
         return 130
-    usage: Any = error
-    if hasattr(usage, "show") and hasattr(usage, "exit_code"):  # a wrong command line
+    if _is_usage(error):
+        usage: Any = error
         usage.show()
         return int(usage.exit_code)
-    if isinstance(error, BrokenPipeError):  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    if isinstance(error, BrokenPipeError):  # `| head` has seen enough and wants no words
+        return 1
     if isinstance(error, AbiTrainError):
         error_line(str(error))
         return 1

@@ -54,7 +54,7 @@ def _folder(path: Path, as_json: bool) -> None:
 
     with Model.load(path) as model:
         facts: dict[str, Any] = dict(model.config)
-        facts["parameters"] = sum(p.count for p in model.parameters)
+        facts["parameters"] = sum(p.size for p in model.parameters)
         tensors = [{"name": p.name, "shape": list(p.shape)} for p in model.parameters]
     if (path / "trainer_state.json").is_file():
         from ..checkpoint import read_state
