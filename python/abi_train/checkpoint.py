@@ -173,13 +173,25 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def retire(folder: Path, keep: int, *, spare: Path | None = None) -> None:
-    """Delete all but the newest `keep` checkpoints, sparing one; 0 keeps all."""
+def retire(folder: Path, keep: int, *, saved: int, spare: Path | None = None) -> None:
+    """Delete all but the newest `keep` checkpoints up to step `saved`, sparing one; 0 keeps all.
+
+    Later ones are damaged or of another attempt: they neither count nor go, as natively.
+    """
     if keep == 0:
         return
-    for path in list_checkpoints(folder)[:-keep]:
-        if path != spare:
+    count = 0
+    for path in reversed(list_checkpoints(folder)):
+        if path == spare or step_of(path) > saved:
+            continue
+        count += 1
+        if count > keep:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def copy_tokenizer(source: Path | None, target: Path) -> None:

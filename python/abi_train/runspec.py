@@ -239,6 +239,8 @@ class RunResult:
     """The report of a run: ABI's `TrainingReport` and where everything is.
 
     stop_reason: `completed`, `early_stopped` or `interrupted`.
+    checkpoint: the last one this run saved; the one it went on from when it saved none.
+    checkpoints: all in the folder, by step. A damaged one passed over on resume may be the last.
     """
 
     engine: str
@@ -257,12 +259,8 @@ class RunResult:
     early_stopped: bool = False
     history: list[StepRecord] = field(default_factory=list)
     evaluations: list[EvalRecord] = field(default_factory=list)
+    checkpoint: Path | None = None
     checkpoints: list[Path] = field(default_factory=list)
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """The newest checkpoint that is still there."""
-        return self.checkpoints[-1] if self.checkpoints else None
 
     @property
     def model_folder(self) -> Path | None:
@@ -282,6 +280,8 @@ class RunResult:
                 value = [json_safe(record.as_dict()) for record in value]
             elif item.name == "checkpoints":
                 value = [str(path) for path in value]
+            elif item.name == "checkpoint":
+                value = None if value is None else str(value)
             values[item.name] = value
         return json_safe(values)
 

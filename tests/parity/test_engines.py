@@ -431,6 +431,21 @@ def test_a_stop_finishes_the_update_and_saves(made: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["native", "trl"])
+def test_the_report_names_what_was_saved_and_no_damaged_checkpoint(made: Path, engine: str) -> None:
+    spec = run_spec(made, engine, engine, max_steps=6, max_checkpoints=1)
+    engines.run(spec.replace(config=dataclasses.replace(spec.config, max_checkpoints=0)))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        with (made / engine / "checkpoint-6" / name).open("r+b") as file:
+            file.truncate(200)
+    shorter = dataclasses.replace(spec.config, max_steps=4)
+    on = engines.run(spec.replace(config=shorter, resume="latest"))
+    assert on.checkpoint == made / engine / "checkpoint-4"
+    assert [path.name for path in on.checkpoints] == ["checkpoint-4", "checkpoint-6"]
+    nothing_left = engines.run(spec.replace(config=shorter, resume=str(on.checkpoint)))
+    assert (nothing_left.history, nothing_left.checkpoint) == ([], on.checkpoint)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
 def test_a_foreign_id_is_refused_before_training(made: Path, engine: str) -> None:
     write_stream(made / "train2.bin", tokens=500, vocab=5000)
     spec = run_spec(made, engine, engine).replace(data=made / "train2.bin")

@@ -117,10 +117,18 @@ def test_checkpoints_are_replaced_listed_and_retired(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-11").mkdir()  # not finished: no state
     names = [path.name for path in folders.list_checkpoints(tmp_path)]
     assert names == ["checkpoint-2", "checkpoint-9", "checkpoint-10"]
-    folders.retire(tmp_path, 1, spare=tmp_path / "checkpoint-2")
+    folders.retire(tmp_path, 1, saved=10, spare=tmp_path / "checkpoint-2")
     names = [path.name for path in folders.list_checkpoints(tmp_path)]
     assert names == ["checkpoint-2", "checkpoint-10"]
     assert folders.resolve_resume("latest", tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_a_damaged_later_checkpoint_does_not_cost_the_one_just_saved(tmp_path: Path) -> None:
+    for step in (3, 4, 5, 9):
+        folders.write_checkpoint(tmp_path, step, fill("x"))
+    folders.retire(tmp_path, 2, saved=5)
+    names = [path.name for path in folders.list_checkpoints(tmp_path)]
+    assert names == ["checkpoint-4", "checkpoint-5", "checkpoint-9"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"stateful_callbacks": {"abi_train": {}}}', "[]"])

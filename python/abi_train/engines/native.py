@@ -29,7 +29,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     config = spec.config
     precision = spec.precision_where(bf16_gpu=False)
     config = dataclasses.replace(config, mixed_precision=precision == "bf16")
-    resume = resume_point(spec, observer)
+    result.checkpoint = resume = resume_point(spec, observer)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
         data = stack.enter_context(TokenizedDataset.load(spec.data))
@@ -113,6 +113,7 @@ def _note(event: Event, observer: Observer, result: RunResult) -> None:
         result.evaluations.append(evaluation)
         observer.on_evaluation(evaluation)
     elif isinstance(event, CheckpointEvent):
+        result.checkpoint = event.path
         observer.on_checkpoint(event.path)
     elif isinstance(event, FinishedEvent):
         result.stop_reason = event.stop_reason

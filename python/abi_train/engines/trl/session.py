@@ -49,7 +49,7 @@ class Session:
         self.result = RunResult(engine="trl")
         self.rows = self._open(spec.data)
         self.eval_rows = self._open(spec.eval_data) if spec.eval_data else None
-        self.resume_from = resume_point(spec, observer)
+        self.result.checkpoint = self.resume_from = resume_point(spec, observer)
         self.start = folders.read_state(self.resume_from) if self.resume_from else None
         self.identity = self._identity()
         if self.start is not None:

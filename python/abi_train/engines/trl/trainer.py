@@ -269,9 +269,9 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             step,
             lambda work: fill(work, session, self.model, self.plain_optimizer, epoch=epoch),
         )
-        self._saved_step = step
+        self._saved_step, session.result.checkpoint = step, path
         spare = None if best is None else folder / f"checkpoint-{best}"
-        folders.retire(folder, session.config.max_checkpoints, spare=spare)
+        folders.retire(folder, session.config.max_checkpoints, saved=step, spare=spare)
         session.observer.on_checkpoint(path)
 
     # ---- resume: transformers' own files are not used ----
