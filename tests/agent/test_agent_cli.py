@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,7 @@ def test_a_template_of_an_unknown_family_asks_for_a_name(run: Any, tmp_path: Pat
         (["agent", "--top-p", "0"], 2, "--top-p"),
         (["agent", "--session", "a", "--load", "b"], 2, "either"),
         (["agent", "--message", " "], 2, "--message is empty"),
+        (["agent", "--chat-format", "nope"], 2, "it must be one of abbey"),
         (["agent", "--model", "none.gguf"], 1, "none.gguf"),
         (["agnet"], 2, "did you mean `abi agent`?"),
         (["generate", "--model", "x"], 2, "--prompt TEXT or --ids LIST"),
@@ -221,3 +223,23 @@ def test_doctor_says_that_arithmetic_is_right(run: Any) -> None:
     forced = json.loads(run("doctor", "--json", ABI_TRAIN_CPU=lowest).stdout)
     assert forced["cpu_level"] == lowest
     assert forced["self_check_ok"] is True
+
+
+@pytest.mark.parametrize("more", [("-s", "x"), ()])
+def test_an_answer_to_a_closed_stdout_is_a_failure(
+    program: Path, model: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    command = [program, "agent", "--model", model, "-m", "hi", *QUIET, *more]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, command)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "abi: the output cannot be written: it is closed. Check where it goes\n"
+
+
+def test_more_threads_than_training_takes_are_refused(run: Any, model: Path) -> None:
+    for arguments in (["generate", "--ids", "1"], ["agent", "-m", "x"]):
+        done = run(*arguments, "--model", model, "--threads", "257")
+        assert done.returncode == 2
+        assert "from 1 to 256" in done.stderr

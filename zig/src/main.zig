@@ -3,6 +3,7 @@
 //! Results go to stdout, everything else to stderr.
 
 const std = @import("std");
+const abi = @import("abi");
 const app_file = @import("cli/app.zig");
 const help = @import("cli/help.zig");
 const arguments = @import("cli/arguments.zig");
@@ -23,7 +24,7 @@ const verbs = [_]struct { *const arguments.Verb, Run }{
 
 pub fn main(init: std.process.Init) u8 {
     const io = init.io;
-    if (!fillStandardFiles()) return @backingInt(Exit.failed);
+    const out_is_closed = fillStandardFiles() catch return @backingInt(Exit.failed);
     refuseToDieOfFullDisks();
     explainShrunkenFiles();
     var out_buffer: [4096]u8 = undefined;
@@ -44,18 +45,19 @@ pub fn main(init: std.process.Init) u8 {
     };
     const code = dispatch(&app, init.minimal.args) catch |failure| switch (failure) {
         error.OutOfMemory => app.fail("", "out of memory. Use a smaller model or a shorter --context") catch .failed,
-        error.WriteFailed => return unwritten(&app, &out),
+        error.WriteFailed => return unwritten(&app, &out, out_is_closed),
     };
-    app.out.flush() catch return unwritten(&app, &out);
+    app.out.flush() catch return unwritten(&app, &out, out_is_closed);
     app.err.flush() catch return @backingInt(Exit.failed);
     return @backingInt(code);
 }
 
 /// Results that did not arrive are a failure. A reader that left early knows; anybody else is told.
-fn unwritten(app: *App, out: *const std.Io.File.Writer) u8 {
+fn unwritten(app: *App, out: *const std.Io.File.Writer, out_is_closed: bool) u8 {
     const cause = out.err orelse return @backingInt(Exit.failed);
-    if (cause != error.BrokenPipe) {
-        app.err.print("abi: the output cannot be written: {t}. Check where it goes\n", .{cause}) catch {}; // No one is left to tell.
+    if (out_is_closed or cause != error.BrokenPipe) {
+        const why = if (out_is_closed) "it is closed" else abi.base.storage.words(cause);
+        app.err.print("abi: the output cannot be written: {s}. Check where it goes\n", .{why}) catch {}; // No one is left to tell.
         app.err.flush() catch {};
     }
     return @backingInt(Exit.failed);
@@ -107,13 +109,21 @@ fn unknownVerb(app: *App, name: []const u8) app_file.RunError!Exit {
 }
 
 /// Started with a closed stdout or stderr (`2>&-`), the next file to be opened would get its number, and messages would be
-/// written into a checkpoint.
-fn fillStandardFiles() bool {
+/// written into a checkpoint. A closed stdin is an empty one, a closed stderr a quiet one; but results nobody gets are a
+/// failure, so a closed stdout (true) becomes a pipe without a reader.
+fn fillStandardFiles() error{NoFile}!bool {
+    var out_is_closed = false;
     for (0..3) |number| {
         const fd: std.posix.fd_t = @intCast(number);
         if (std.c.fcntl(fd, std.c.F.GETFD) != -1) continue;
-        if (std.c.open("/dev/null", .{ .ACCMODE = .RDWR }) != fd) return false;
+        if (fd == std.posix.STDOUT_FILENO) out_is_closed = true;
+        if (std.c.open("/dev/null", .{ .ACCMODE = .RDWR }) != fd) return error.NoFile;
     }
+    if (!out_is_closed) return false;
+    var ends: [2]std.posix.fd_t = undefined;
+    if (std.c.pipe(&ends) != 0) return error.NoFile;
+    if (std.c.dup2(ends[1], std.posix.STDOUT_FILENO) < 0) return error.NoFile;
+    for (ends) |fd| _ = std.c.close(fd);
     return true;
 }
 

@@ -219,24 +219,37 @@ pub fn parentOf(path: []const u8) []const u8 {
 
 /// Fills `diag` for a failed operation: `cannot write run/x: the disk is full. Free some space and run again.`
 pub fn explain(diag: *Diagnostic, err: anyerror, comptime verb: []const u8, path: []const u8) void {
-    const cause: []const u8 = switch (err) {
+    diag.set("cannot " ++ verb ++ " {s}: {s}.", .{ path, words(err) });
+}
+
+/// What an error of a file, folder or stream means and what helps, without the full stop.
+pub fn words(err: anyerror) []const u8 {
+    return switch (err) {
         error.NoSpaceLeft => "the disk is full. Free some space and run again",
+        error.DiskQuota => "the disk quota is used up. Free some space and run again",
+        error.FileTooBig, error.StreamTooLong => "the file is larger than allowed",
         error.InputOutput => "the device reported an input/output error. Check the disk, then run again",
-        error.AccessDenied => "permission denied. Check the owner and mode of the folder",
+        error.AccessDenied, error.PermissionDenied => "permission denied. Check the owner and mode of the folder",
         error.FileNotFound => "no such file or folder. Check the path",
-        error.AlreadyExists => "something of that name is already there. Move it away first",
+        error.AlreadyExists, error.PathAlreadyExists => "something of that name is already there. Move it away first",
         error.NotDir => "a part of the path is a file where a folder is needed",
         error.IsDir => "it is a folder where a file is needed",
+        error.SymLinkLoop => "it is a symbolic link, which is not followed",
         error.NameTooLong => "the name is too long for this file system",
+        error.BadPathName => "the name has a character this file system does not take",
         error.ReadOnlyFileSystem => "the file system is read-only. Choose another folder",
         error.ShortWrite => "the system stored none of the bytes and gave no reason",
         error.Locked => "another process holds the lock. Wait for it to end, or choose another folder",
-        error.TooManyOpenFiles => "too many open files. Raise the limit (ulimit -n)",
-        error.OutOfMemory => "out of memory",
+        error.FileBusy, error.DeviceBusy => "another process is using it. Wait for that to end",
+        error.TooManyOpenFiles, error.ProcessFdQuotaExceeded, error.SystemFdQuotaExceeded => "too many open files. Raise the limit (ulimit -n)",
+        error.OutOfMemory, error.SystemResources => "out of memory",
         error.Canceled => "the operation was cancelled",
+        error.BrokenPipe => "its reader has left",
+        error.NotOpenForReading, error.NotOpenForWriting => "it is closed",
+        error.EndOfStream => "it ends too early",
+        error.Unexpected => "the system gave an error that has no name here",
         else => @errorName(err),
     };
-    diag.set("cannot " ++ verb ++ " {s}: {s}.", .{ path, cause });
 }
 
 /// Size and checksum of a file as it was handed to the disk.

@@ -101,7 +101,7 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
     settings.context = context;
     return .{
         .settings = settings,
-        .threads = try parsed.whole(usize, "threads", 1, abi.base.Pool.max_threads) orelse 0,
+        .threads = try parsed.whole(usize, "threads", 1, app_file.threads_max) orelse 0,
         .context = if (context) |n| n else null,
         .format = if (parsed.text("chat-format")) |name| std.meta.stringToEnum(abi.tokenizer.ChatFormat, name) orelse
             return parsed.usage("--chat-format is \"{s}\"; it must be one of abbey, chatml, llama3, mistral, qwen, qwen2, smollm", .{name}) else null,

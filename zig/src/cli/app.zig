@@ -22,6 +22,9 @@ pub const Exit = enum(u8) {
 /// Output that could not be written ends the program; anything else is told to the person and becomes an `Exit`.
 pub const RunError = error{ OutOfMemory, WriteFailed };
 
+/// Most threads a person can ask for, as in the configuration of training.
+pub const threads_max = 256;
+
 pub const App = struct {
     gpa: std.mem.Allocator,
     /// Lives as long as the program.
@@ -48,8 +51,14 @@ pub const App = struct {
         const on = if (self.color_wanted and self.err_is_terminal) "\x1b[31m" else "";
         const off = if (on.len > 0) "\x1b[0m" else "";
         try self.out.flush();
-        try self.err.print("{s}abi{s}{s}:{s} {s}\n", .{ on, if (verb.len > 0) " " else "", verb, off, message });
-        try self.err.flush();
+        self.tell("{s}abi{s}{s}:{s} {s}\n", .{ on, if (verb.len > 0) " " else "", verb, off, message });
+    }
+
+    /// Progress and messages: what cannot be written is dropped, for a log that nobody reads must not end the work.
+    pub fn tell(self: *App, comptime format: []const u8, values: anytype) void {
+        self.err.print(format, values) catch {};
+        self.err.flush() catch {};
+        self.err.end = 0; // After a failed flush the bytes are still there.
     }
 
     /// Parses or explains. Null = go on; else the program's end.

@@ -67,7 +67,7 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
         .model = model,
         .max_tokens = try parsed.whole(usize, "max-tokens", 0, 1 << 30) orelse 128,
         .settings = settings,
-        .threads = try parsed.whole(usize, "threads", 1, 1024) orelse 0,
+        .threads = try parsed.whole(usize, "threads", 1, app_file.threads_max) orelse 0,
         .context = try parsed.whole(usize, "context", 1, 1 << 24),
     };
 }

@@ -2,8 +2,8 @@
 //!
 //! Every field of `LlmTrainingConfig` is an option of its own (`--learning-rate` sets `learning_rate`); a `--config` file comes
 //! first, options change it. Both go through the one reader of configurations, so messages and rules are the same everywhere.
-//! Progress goes to stderr, one summary line or JSON to stdout. Ctrl-C finishes the update, saves and says where; a second one
-//! leaves at once.
+//! Progress goes to stderr; where it cannot be written, the run goes on without it. One summary line or JSON goes to stdout.
+//! Ctrl-C finishes the update, saves and says where; a second one leaves at once.
 
 const std = @import("std");
 const abi = @import("abi");
@@ -106,10 +106,12 @@ fn runJob(job: *Job) Failure!Exit {
     var owned = train.parseJson(app.gpa, config_text, &job.diag) catch |err| return job.explain(err);
     defer owned.deinit();
 
+    try checkTokenizer(job);
     const model_path = parsed.text("model").?;
     var model = openModel(job, model_path, owned.value.seed) catch |err| return job.explain(err);
     defer model.deinit(app.gpa);
 
+    try checkExport(job, owned.value, &model);
     var dataset = abi.data.TokenizedDataset.open(app.gpa, app.io, parsed.text("data").?, .{}, &job.diag) catch |err| return job.explain(err);
     defer dataset.deinit();
 
@@ -131,8 +133,8 @@ fn runJob(job: *Job) Failure!Exit {
     }, &job.diag) catch |err| return job.explain(err);
     defer trainer.deinit();
 
-    if (resume_path) |p| try app.err.print("resuming from {s}\n", .{p});
-    try app.err.print("{d} weights, {d} tokens, {d} updates planned\n", .{ model.layout.total, dataset.tokens.len, trainer.state.max_steps });
+    if (resume_path) |p| app.tell("resuming from {s}\n", .{p});
+    app.tell("{d} weights, {d} tokens, {d} updates planned\n", .{ model.layout.total, dataset.tokens.len, trainer.state.max_steps });
     return watch(job, trainer);
 }
 
@@ -141,7 +143,6 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
     const app = job.app;
     interrupt.reset();
     interrupt.installForWork("\nstopping after this update; again to leave at once\n");
-    try app.err.flush(); // What was planned is read before the first update, which may take long.
     while (true) {
         if (interrupt.pressed.load(.monotonic) > 0) trainer.requestStop();
         const event = trainer.next(&job.diag) catch |err| return job.explain(err);
@@ -151,52 +152,106 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
                 const due = interval == 0 or s.global_step % interval == 0 or s.global_step == 1 or s.global_step == trainer.state.max_steps;
                 if (!due) continue;
                 const left = (trainer.state.max_steps - s.global_step) * s.time_ns / std.time.ns_per_s;
-                try app.err.print("step {d}/{d}  loss {d:.4}  lr {e:.2}  grad {d:.3}  {d:.0} tok/s  eta {d}m{d:0>2}s\n", .{
+                app.tell("step {d}/{d}  loss {d:.4}  lr {e:.2}  grad {d:.3}  {d:.0} tok/s  eta {d}m{d:0>2}s\n", .{
                     s.global_step, trainer.state.max_steps, s.loss,    s.learning_rate, s.grad_norm,
                     s.throughput,  left / 60,               left % 60,
                 });
             },
-            .evaluation => |e| try app.err.print("step {d}  eval loss {d:.4}  perplexity {d:.2}  accuracy {d:.3}{s}\n", .{
+            .evaluation => |e| app.tell("step {d}  eval loss {d:.4}  perplexity {d:.2}  accuracy {d:.3}{s}\n", .{
                 e.global_step, e.loss, e.perplexity, e.accuracy, if (e.improved) "  best so far" else "",
             }),
-            .checkpoint => |c| try app.err.print("saved {s}\n", .{c.path}),
+            .checkpoint => |c| app.tell("saved {s}\n", .{c.path}),
             .finished => |f| {
-                try app.err.flush();
-                if (f.stop_reason == .interrupted) try tellWhere(app, trainer);
+                if (f.stop_reason == .interrupted) tellWhere(app, trainer);
                 if (f.stop_reason != .interrupted) try exportModel(job, trainer);
                 try writeReport(job, f);
                 if (f.stop_reason != .interrupted) return .ok;
                 return if (interrupt.terminated()) .terminated else .interrupted;
             },
         }
-        try app.err.flush();
     }
 }
 
 /// After a stop: what is kept of the run, and how to go on.
-fn tellWhere(app: *app_file.App, trainer: *const train.Trainer(f32)) app_file.RunError!void {
+fn tellWhere(app: *app_file.App, trainer: *const train.Trainer(f32)) void {
     const step = trainer.state.global_step;
     if (trainer.run) |kept| {
-        try app.err.print("stopped after update {d}: {s}/checkpoint-{d} holds it, --resume goes on from there\n", .{ step, kept.dir, step });
-    } else try app.err.print("stopped after update {d}: nothing is kept, there is no --run-dir\n", .{step});
-    try app.err.flush();
+        app.tell("stopped after update {d}: {s}/checkpoint-{d} holds it, --resume goes on from there\n", .{ step, kept.dir, step });
+    } else app.tell("stopped after update {d}: nothing is kept, there is no --run-dir\n", .{step});
 }
 
 /// `export_gguf_path`: the weights the run ended with, as a file the agent runs.
 fn exportModel(job: *Job, trainer: *train.Trainer(f32)) Failure!void {
     const path = trainer.config.export_gguf_path orelse return;
-    const app = job.app;
+    var options = exportOptions(job, path, trainer.config, trainer.model);
+    options.pool = trainer.pool;
+    const report = abi.formats.gguf_export.exportGguf(job.app.gpa, job.app.io, options, &job.diag) catch |err| return job.explain(err);
+    job.app.tell("exported {s}, {d} bytes\n", .{ report.path, report.bytes });
+}
+
+fn exportOptions(job: *const Job, path: []const u8, config: train.LlmTrainingConfig, model: *const abi.checkpoint.LoadedModel(f32)) abi.formats.gguf_export.Options {
     const tokenizer = job.parsed.text("tokenizer") orelse folderOf(job.parsed.text("model").?);
-    const report = abi.formats.gguf_export.exportGguf(app.gpa, app.io, .{
-        .source = .{ .weights = .{ .config = trainer.model.config, .flat = trainer.model.weights } },
+    return .{
+        .source = .{ .weights = .{ .config = model.config, .flat = model.weights } },
         .out_path = path,
         .dtype = .f16,
-        .name = trainer.config.export_name,
+        .name = config.export_name,
         .tokenizer = if (tokenizer) |folder| .{ .folder = folder } else .none,
-        .pool = trainer.pool,
-    }, &job.diag) catch |err| return job.explain(err);
-    try app.err.print("exported {s}, {d} bytes\n", .{ report.path, report.bytes });
-    try app.err.flush();
+    };
+}
+
+/// What would fail after the last update is said before the first one.
+fn checkExport(job: *Job, config: train.LlmTrainingConfig, model: *const abi.checkpoint.LoadedModel(f32)) Failure!void {
+    const path = config.export_gguf_path orelse return;
+    if (!std.ascii.endsWithIgnoreCase(path, ".gguf")) {
+        job.diag.set("export_gguf_path is \"{s}\"; it must end in .gguf", .{path});
+        return job.explain(error.InvalidConfiguration);
+    }
+    var disk: abi.base.storage.Disk = .init(job.app.io);
+    const there = disk.storage().kind(path) catch |err| return unusable(job, path, err);
+    if (there) |kind| if (kind != .file) return unusable(job, path, if (kind == .folder) error.IsDir else error.AlreadyExists);
+    const folder = abi.base.storage.parentOf(path);
+    const arena = job.app.arena;
+    const folder_kind = disk.storage().kind(folder) catch |err| return unusable(job, path, err);
+    if (folder_kind) |kind| {
+        if (kind != .folder) return unusable(job, path, error.NotDir);
+        if (std.c.access(try arena.dupeSentinel(u8, folder, 0), std.posix.W_OK) != 0) return unusable(job, path, error.AccessDenied);
+    } else {
+        // The run's own folder is made when the run begins.
+        const run_dir = job.parsed.text("run-dir") orelse config.checkpoint_path orelse return unusable(job, path, error.FileNotFound);
+        const same = std.mem.eql(u8, try std.fs.path.resolve(arena, &.{run_dir}), try std.fs.path.resolve(arena, &.{folder}));
+        if (!same) return unusable(job, path, error.FileNotFound);
+    }
+    // Puts together all the file will say, the tokenizer included, without writing it.
+    _ = abi.formats.gguf_export.predictSize(job.app.gpa, job.app.io, exportOptions(job, path, config, model), &job.diag) catch |err| {
+        job.diag.prepend("export_gguf_path: ", .{});
+        return job.explain(err);
+    };
+}
+
+fn unusable(job: *Job, path: []const u8, err: anyerror) Failure {
+    abi.base.storage.explain(&job.diag, err, "write", path);
+    job.diag.prepend("export_gguf_path: ", .{});
+    return job.explain(err);
+}
+
+/// A tokenizer that was asked for must be there; the model's folder may have none.
+fn checkTokenizer(job: *Job) Failure!void {
+    const path = job.parsed.text("tokenizer") orelse return;
+    var disk: abi.base.storage.Disk = .init(job.app.io);
+    var listing = disk.storage().list(job.app.gpa, path) catch |err| {
+        if (err == error.OutOfMemory) return error.OutOfMemory;
+        abi.base.storage.explain(&job.diag, err, "read", path);
+        job.diag.prepend("--tokenizer: ", .{});
+        return job.explain(err);
+    };
+    defer listing.deinit();
+
+    for (listing.entries) |entry| for ([_][]const u8{ "tokenizer.json", "tokenizer.model" }) |name| {
+        if (std.mem.eql(u8, entry.name, name)) return;
+    };
+    job.diag.set("--tokenizer {s}: neither tokenizer.json nor tokenizer.model is in this folder. Give the folder of the tokenizer", .{path});
+    return job.explain(error.FileNotFound);
 }
 
 fn writeReport(job: *Job, report: train.TrainingReport) app_file.RunError!void {

@@ -89,7 +89,7 @@ const Reader = struct {
                     return fail(self.diag, "{s} and {s} are the same setting; give one of them", .{ other, key });
                 self.given[i] = key;
                 const T = @FieldType(LlmTrainingConfig, info.name);
-                @field(self.config, info.name) = try self.convert(T, key, value);
+                @field(self.config, info.name) = try self.convert(T, info.rule, key, value);
                 return;
             }
         }
@@ -98,14 +98,16 @@ const Reader = struct {
         return fail(self.diag, "unknown setting \"{s}\"; remove it, or see the list of settings in the schema", .{shown(key)});
     }
 
-    fn convert(self: *Reader, comptime T: type, key: []const u8, value: std.json.Value) ParseError!T {
+    fn convert(self: *Reader, comptime T: type, comptime rule: config_module.Rule, key: []const u8, value: std.json.Value) ParseError!T {
         switch (T) {
             u32, u64 => {
                 const digits = switch (value) {
                     .number_string => |s| s,
                     else => return self.wrongKind(key, value, "a whole number"),
                 };
-                return parseWhole(T, digits) orelse fail(
+                if (parseWhole(T, digits)) |number| return number;
+                const below = rule.minimum != null and digits[0] == '-' and parseWhole(u64, digits[1..]) != null;
+                return if (below) fail(self.diag, "{s} is {s}; {s}", .{ key, shown(digits), rule.words }) else fail(
                     self.diag,
                     "{s} is {s}; it must be a whole number from 0 to {d}",
                     .{ key, shown(digits), std.math.maxInt(T) },
@@ -458,7 +460,7 @@ test "unknown keys come with the nearest known one" {
 test "wrong kinds are named with key and value" {
     try expectRefused("{\"epochs\": \"3\"}", "epochs is the text \"3\"; it must be a whole number");
     try expectRefused("{\"epochs\": 2.5}", "epochs is 2.5; it must be a whole number from 0 to 4294967295");
-    try expectRefused("{\"epochs\": -1}", "epochs is -1; it must be a whole number from 0 to 4294967295");
+    try expectRefused("{\"epochs\": -1}", "epochs is -1; it must be at least 1");
     try expectRefused("{\"epochs\": 4294967296}", "epochs is 4294967296; it must be a whole number from 0 to 4294967295");
     try expectRefused("{\"learning_rate\": true}", "learning_rate is true; it must be a number");
     try expectRefused("{\"learning_rate\": 1e999}", "learning_rate is 1e999; it must be a finite number");
