@@ -12,7 +12,7 @@ from tiny_models import llama3_tokenizer, qwen2_tokenizer, smollm_tokenizer
 
 from abi_train import TokenizedDataset
 from abi_train.data.prepare import PrepareReport, prepare
-from abi_train.errors import DataError, MissingFileError
+from abi_train.errors import AbiTrainError, DataError, FileAccessError, MissingFileError
 
 CHAT = [
     {"role": "system", "content": "You are Abbey."},
@@ -197,6 +197,50 @@ def test_nothing_left_is_an_error_and_no_file(tmp_path: Path, folders: dict[str,
     with pytest.raises(DataError, match="no row is left"):
         run(tmp_path, folders["smollm"], "{", skip_invalid=True)
     assert not (tmp_path / "out.bin").exists()
+
+
+def test_one_file_cannot_be_for_training_and_evaluation(
+    tmp_path: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": f"row {number}"} for number in range(6)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    for same in ("out.bin", tmp_path / "out.bin", "link/out.bin"):
+        with pytest.raises(DataError, match="at once"):
+            run(tmp_path, folders["smollm"], *rows, eval_output=same, eval_fraction=0.5)
+    with pytest.raises(DataError, match=r"end in \.bin"):
+        run(tmp_path, folders["smollm"], *rows, eval_output="out.json", eval_fraction=0.5)
+    assert not (tmp_path / "out.bin").exists()
+
+
+@pytest.mark.parametrize("name", ["out.bin", "out_eval.bin"])
+def test_a_file_that_is_no_data_set_is_not_replaced(
+    tmp_path: Path, folders: dict[str, Path], name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"a photo")
+    rows = [{"text": f"row {number}"} for number in range(6)]
+    with pytest.raises(FileAccessError, match="name another file, or delete it"):
+        run(tmp_path, folders["smollm"], *rows, eval_fraction=0.5)
+    assert (tmp_path / name).read_bytes() == b"a photo"
+    (tmp_path / name).with_suffix(".json").write_text('{"camera": "mine"}')
+    with pytest.raises(AbiTrainError):
+        run(tmp_path, folders["smollm"], *rows, eval_fraction=0.5)
+    assert (tmp_path / name).read_bytes() == b"a photo"
+    for ending in (".bin", ".json"):
+        (tmp_path / name).with_suffix(ending).unlink()
+    for _ in range(2):  # our own are
+        run(tmp_path, folders["smollm"], *rows, eval_fraction=0.5)
+
+
+def test_advice_on_length_is_given_to_those_who_cut(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    row = {"prompt": "one two three four five", "completion": "six"}
+    with pytest.raises(DataError, match="--max-seq-len"):
+        run(tmp_path, folders["smollm"], row, max_seq_len=2)
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, folders["smollm"], "{", skip_invalid=True)
+    assert "max-seq-len" not in str(caught.value)
 
 
 def test_missing_things_are_named(tmp_path: Path, folders: dict[str, Path]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from abi_train.data.sources import Chat, Completion, Message, Skipped, Text, count_lines, read_rows
-from abi_train.errors import DataError
+from abi_train.errors import DataError, FileAccessError, MissingFileError
 
 USER = Message(role="user", content="hi")
 ASSISTANT = Message(role="assistant", content="hello")
@@ -106,6 +107,23 @@ def test_bytes_that_are_not_utf8_are_a_bad_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "\xff"}\n')
     with pytest.raises(DataError, match="UTF-8"):
+        list(read_rows([path]))
+
+
+def test_what_is_no_file_of_rows_is_called_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path, said in ((tmp_path / "pipe", "regular"), (Path(os.devnull), "regular")):
+        with pytest.raises(FileAccessError, match=f"{path} is not a {said} file"):
+            count_lines([path])
+    with pytest.raises(FileAccessError, match="is a folder"):
+        list(read_rows([tmp_path]))
+    with pytest.raises(MissingFileError, match="no such file"):
+        count_lines([tmp_path / "gone"])
+
+
+def test_the_way_past_bad_lines_is_named_as_it_is_typed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "{")
+    with pytest.raises(DataError, match=r"--skip-invalid \(in Python skip_invalid=True\)"):
         list(read_rows([path]))
 
 

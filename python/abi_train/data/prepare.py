@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import _native
 from ..dataset import TokenizedWriter
-from ..errors import DataError
+from ..errors import DataError, FileAccessError
 from .native import NativeEncoder
 from .sources import Chat, Completion, Message, Row, Skipped, Text, count_lines, read_rows
 
@@ -120,11 +120,14 @@ def prepare(
     stream of ids as ABI reads it; a mask is kept beside it all the same, so that prompts stay out
     of the loss. on_progress: called with lines done and lines in all.
 
-    Raises `DataError` with file and line, `MissingFileError`, or `FormatError` for the tokenizer.
+    An existing file is replaced only when it is a data set with a manifest. Raises `DataError` with
+    file and line, `MissingFileError`, `FileAccessError`, or `FormatError` for the tokenizer.
     """
     output = Path(output)
-    if output.suffix != ".bin":
-        raise DataError(f"{output}: the name of a token file must end in .bin")
+    asked = eval_fraction > 0.0 or eval_output is not None
+    beside = output.with_name(output.stem + "_eval.bin")
+    eval_output = Path(eval_output) if eval_output is not None else beside
+    _check_outputs(output, eval_output if asked else None)
     if not 0.0 <= eval_fraction < 1.0:
         raise DataError(f"eval_fraction is {eval_fraction}; it must be at least 0 and below 1")
     if max_seq_len is not None and max_seq_len < 2:
@@ -155,9 +158,8 @@ def prepare(
     with contextlib.ExitStack() as stack:  # what is not finished leaves nothing behind
         targets = [(report.train, stack.enter_context(writer(output)))]
         if held:
-            beside = output.with_name(output.stem + "_eval.bin")
-            report.evaluation = Split(path=Path(eval_output) if eval_output else beside)
-            opened = stack.enter_context(writer(report.evaluation.path))
+            report.evaluation = Split(path=eval_output)
+            opened = stack.enter_context(writer(eval_output))
             targets.append((report.evaluation, opened))
         skipped = report.skipped if skip_invalid else None
         for number, place, row in read_rows(sources, skipped=skipped):
@@ -169,14 +171,36 @@ def prepare(
             on_progress(total, total)
         for split, _ in targets:
             if split.rows == 0:
+                longer = ", or raise --max-seq-len (in Python max_seq_len)"
                 raise DataError(
                     f"{', '.join(str(path) for path in sources)}: no row is left for {split.path} "
                     f"({report.skipped.total} unusable, {report.dropped} with nothing to learn). "
-                    "Check the source, or raise max_seq_len."
+                    f"Check the source{longer if max_seq_len is not None else ''}."
                 )
         for _, into in targets:
             into.finish()
     return report
+
+
+def _check_outputs(output: Path, eval_output: Path | None) -> None:
+    """Refuse names that would cost somebody a file."""
+    for path in (output, eval_output):
+        if path is None:
+            continue
+        if path.suffix != ".bin":
+            raise DataError(f"{path}: the name of a token file must end in .bin")
+        if path.is_dir():
+            raise FileAccessError(f"{path} is a folder; name a file in it, ending in .bin")
+        if path.exists() and not path.with_suffix(".json").is_file():
+            raise FileAccessError(
+                f"{path} exists and has no manifest that says it is a data set; name another file, "
+                "or delete it"
+            )
+    if eval_output is not None and output.resolve() == eval_output.resolve():
+        raise DataError(
+            f"{output} cannot be the training and the evaluation file at once; name another "
+            "--eval-output (in Python eval_output)"
+        )
 
 
 def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
@@ -192,7 +216,7 @@ def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
     if encoder.chat_format is None:
         raise ValueError(
             "a chat needs a chat format, and the tokenizer's template is none this version knows. "
-            "Name one with --chat-format"
+            "Name one with --chat-format (in Python chat_format)"
         )
     ids, mask = encoder.encode_chat(row.messages, emotion=row.emotion)
     if row.learn_from:

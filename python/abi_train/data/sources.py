@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from ..errors import DataError, MissingFileError
+from ..errors import DataError, FileAccessError, MissingFileError
 
 ROLES: Final[Mapping[str, str]] = {
     "system": "system",
@@ -101,9 +101,7 @@ def read_rows(
     """
     number = -1
     for path in map(Path, paths):
-        if not path.is_file():
-            raise MissingFileError(f"{path}: no such file; check the path")
-        with path.open("rb") as file:
+        with _opened(path) as file:
             for line_number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -114,8 +112,8 @@ def read_rows(
                 except _Bad as bad:
                     if skipped is None:
                         raise DataError(
-                            f"{place}: {bad}. Correct the line, or pass over such lines with "
-                            "skip_invalid."
+                            f"{place}: {bad}. Correct the line, or leave such lines out with "
+                            "--skip-invalid (in Python skip_invalid=True)."
                         ) from None
                     skipped.add(place, str(bad))
                     continue
@@ -126,11 +124,23 @@ def count_lines(paths: Sequence[str | Path]) -> int:
     """Lines that are not blank, as `read_rows` numbers them."""
     count = 0
     for path in map(Path, paths):
-        if not path.is_file():
-            raise MissingFileError(f"{path}: no such file; check the path")
-        with path.open("rb") as file:
+        with _opened(path) as file:
             count += sum(1 for line in file if line.strip())
     return count
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file to read; it must be a regular one, because it is read twice."""
+    if path.is_dir():
+        raise FileAccessError(f"{path} is a folder; name the JSONL files in it")
+    if not path.exists():
+        raise MissingFileError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise FileAccessError(f"{path} is not a regular file; save the rows to one first")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def parse_row(line: bytes) -> Row:
