@@ -65,11 +65,12 @@ pub fn Activations(comptime T: type) type {
             /// Gradient of the residual stream and of a block's input (N, C).
             dstream: Buffer,
             dnormed: Buffer,
+            /// Attention's gradients: q (N, Q), k and v (N, KV), and of its output (N, Q). The MLP's product and its gradient
+            /// (N, F) lie in the same memory: a layer's backward pass is done with one before it begins the other.
             dq: Buffer,
             dk: Buffer,
             dv: Buffer,
             dattention: Buffer,
-            /// Product inside the MLP, and its gradient (N, F).
             product: Buffer,
             dproduct: Buffer,
         };
@@ -114,6 +115,12 @@ pub fn Activations(comptime T: type) type {
                     .up = try buffer(a, n, f),
                 };
             }
+            // Each part begins at a multiple of 64 bytes.
+            const keys = padded(n * q);
+            const values = keys + padded(n * kv);
+            const output = values + padded(n * kv);
+            const gradient = padded(n * f);
+            const shared = try buffer(a, @max(output + n * q, gradient + n * f), 1);
             return .{
                 .layers = layers,
                 .capacity = capacity,
@@ -126,12 +133,12 @@ pub fn Activations(comptime T: type) type {
                     .rstd = try buffer(a, n, 1),
                     .dstream = try buffer(a, n, c),
                     .dnormed = try buffer(a, n, c),
-                    .dq = try buffer(a, n, q),
-                    .dk = try buffer(a, n, kv),
-                    .dv = try buffer(a, n, kv),
-                    .dattention = try buffer(a, n, q),
-                    .product = try buffer(a, n, f),
-                    .dproduct = try buffer(a, n, f),
+                    .dq = shared[0 .. n * q],
+                    .dk = @alignCast(shared[keys..][0 .. n * kv]),
+                    .dv = @alignCast(shared[values..][0 .. n * kv]),
+                    .dattention = @alignCast(shared[output..][0 .. n * q]),
+                    .product = shared[0 .. n * f],
+                    .dproduct = @alignCast(shared[gradient..][0 .. n * f]),
                 },
                 .first = try a.alloc(u32, n),
                 .positions = try a.alloc(u32, n),
@@ -142,6 +149,10 @@ pub fn Activations(comptime T: type) type {
         pub fn deinit(self: *Self) void {
             self.arena.deinit();
             self.* = undefined;
+        }
+
+        fn padded(count: usize) usize {
+            return std.mem.alignForward(usize, count, 64 / @sizeOf(T));
         }
 
         fn buffer(a: std.mem.Allocator, rows: usize, columns: usize) error{OutOfMemory}!Buffer {
