@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+import yaml
 
 from ..checkpoint import write_text_atomic
-from ..errors import ConfigError
+from ..config import YamlLoader
+from ..errors import ConfigError, FileAccessError
 from .common import say
 
 EXAMPLES = """[bold]Examples[/]
@@ -23,10 +28,10 @@ TEMPLATE = """\
 # Compare both engines on it with:  abi-train check {name}
 # Relative paths are taken from this file's folder.
 
-model: {model}          # a Hugging Face folder, a .gguf, or a config.json for random weights
-data: {data}         # made by: abi-train data prepare rows.jsonl --tokenizer {model}
+{model}
+{data}
 # eval_data: data/eval.bin
-# tokenizer: path       # whose files go into checkpoints; default: the model's folder
+# tokenizer: path       # folder whose tokenizer files go into checkpoints; default: the model's
 run_dir: runs/first
 engine: native          # native (any CPU) or trl (PyTorch, GPU when there is one)
 
@@ -50,6 +55,12 @@ training:
   max_checkpoints: 3
   # export_gguf_path: runs/first/model.gguf
 """
+COMMENTS: Final = {
+    "model": "a Hugging Face folder, a .gguf, or a config.json for random weights",
+    "data": "made by: abi-train data prepare rows.jsonl --tokenizer FOLDER",
+}
+COLUMN: Final = 24
+"""Where comments begin."""
 
 
 def init(
@@ -61,8 +72,39 @@ def init(
     """Write a starter recipe with every common setting explained."""
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path}: the name of the recipe must end in .yaml")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; choose another name")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; choose another name or add --force")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, TEMPLATE.format(name=path, model=model, data=data))
-    say(f"wrote {path}; next: abi-train train {path}")
+    text = recipe(path, model=model, data=data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, text)
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written ({error.strerror or error})") from None
+    say(f"wrote {path}; next: abi-train train {shlex.quote(str(path))}")
+
+
+def recipe(path: Path, *, model: str, data: str) -> str:
+    """The text of the recipe at `path`. Raises `ConfigError` for names YAML cannot hold."""
+    lines = {"model": _line("model", model), "data": _line("data", data)}
+    name = shlex.quote(str(path))
+    if not name.isprintable():  # it stands in a comment, which ends with the line
+        name = "RECIPE"
+    return TEMPLATE.format(name=name, **lines)
+
+
+def _line(key: str, value: str) -> str:
+    """`key: value  # comment`, quoted where YAML would read the value as something else."""
+    plain = re.fullmatch(r"[\w.~/+-]+", value) is not None and _read(value) == value
+    shown = value if plain else json.dumps(value, ensure_ascii=False)
+    if not value or "\0" in value or _read(shown) != value:
+        raise ConfigError(f"{key} is {value!r}; a recipe cannot hold such a name, choose another")
+    return f"{key}: {shown}".ljust(COLUMN - 1) + f" # {COMMENTS[key]}"
+
+
+def _read(text: str) -> object:
+    try:
+        return yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError:
+        return None
