@@ -339,6 +339,28 @@ def test_a_run_folder_is_exported_with_the_weights_it_ended_with(made: Path, eng
 
 
 @pytest.mark.parametrize("engine", ["native", "trl"])
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("model.bin", r"must end in \.gguf"),
+        ("folder.gguf", "that is a folder"),
+        ("train.bin/model.gguf", "train.bin is not a folder"),
+        ("new/model.gguf", "brings no tokenizer.json"),
+    ],
+)
+def test_an_export_that_cannot_work_is_refused_before_training(
+    made: Path, engine: str, target: str, said: str
+) -> None:
+    (made / "folder.gguf").mkdir()
+    (made / "model" / "tokenizer.json").unlink(missing_ok=True)
+    before = sorted(path.name for path in made.iterdir())
+    spec = run_spec(made, engine, engine, export_gguf_path=str(made / target))
+    with pytest.raises(ConfigError, match=f"export_gguf_path is .*{said}"):
+        engines.run(spec)
+    assert sorted(path.name for path in made.iterdir()) == before
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
 def test_a_run_that_stopped_early_has_stopped(made: Path, engine: str) -> None:
     write_rows(made / "eval.bin", [12, 20, 7], vocab=VOCAB, seed=5)
     spec = run_spec(

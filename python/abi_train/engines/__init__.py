@@ -72,6 +72,10 @@ def run(
             raise broken(name, True, rule)
     if probe is not None:
         return _engine(spec, observer or Observer(), probe)
+    if spec.config.export_gguf_path:
+        from ..export import check_export
+
+        check_export(spec)
     log = JsonlLog(spec.run_dir / LOG_FILE, interval=spec.config.log_interval)
     observer = Observers(_KeepRecipe(spec), log, observer or Observer())
     with contextlib.closing(log):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from .. import _native
 from ..checkpoint import list_checkpoints, read_state, stopped_early
+from ..config import broken
 from ..errors import ConfigError, FormatError, MissingFileError
 from ..runspec import RECIPE_FILE, RunSpec
 
@@ -61,6 +63,35 @@ def export_gguf(
         folder, output, dtype=dtype, name=name, tokenizer_dir=tokenizer
     )
     return ExportReport(path=output, source=folder, dtype=dtype, size_bytes=size, tensors=tensors)
+
+
+def check_export(spec: RunSpec) -> None:
+    """Raise now what would keep the export at the end of a run from working hours later.
+
+    `ConfigError` for the name, its folder or a missing tokenizer; nothing is written.
+    """
+    given = spec.config.export_gguf_path
+    if not given:
+        return
+    output = Path(given).expanduser()
+    if output.suffix != ".gguf":
+        raise broken("export_gguf_path", given, "the name must end in .gguf")
+    if output.is_dir():
+        raise broken("export_gguf_path", given, "that is a folder; name a file in it")
+    folder = output.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise broken("export_gguf_path", given, f"{folder} is not a folder; name another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise broken("export_gguf_path", given, f"{folder} cannot be written; name another folder")
+    home = spec.tokenizer_dir
+    if home is None and spec.engine == "trl" and spec.resume is not None:
+        return  # the files travel on from the checkpoint
+    if home is None or not (home / "tokenizer.json").is_file():
+        where = f"{home} has no tokenizer.json" if home else "the model brings no tokenizer.json"
+        rule = f"{where}, and a GGUF needs it; name the tokenizer's folder with tokenizer"
+        raise broken("export_gguf_path", given, rule)
 
 
 def model_folder(source: Path) -> Path:
