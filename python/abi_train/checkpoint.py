@@ -218,9 +218,11 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         work.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             work.unlink()
+        if isinstance(error, OSError):  # a full disk has no name of its own
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     _sync(path.parent)
 

@@ -10,13 +10,14 @@ Does not know: models, data files, folders of a run (see `runspec`), or how a st
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -273,7 +274,8 @@ class LlmTrainingConfig:
     @classmethod
     def load(cls, path: str | Path) -> LlmTrainingConfig:
         """The configuration in a `.yaml`, `.yml`, `.json` or `.toml` file."""
-        return cls.from_dict(read_document(path))
+        with in_file(path):
+            return cls.from_dict(read_document(path))
 
     def save(self, path: str | Path) -> Path:
         """Write every set field; the name's ending chooses YAML, JSON or TOML. Returns the path."""
@@ -289,8 +291,12 @@ def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
             value = int(value)  # 3.0 is a whole number, as in JSON
         if not isinstance(value, int) or isinstance(value, bool):
             raise broken(item.name, value, "it must be a whole number")
-        ok = (rule.minimum or 0) <= value <= (rule.largest or U32_MAX)
-        ok = ok and (rule.exclusive_maximum is None or value < rule.exclusive_maximum)
+        limit = rule.largest or U32_MAX
+        if rule.exclusive_maximum is not None:
+            limit = int(rule.exclusive_maximum) - 1
+        if value > limit:
+            raise broken(item.name, value, f"it must be at most {limit}")
+        ok = value >= (rule.minimum or 0)
     elif rule.kind == "float":
         value, ok = _as_float(value)
         ok = ok and (rule.minimum is None or value >= rule.minimum)
@@ -350,13 +356,45 @@ def broken(name: str, value: Any, rule: str) -> ConfigError:
 
 def unknown_key(key: str, known: Iterable[str], what: str) -> ConfigError:
     """The error for a key nobody knows, with the nearest known one."""
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.7)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ConfigError(f"{key!r} is not a key of {what}{hint}")
 
 
+@contextlib.contextmanager
+def in_file(path: str | Path) -> Iterator[None]:
+    """A `ConfigError` raised inside names the file."""
+    try:
+        yield
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
+
+
 class YamlLoader(yaml.SafeLoader):
-    """Safe YAML that reads `1e-5` as a number, as YAML 1.2 does and PyYAML does not."""
+    """Safe YAML that reads `1e-5` as a number, as YAML 1.2 does and PyYAML does not.
+
+    A key that stands twice is an error, where PyYAML would take the last.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node. Raises `ConfigError` for a repeated key."""
+        keys = [(key, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, (key, name) in enumerate(keys):
+            if any(name == earlier for _, earlier in keys[:index]):
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{name!r} is given twice, again in line {line}; keep one")
+        return super().construct_mapping(node, deep)
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises `ConfigError` for a repeated key."""
+    table: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in table:
+            raise ConfigError(f"{name!r} is given twice; keep one")
+        table[name] = value
+    return table
 
 
 YamlLoader.add_implicit_resolver(
@@ -377,10 +415,12 @@ def read_document(path: str | Path) -> dict[str, Any]:
         if kind == ".toml":
             document: Any = tomllib.loads(text)
         elif kind == ".json":
-            document = json.loads(text)
+            document = json.loads(text, object_pairs_hook=_once_each)
         else:
             # It derives from SafeLoader: no tags that build objects.
             document = yaml.load(text, Loader=YamlLoader)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; check the path") from None
     except OSError as error:

@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import ArgumentError, ClosedError, FileAccessError, MissingFileError
+from .errors import (
+    ArgumentError,
+    ClosedError,
+    ConfigError,
+    FileAccessError,
+    FormatError,
+    MissingFileError,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,7 +68,19 @@ class Model:
         Normal with `initializer_range`; norms 1, biases 0. The same seed gives the same weights on
         every machine; float64 weights are the float32 ones before rounding. Raises ConfigError.
         """
-        return cls(_native.model.random(_config_text(config), seed, dtype))
+        text = _config_text(config)
+        try:
+            return cls(_native.model.random(text, seed, dtype))
+        except (ConfigError, FormatError) as error:
+            if isinstance(config, Mapping):
+                raise
+            # The native side was given the text only.
+            path = str(_config_path(config))
+            said = str(error)
+            named = said.replace("config.json", path, 1)
+            raise type(error)(
+                named if said.startswith("config.json") else f"{path}: {said}"
+            ) from None
 
     def close(self) -> None:
         """Frees the model, unless a view or a trainer still uses it."""
@@ -173,12 +192,15 @@ class Model:
         return Path(path)
 
 
+def _config_path(config: str | os.PathLike[str]) -> Path:
+    path = Path(config)
+    return path / "config.json" if path.is_dir() else path
+
+
 def _config_text(config: str | os.PathLike[str] | Mapping[str, Any]) -> str:
     if isinstance(config, Mapping):
         return json.dumps(dict(config))
-    path = Path(config)
-    if path.is_dir():
-        path = path / "config.json"
+    path = _config_path(config)
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -105,6 +105,8 @@ class JsonlLog(Observer):
             self._file.write(text)
             self._file.flush()
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self.close()  # tries once more to write and has no name either
             raise OSError(error.errno, error.strerror, str(self.path)) from None
 
     def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
@@ -140,9 +142,9 @@ class JsonlLog(Observer):
 
     def close(self) -> None:
         """Let go of the file; the next line would open it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 class TrainingLine(Observer):

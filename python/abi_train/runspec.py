@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from .config import LlmTrainingConfig, broken, read_document, unknown_key, write_document
+from .config import (
+    LlmTrainingConfig,
+    broken,
+    in_file,
+    read_document,
+    unknown_key,
+    write_document,
+)
 from .errors import ConfigError
 
 ENGINES: Final = ("native", "trl")
@@ -155,7 +162,8 @@ class RunSpec:
     def load(cls, path: str | Path) -> RunSpec:
         """The run a recipe file describes; relative paths are taken from the recipe's folder."""
         path = Path(path)
-        return cls.from_dict(read_document(path), base=path.parent)
+        with in_file(path):
+            return cls.from_dict(read_document(path), base=path.parent)
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe; the ending of the name chooses YAML, JSON or TOML.

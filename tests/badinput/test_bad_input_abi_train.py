@@ -60,7 +60,7 @@ CASES = [
     Case("no model", change_json("recipe.json", model=...), TRAIN, ("model is missing",)),
     Case("model is a number", change_json("recipe.json", model=7), TRAIN, ("model", "7", "path")),
     Case("engine", change_json("recipe.json", engine="jax"), TRAIN, ("engine", "jax", "native")),
-    Case("precision", nothing, TRAIN + "--precision f4", ("precision", "f4", "bf16")),
+    Case("precision", nothing, TRAIN + "--precision f4", ("precision", "f4", "bf16"), 2),
     Case("settings are a list", change_json("recipe.json", training=[1]), TRAIN, ("training",)),
     Case(
         "unknown setting",
@@ -73,9 +73,9 @@ CASES = [
     Case("batch is a part", training(batch_size=1.5), TRAIN, ("batch_size", "1.5", "whole")),
     Case("batch is a truth", training(batch_size=True), TRAIN, ("batch_size", "whole")),
     Case("rate is a list", training(learning_rate=[1]), TRAIN, ("learning_rate", "number")),
-    Case("set without value", nothing, TRAIN + "--set epochs", ("epochs", "NAME=VALUE")),
-    Case("set nobody knows", nothing, TRAIN + "--set epoch=1", ("epoch", "epochs")),
-    Case("set to nan", nothing, TRAIN + "--set learning_rate=.nan", ("learning_rate", "nan")),
+    Case("set without value", nothing, TRAIN + "--set epochs", ("epochs", "NAME=VALUE"), 2),
+    Case("set nobody knows", nothing, TRAIN + "--set epoch=1", ("epoch", "epochs"), 2),
+    Case("set to nan", nothing, TRAIN + "--set learning_rate=.nan", ("learning_rate", "nan"), 2),
     Case("too long rows", training(max_seq_len=33), TRAIN, ("max_seq_len is 33", "(32)")),
     # ---- models and data ----
     Case("model missing", change_json("recipe.json", model="no"), TRAIN, ("no", "does not exist")),
@@ -111,13 +111,13 @@ CASES = [
     Case("tokenizer empty", write("tokenizer/tokenizer.json", "{}"), PREPARE, ("tokenizer.json",)),
     Case("output is a folder", nothing, PREPARE.replace("new.bin", "kept"), ("kept",)),
     Case("sequence of 1", nothing, PREPARE + "--max-seq-len 1", ("max-seq-len",), 2),
-    Case("unknown format", nothing, PREPARE + "--chat-format irc", ("irc",)),
+    Case("unknown format", nothing, PREPARE + "--chat-format irc", ("irc",), 2),
     Case("info of nothing", nothing, "data info no.bin", ("no.bin", "no such file")),
     Case("info of a part", cut("data.bin", keep=0.5505), "data info data.bin", ("multiple of 4",)),
     # ---- exporting, looking, talking ----
     Case("export of nothing", nothing, "export nowhere", ("nowhere",)),
     Case("export of texts", nothing, "export kept --output new.gguf", ("kept",)),
-    Case("type nobody knows", nothing, EXPORT + "--dtype q9", ("q9", "q8_0")),
+    Case("type nobody knows", nothing, EXPORT + "--dtype q9", ("q9", "q8_0"), 2),
     Case(
         "tokenizer of another model",
         change_json("talker/config.json", vocab_size=300),
@@ -130,7 +130,7 @@ CASES = [
         "export model --tokenizer tokenizer --output new.gguf",
         ("id 64", "64 rows"),
     ),
-    Case("export onto a folder", nothing, "export talker --output kept", ("kept",)),
+    Case("export onto a folder", nothing, "export talker --output kept", ("kept",), 2),
     Case(
         "export below a file",
         nothing,

@@ -147,9 +147,9 @@ def test_what_goes_wrong_is_said_in_words(
 
 
 def test_a_broken_setting_is_named(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(*train_arguments(made, "--set", "learning_rate=-1")) == 1
+    assert call(*train_arguments(made, "--set", "learning_rate=-1")) == 2
     assert "learning_rate is -1" in capsys.readouterr().err
-    assert call(*train_arguments(made, "--set", "lerning_rate=1")) == 1
+    assert call(*train_arguments(made, "--set", "lerning_rate=1")) == 2
     assert "did you mean 'learning_rate'" in capsys.readouterr().err
 
 

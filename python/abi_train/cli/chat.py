@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,12 +38,13 @@ def chat(
         rest.insert(0, str(model))
     elif model is not None:
         if model.is_dir():
-            raise FormatError(f"{model} is a folder; make a GGUF first: abi-train export {model}")
+            source = shlex.quote(str(model))
+            raise FormatError(f"{model} is a folder; make a GGUF first: abi-train export {source}")
         if not model.is_file():
             raise MissingFileError(f"{model}: no such file; make one with `abi-train export`")
         arguments += ["--model", str(model)]
     elif not os.environ.get("ABI_OLLAMA_MODEL") and not rest:
-        raise MissingFileError("name a GGUF file, or set ABI_OLLAMA_MODEL to talk to Ollama")
+        raise typer.BadParameter("name a GGUF file, or set ABI_OLLAMA_MODEL to talk to Ollama")
     try:
         program = program_path()
     except FileNotFoundError as error:

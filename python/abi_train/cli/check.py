@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonFlag, err, out, print_json, say
+from .common import JsonFlag, out, print_json, say
 from .train import build_spec
 
 EXAMPLES = """[bold]Examples[/]
@@ -50,16 +50,19 @@ def check(
     from ..check.crosscheck import crosscheck
     from ..check.report import write_report
     from ..check.table import print_comparison
-    from ..progress import Observer, Observers, TrainingLine
+    from ..progress import TrainingLine
 
     if precision not in ("float32", "float64"):
         raise typer.BadParameter("--precision is float32 or float64")
     spec = build_spec(
         recipe, {"model": model, "data": data, "run_dir": Path("unused")}, settings or []
     )
-    watcher: Observer = TrainingLine(interval=0) if err().is_terminal else Observer()
     result = crosscheck(
-        spec, steps=steps, precision=precision, explain=not strict, observer=Observers(watcher)
+        spec,
+        steps=steps,
+        precision=precision,
+        explain=not strict,
+        observer=TrainingLine(interval=max(1, steps // 5)),
     )
     if report is not None:
         document, page = write_report(result, report)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+
+from ..errors import ConfigError
 
 HELP_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
@@ -35,6 +39,15 @@ def error_line(text: str) -> None:
     console = err()
     console.print("error:", style="bold red", end=" ")
     console.print(text, markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def from_the_command_line() -> Iterator[None]:
+    """A `ConfigError` raised inside is a mistake of usage: exit code 2, not 1."""
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def print_json(values: Any) -> None:

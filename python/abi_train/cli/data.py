@@ -39,7 +39,7 @@ def prepare_command(
         int | None, typer.Option(min=2, help="Cut rows to this many tokens.")
     ] = None,
     eval_fraction: Annotated[
-        float, typer.Option(min=0.0, max=0.99, help="Share of the rows kept for evaluation.")
+        float, typer.Option(help="Share of the rows kept for evaluation.")
     ] = 0.0,
     eval_output: Annotated[
         Path | None, typer.Option(help="Evaluation file. (default: OUTPUT_eval.bin)")
@@ -76,8 +76,15 @@ def prepare_command(
         TimeRemainingColumn,
     )
 
+    from ..data.native import FORMATS
     from ..data.prepare import prepare
 
+    if not 0.0 <= eval_fraction <= 0.99:
+        raise typer.BadParameter(f"--eval-fraction is {eval_fraction}; it must be 0 to 0.99")
+    if chat_format is not None and chat_format not in FORMATS:
+        raise typer.BadParameter(
+            f"--chat-format is {chat_format!r}; it must be one of {', '.join(FORMATS)}"
+        )
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,12 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
-    from ..export import export_gguf
+    from ..export import DTYPES, export_gguf
 
+    if dtype not in DTYPES:
+        raise typer.BadParameter(f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    if output is not None and output.suffix != ".gguf":
+        raise typer.BadParameter(f"--output is {str(output)!r}; the name must end in .gguf")
     target = output or source / f"model-{dtype}.gguf"
     report = export_gguf(source, target, dtype=dtype, name=name, tokenizer=tokenizer)
     if as_json:
@@ -46,5 +51,5 @@ def export(
     out().print(str(report.path), markup=False, highlight=False)
     say(
         f"{size_text(report.size_bytes)}, {report.tensors} tensors, {report.dtype}, from "
-        f"{report.source}; next: abi-train chat {report.path}"
+        f"{report.source}; next: abi-train chat {shlex.quote(str(report.path))}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from ..config import LlmTrainingConfig
 from ..errors import ConfigError
-from .common import JsonFlag, print_json, say
+from .common import JsonFlag, from_the_command_line, print_json, say
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -75,7 +76,7 @@ def train(
     else:
         _summary(result)
     if result.stop_reason == "interrupted":
-        say(f"go on with: --resume {result.checkpoint or 'latest'}")
+        say(f"go on with: --resume {shlex.quote(str(result.checkpoint or 'latest'))}")
         raise typer.Exit(128 + (stop.signal or 2))
 
 
@@ -92,9 +93,10 @@ def build_spec(recipe: Path | None, options: dict[str, Any], settings: list[str]
                 option = "--" + key.replace("_", "-")
                 raise typer.BadParameter(f"name a recipe file, or give {option}")
         spec = RunSpec(model=given["model"], data=given["data"], run_dir=given["run_dir"])
-    if settings:
-        given["config"] = _changed(spec.config, settings)
-    return spec.replace(**given) if given else spec
+    with from_the_command_line():
+        if settings:
+            given["config"] = _changed(spec.config, settings)
+        return spec.replace(**given) if given else spec
 
 
 def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfig:
@@ -111,7 +113,12 @@ def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfi
             raise ConfigError(f"--set {setting}: write NAME=VALUE, for example epochs=1")
         ours = "lr_schedule" if name == TRL_SCHEDULE_KEY else TRL_ALIASES.get(name, name)
         values.pop(ours, None)
-        values[name] = yaml.load(text, Loader=YamlLoader)
+        try:
+            values[name] = yaml.load(text, Loader=YamlLoader)
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"--set {setting}: the value is not a number, a word or a list"
+            ) from None
     return LlmTrainingConfig.from_dict(values)
 
 
