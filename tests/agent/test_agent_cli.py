@@ -105,14 +105,24 @@ def test_a_damaged_session_is_named_and_left_alone(run: Any, model: Path, tmp_pa
 
 
 def test_a_folder_that_cannot_be_written_is_told_and_the_answer_still_comes(
-    run: Any, model: Path, tmp_path: Path
+    run: Any, program: Path, model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / ".abi").write_text("a file where the folder should be")
     done = run("agent", "--model", model, "-m", "hi", *QUIET, stdin="")
     assert done.returncode == 0
     kept_not = run("agent", "--model", model, *QUIET, stdin="hi\n/save\n")
-    assert len(kept_not.stdout) > 1
-    assert "cannot be written" in kept_not.stderr
+    (tmp_path / ".abi").unlink()
+    command = [program, "agent", "--model", model, "-m", "hi", *QUIET, "--session", "x"]
+    named = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *map(str, command)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    for failed in (kept_not, named):
+        assert failed.returncode == 1
+        assert failed.stdout == done.stdout
+        assert "cannot be written: " in failed.stderr
+    assert "the file is larger than allowed" in named.stderr
+    assert kept(tmp_path) == []
 
 
 def test_a_message_longer_than_the_context_is_refused(run: Any, model: Path) -> None:
@@ -243,3 +253,47 @@ def test_more_threads_than_training_takes_are_refused(run: Any, model: Path) -> 
         done = run(*arguments, "--model", model, "--threads", "257")
         assert done.returncode == 2
         assert "from 1 to 256" in done.stderr
+
+
+def test_clear_leaves_the_kept_conversation_as_it_is(run: Any, model: Path, tmp_path: Path) -> None:
+    run("agent", "--model", model, "-s", "diary", "-m", "hello", *QUIET)
+    [path] = kept(tmp_path)
+    before = path.read_bytes()
+    done = run("agent", "--model", model, "-s", "diary", *QUIET, stdin="/clear\n/info\nanew\n")
+    assert done.returncode == 0
+    assert f"started a new conversation; the kept one stays as {path.stem}" in done.stderr
+    assert "context   0 of " in done.stderr
+    assert kept(tmp_path) == [path]
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_conversation_is_not_begun_anew(run: Any, model: Path, tmp_path: Path) -> None:
+    run("agent", "--model", model, "-s", "diary", "-m", "hello", *QUIET)
+    [path] = kept(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    refused = run("agent", "--model", model, "-s", "diary", "-m", "again", *QUIET)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f'a damaged file is "diary": .abi/sessions/{path.name}: line' in refused.stderr
+    assert "Restore it from a copy" in refused.stderr
+    assert path.read_bytes() == whole[:-30]
+    other = run("agent", "--model", model, "-s", "other", "-m", "hello", *QUIET)
+    assert other.returncode == 0
+
+
+def test_of_two_with_one_name_the_newest_goes_on(run: Any, model: Path, tmp_path: Path) -> None:
+    run("agent", "--model", model, "-s", "diary", "-m", "hello", *QUIET)
+    [path] = kept(tmp_path)
+    twin = json.loads(path.read_text())
+    twin.update(id="newer", updated_at=twin["updated_at"] + 60)
+    path.with_name("newer.json").write_text(json.dumps(twin))
+    done = run("agent", "--model", model, "-s", "diary", "-m", "again", *QUIET)
+    assert done.returncode == 0
+    assert '2 conversations are named "diary"; this is the newest, newer' in done.stderr
+    assert len(json.loads(path.with_name("newer.json").read_text())["messages"]) == 4
+    assert len(json.loads(path.read_text())["messages"]) == 2
+
+
+def test_a_path_given_to_load_is_told_where_the_ids_are(run: Any, model: Path) -> None:
+    done = run("agent", "--model", model, "--load", "../config", "-m", "x")
+    assert "--list-sessions" in done.stderr

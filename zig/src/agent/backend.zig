@@ -92,6 +92,8 @@ pub const Backend = struct {
     pub const VTable = struct {
         answer: *const fn (*anyopaque, []const Message, Settings, *Listener, *base.Diagnostic) AnswerError!Reply,
         describe: *const fn (*anyopaque, *std.Io.Writer) std.Io.Writer.Error!void,
+        /// Drops what is remembered of a conversation that is over; null = nothing is.
+        forget: ?*const fn (*anyopaque) void = null,
     };
 
     /// Answers the last message, which must be the user's. On failure `diag` says what happened.
@@ -109,6 +111,10 @@ pub const Backend = struct {
     }
 
     /// One line a fact, for `/info`.
+    pub fn forget(self: Backend) void {
+        if (self.vtable.forget) |f| f(self.context);
+    }
+
     pub fn describe(self: Backend, out: *std.Io.Writer) std.Io.Writer.Error!void {
         return self.vtable.describe(self.context, out);
     }

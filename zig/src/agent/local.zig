@@ -118,7 +118,7 @@ pub const Local = struct {
     }
 
     pub fn backend(self: *Local) backend_file.Backend {
-        return .{ .context = self, .vtable = &.{ .answer = answer, .describe = describe } };
+        return .{ .context = self, .vtable = &.{ .answer = answer, .describe = describe, .forget = forget } };
     }
 
     fn describe(context: *anyopaque, out: *std.Io.Writer) std.Io.Writer.Error!void {
@@ -131,7 +131,12 @@ pub const Local = struct {
             self.model.config.hidden_size,
         });
         try out.print("format    {t} ({s})\n", .{ self.format, self.format_source });
-        try out.print("context   {d} of {d} tokens used; {d} threads\n", .{ self.session.position(), self.session.context, self.pool.n });
+        try out.print("context   {d} of {d} tokens used; {d} thread{s}\n", .{ self.session.position(), self.session.context, self.pool.n, if (self.pool.n == 1) "" else "s" });
+    }
+
+    fn forget(context: *anyopaque) void {
+        const self: *Local = @ptrCast(@alignCast(context));
+        self.session.rewind(0);
     }
 
     fn answer(

@@ -170,7 +170,7 @@ pub const Ollama = struct {
 
     fn unreachableServer(self: *Ollama, err: anyerror, diag: *base.Diagnostic) AnswerError {
         if (err == error.OutOfMemory) return error.OutOfMemory;
-        diag.set("cannot reach Ollama at {s}: {t}. Start it with `ollama serve`, or set ABI_OLLAMA_HOST, or pass --model FILE.gguf", .{ self.base_url, err });
+        diag.set("cannot reach Ollama at {s}: {s}. Start it with `ollama serve`, or set ABI_OLLAMA_HOST, or pass --model FILE.gguf", .{ self.base_url, networkWords(err) });
         return error.Unreachable;
     }
 
@@ -189,6 +189,17 @@ pub const Ollama = struct {
         return error.BackendFailed;
     }
 };
+
+fn networkWords(err: anyerror) []const u8 {
+    return switch (err) {
+        error.ConnectionRefused => "the connection was refused",
+        error.ConnectionResetByPeer, error.HttpConnectionClosing => "the connection was closed",
+        error.Timeout => "no answer in time",
+        error.NetworkUnreachable, error.HostUnreachable, error.NetworkDown => "there is no way to it in the network",
+        error.UnknownHostName, error.NameServerFailure, error.NoAddressReturned => "no computer of that name is known",
+        else => base.storage.words(err),
+    };
+}
 
 /// What of a streamed object is read.
 const Line = struct {

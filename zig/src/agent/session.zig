@@ -131,7 +131,7 @@ pub const Session = struct {
         }) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             else => {
-                diag.set("line {d}: not a session file ({t}). Restore it from a copy, or delete it", .{ where.getLine(), err });
+                diag.set("line {d}: not a session file: {s}. Restore it from a copy, or delete it", .{ where.getLine(), damage(err) });
                 return error.InvalidSession;
             },
         };
@@ -161,6 +161,50 @@ const Json = struct {
     config: Config = .{},
     messages: []const Message,
 };
+
+fn damage(err: anyerror) []const u8 {
+    return switch (err) {
+        error.SyntaxError => "it is no JSON",
+        error.UnexpectedEndOfInput => "it is cut off",
+        error.MissingField => "a field is missing",
+        error.DuplicateField => "a field is there twice",
+        else => "a field has the wrong kind of value",
+    };
+}
+
+/// The name in a session file that `parse` refuses, as far as it can be read. In `arena`.
+pub fn nameInDamaged(arena: Allocator, text: []const u8) error{OutOfMemory}!?[]const u8 {
+    var scanner: std.json.Scanner = .initCompleteInput(arena, text);
+    var depth: usize = 0;
+    var is_key = true;
+    var is_name = false;
+    while (true) {
+        const token = scanner.nextAlloc(arena, .alloc_always) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            else => return null,
+        };
+        switch (token) {
+            .end_of_document => return null,
+            .object_begin, .array_begin => {
+                if (depth == 0 and token == .array_begin) return null;
+                depth += 1;
+                is_key = depth == 1;
+            },
+            .object_end, .array_end => {
+                depth -= 1;
+                is_key = depth == 1;
+            },
+            .allocated_string => |word| if (depth == 1) {
+                if (!is_key and is_name) return word;
+                is_name = is_key and std.mem.eql(u8, word, "name");
+                is_key = !is_key;
+            },
+            else => if (depth == 1) {
+                is_key = true;
+            },
+        }
+    }
+}
 
 /// Letters, digits, `_` and `-`, 1 to 64 of them: an id is a file name and must not be able to be a path.
 pub fn validId(id: []const u8) bool {
@@ -292,6 +336,16 @@ test "damaged session files are refused with the line" {
         var diag: base.Diagnostic = .{};
         try testing.expectError(error.InvalidSession, Session.parse(testing.allocator, text, &diag));
         try testing.expect(diag.text().len > 0);
+    }
+}
+
+test "the name of a damaged session is read as far as it goes" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const a = arena.allocator();
+    try testing.expectEqualStrings("diary", (try nameInDamaged(a, "{\"id\":\"name\",\"x\":[{\"name\":\"no\"}],\"n\":1,\"name\":\"di\\u0061ry\",\"mess")).?);
+    for ([_][]const u8{ "", "{", "[\"name\",\"x\"]", "{\"name\":", "{\"name\":3}", "{\"name\":\"cut", "}" }) |text| {
+        try testing.expectEqual(null, try nameInDamaged(a, text));
     }
 }
 

@@ -43,8 +43,24 @@ pub const Listing = struct {
     /// Newest first.
     sessions: []const Summary,
     /// Files in the folder that are no sessions, or cannot be read.
-    damaged: []const []const u8,
+    damaged: []const Damaged,
 };
+
+pub const Damaged = struct {
+    id: []const u8,
+    /// What is wrong with it, with the file's path.
+    why: []const u8,
+    /// Null when it cannot be read any more.
+    name: ?[]const u8,
+};
+
+pub const Found = struct {
+    id: []const u8,
+    /// How many conversations have the name; this one is the newest.
+    count: usize,
+};
+
+const where_they_are = "/sessions, or abi agent --list-sessions, lists what there is";
 
 pub const Store = struct {
     io: std.Io,
@@ -58,7 +74,7 @@ pub const Store = struct {
         session.writeJson(&text.writer) catch return error.OutOfMemory;
 
         self.replace(session.id, text.written()) catch |err| {
-            diag.set("{s}/{s}.json cannot be written: {t}. Check the folder's owner and free space", .{ self.folder, session.id, err });
+            diag.set("{s}/{s}.json cannot be written: {s}", .{ self.folder, session.id, base.storage.words(err) });
             return error.Unwritable;
         };
     }
@@ -81,7 +97,7 @@ pub const Store = struct {
 
     pub fn load(self: Store, gpa: Allocator, id: []const u8, diag: *base.Diagnostic) StoreError!Session {
         if (!session_file.validId(id)) {
-            diag.set("session id \"{f}\" is not valid: letters, digits, '_' and '-', at most 64. /sessions lists what there is", .{std.ascii.hexEscape(id, .lower)});
+            diag.set("session id \"{f}\" is not valid: letters, digits, '_' and '-', at most 64. " ++ where_they_are, .{std.ascii.hexEscape(id, .lower)});
             return error.InvalidId;
         }
         var dir = std.Io.Dir.cwd().openDir(self.io, self.folder, .{}) catch |err| return self.openFailed(err, id, diag);
@@ -89,21 +105,24 @@ pub const Store = struct {
         return self.loadFrom(gpa, dir, id, diag);
     }
 
-    fn loadFrom(self: Store, gpa: Allocator, dir: std.Io.Dir, id: []const u8, diag: *base.Diagnostic) StoreError!Session {
-        var name_buffer: [name_capacity]u8 = undefined;
-        const file = dir.openFile(self.io, fileName(&name_buffer, id), .{
-            .allow_directory = false,
-            .follow_symlinks = false,
-            .resolve_beneath = true,
-        }) catch |err| return self.openFailed(err, id, diag);
-        defer file.close(self.io);
+    /// The conversation of this id, else the newest one of this name.
+    pub fn loadIdOrName(self: Store, gpa: Allocator, wanted: []const u8, diag: *base.Diagnostic) StoreError!Session {
+        const can_be_id = session_file.validId(wanted);
+        if (can_be_id) {
+            if (self.load(gpa, wanted, diag)) |session| return session else |err| if (err != error.NotFound) return err;
+        }
+        var arena: std.heap.ArenaAllocator = .init(gpa);
+        defer arena.deinit();
 
-        var buffer: [4096]u8 = undefined;
-        var reader = file.reader(self.io, &buffer);
-        const text = reader.interface.allocRemaining(gpa, .limited(max_file_bytes)) catch |err| switch (err) {
-            error.OutOfMemory => return error.OutOfMemory,
-            else => return self.openFailed(err, id, diag),
-        };
+        const found = try self.findByName(arena.allocator(), wanted, diag);
+        if (found) |f| return self.load(gpa, f.id, diag);
+        if (can_be_id) return self.openFailed(error.FileNotFound, wanted, diag);
+        diag.set("no session is named \"{f}\", and it is not valid as an id. " ++ where_they_are, .{std.ascii.hexEscape(wanted, .lower)});
+        return error.InvalidId;
+    }
+
+    fn loadFrom(self: Store, gpa: Allocator, dir: std.Io.Dir, id: []const u8, diag: *base.Diagnostic) StoreError!Session {
+        const text = try self.readFrom(gpa, dir, id, diag);
         defer gpa.free(text);
 
         var session = Session.parse(gpa, text, diag) catch |err| {
@@ -121,23 +140,41 @@ pub const Store = struct {
         return session;
     }
 
+    fn readFrom(self: Store, gpa: Allocator, dir: std.Io.Dir, id: []const u8, diag: *base.Diagnostic) StoreError![]u8 {
+        var name_buffer: [name_capacity]u8 = undefined;
+        const file = dir.openFile(self.io, fileName(&name_buffer, id), .{
+            .allow_directory = false,
+            .follow_symlinks = false,
+            .resolve_beneath = true,
+        }) catch |err| return self.openFailed(err, id, diag);
+        defer file.close(self.io);
+
+        var buffer: [4096]u8 = undefined;
+        var reader = file.reader(self.io, &buffer);
+        return reader.interface.allocRemaining(gpa, .limited(max_file_bytes)) catch |err| switch (err) {
+            error.OutOfMemory => error.OutOfMemory,
+            error.ReadFailed => self.openFailed(reader.err orelse error.InputOutput, id, diag),
+            else => self.openFailed(err, id, diag),
+        };
+    }
+
     fn openFailed(self: Store, err: anyerror, id: []const u8, diag: *base.Diagnostic) StoreError {
         if (err == error.FileNotFound) {
-            diag.set("no session \"{s}\" in {s}. /sessions lists what there is", .{ id, self.folder });
+            diag.set("no session \"{s}\" in {s}. " ++ where_they_are, .{ id, self.folder });
             return error.NotFound;
         }
-        diag.set("{s}/{s}.json cannot be read: {t}. Check its owner and that it is a plain file", .{ self.folder, id, err });
+        diag.set("{s}/{s}.json cannot be read: {s}", .{ self.folder, id, base.storage.words(err) });
         return error.Unreadable;
     }
 
     /// All conversations of the folder. A missing folder is an empty list. Everything lives in `arena`.
     pub fn list(self: Store, arena: Allocator, diag: *base.Diagnostic) StoreError!Listing {
         var sessions: std.ArrayList(Summary) = .empty;
-        var damaged: std.ArrayList([]const u8) = .empty;
+        var damaged: std.ArrayList(Damaged) = .empty;
         var dir = std.Io.Dir.cwd().openDir(self.io, self.folder, .{ .iterate = true }) catch |err| switch (err) {
             error.FileNotFound => return .{ .sessions = &.{}, .damaged = &.{} },
             else => {
-                diag.set("{s} cannot be read: {t}. Check the folder's owner", .{ self.folder, err });
+                diag.set("{s} cannot be read: {s}", .{ self.folder, base.storage.words(err) });
                 return error.Unreadable;
             },
         };
@@ -146,15 +183,15 @@ pub const Store = struct {
         var iterator = dir.iterate();
         while (true) {
             const entry = (iterator.next(self.io) catch |err| {
-                diag.set("{s} cannot be read: {t}. Check the folder's owner", .{ self.folder, err });
+                diag.set("{s} cannot be read: {s}", .{ self.folder, base.storage.words(err) });
                 return error.Unreadable;
             }) orelse break;
             if (!std.mem.endsWith(u8, entry.name, ".json")) continue;
             const id = entry.name[0 .. entry.name.len - ".json".len];
             if (!session_file.validId(id)) continue;
-            var ignored: base.Diagnostic = .{};
+            var why: base.Diagnostic = .{};
             const copy = try arena.dupe(u8, id);
-            if (self.loadFrom(arena, dir, copy, &ignored)) |session| {
+            if (self.loadFrom(arena, dir, copy, &why)) |session| {
                 try sessions.append(arena, .{
                     .id = session.id,
                     .name = session.name,
@@ -163,17 +200,32 @@ pub const Store = struct {
                 });
             } else |err| switch (err) {
                 error.OutOfMemory => return error.OutOfMemory,
-                else => try damaged.append(arena, copy),
+                else => {
+                    const told = try arena.dupe(u8, why.text());
+                    const text: ?[]const u8 = self.readFrom(arena, dir, copy, &why) catch null;
+                    const name = if (text) |t| try session_file.nameInDamaged(arena, t) else null;
+                    try damaged.append(arena, .{ .id = copy, .why = told, .name = name });
+                },
             }
         }
         std.sort.pdq(Summary, sessions.items, {}, Summary.newer);
         return .{ .sessions = sessions.items, .damaged = damaged.items };
     }
 
-    /// The id of the newest conversation of this name, in `arena`, or null.
-    pub fn findByName(self: Store, arena: Allocator, name: []const u8, diag: *base.Diagnostic) StoreError!?[]const u8 {
+    /// The newest conversation of this name, in `arena`, or null. When there is none, but a damaged file may be it, that is
+    /// an error: beginning anew would hide what was said.
+    pub fn findByName(self: Store, arena: Allocator, name: []const u8, diag: *base.Diagnostic) StoreError!?Found {
         const listing = try self.list(arena, diag);
-        for (listing.sessions) |s| if (std.mem.eql(u8, s.name, name)) return s.id;
+        var found: ?Found = null;
+        for (listing.sessions) |s| if (std.mem.eql(u8, s.name, name)) {
+            if (found) |*f| f.count += 1 else found = .{ .id = s.id, .count = 1 };
+        };
+        if (found != null) return found;
+        for (listing.damaged) |file| {
+            if (file.name) |other| if (!std.mem.eql(u8, other, name)) continue;
+            diag.set("a damaged file {s} \"{s}\": {s}", .{ if (file.name == null) "may be" else "is", name, file.why });
+            return error.InvalidSession;
+        }
         return null;
     }
 };
@@ -226,7 +278,9 @@ test "saved conversations are listed newest first and load again; the folder is 
     try testing.expectEqual(@as(usize, 2), listing.sessions.len);
     try testing.expectEqualStrings("second", listing.sessions[0].name);
     try testing.expectEqual(@as(usize, 1), listing.sessions[1].message_count);
-    try testing.expectEqualStrings(a.id, (try rig.store.findByName(arena.allocator(), "first", &diag)).?);
+    const found = (try rig.store.findByName(arena.allocator(), "first", &diag)).?;
+    try testing.expectEqualStrings(a.id, found.id);
+    try testing.expectEqual(@as(usize, 1), found.count);
     var back = try rig.store.load(testing.allocator, a.id, &diag);
     defer back.deinit();
     try testing.expectEqualStrings("hello", back.messages.items[0].content);
@@ -263,4 +317,40 @@ test "an id that is a path touches nothing, a symbolic link is not followed, dam
     try testing.expect(std.mem.find(u8, diag.text(), "bad.json: line 1") != null);
     const listing = try rig.store.list(arena.allocator(), &diag);
     try testing.expectEqual(@as(usize, 3), listing.damaged.len);
+}
+
+test "the newest of a name is found; a damaged file that may have the name is in the way, another's is not" {
+    var rig: Rig = try .init();
+    defer rig.deinit();
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const a = arena.allocator();
+    var diag: base.Diagnostic = .{};
+
+    var old: Session = try .init(testing.allocator, testing.io, "my diary", .{});
+    defer old.deinit();
+    old.updated_at -= 10;
+    var new: Session = try .init(testing.allocator, testing.io, "my diary", .{});
+    defer new.deinit();
+    for ([_]*const Session{ &new, &old }) |session| try rig.store.save(testing.allocator, session, &diag);
+    const found = (try rig.store.findByName(a, "my diary", &diag)).?;
+    try testing.expectEqualStrings(new.id, found.id);
+    try testing.expectEqual(@as(usize, 2), found.count);
+    for ([_][]const u8{ "my diary", new.id }) |wanted| {
+        var loaded = try rig.store.loadIdOrName(testing.allocator, wanted, &diag);
+        defer loaded.deinit();
+        try testing.expectEqualStrings(new.id, loaded.id);
+    }
+    try testing.expectError(error.NotFound, rig.store.loadIdOrName(testing.allocator, "nobody", &diag));
+    try testing.expectError(error.InvalidId, rig.store.loadIdOrName(testing.allocator, "../x", &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "--list-sessions") != null);
+
+    try rig.tmp.dir.writeFile(testing.io, .{ .sub_path = "sessions/cut.json", .data = "{\"id\":\"cut\",\"name\":\"plans\",\"crea" });
+    try testing.expectError(error.InvalidSession, rig.store.findByName(a, "plans", &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "a damaged file is \"plans\": ") != null);
+    try testing.expect(std.mem.find(u8, diag.text(), "cut.json: line 1: not a session file: it is cut off") != null);
+    try testing.expectEqual(null, try rig.store.findByName(a, "other", &diag));
+    try rig.tmp.dir.writeFile(testing.io, .{ .sub_path = "sessions/gone.json", .data = "" });
+    try testing.expectError(error.InvalidSession, rig.store.findByName(a, "other", &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "may be \"other\"") != null);
 }

@@ -39,14 +39,18 @@ pub const Terminal = struct {
     keeps: bool,
     /// Something was said since the last save.
     unsaved: bool = false,
+    /// The last attempt to save this conversation failed.
+    save_failed: bool = false,
+    /// So it was with one that was left since.
+    lost: bool = false,
     last: ?backend_file.Reply = null,
 
     const help_text =
         \\  /help         this list
         \\  /save [name]  keep this conversation, and every turn from now on
-        \\  /load <id>    go on with a kept conversation
+        \\  /load <id>    go on with a kept conversation; its name will do
         \\  /sessions     list kept conversations
-        \\  /clear        forget what was said here
+        \\  /clear        begin anew; what is kept stays
         \\  /info         model, conversation, speed
         \\  /exit         leave (also Ctrl-D)
         \\
@@ -71,6 +75,10 @@ pub const Terminal = struct {
                 .text => |text| text,
                 .end => {
                     if (self.style.prompts) try self.err.writeByte('\n');
+                    if (in_block and std.mem.trim(u8, message.items, " \t\n").len > 0) {
+                        try self.note("the \"\"\" was not closed; the message is sent as it is\n", .{});
+                        worst = worse(worst, try self.say(message.items));
+                    }
                     try self.leave(input);
                     return worst;
                 },
@@ -113,8 +121,7 @@ pub const Terminal = struct {
             defer message.clearRetainingCapacity();
             if (std.mem.trim(u8, message.items, " \t\n").len == 0) continue;
             if (self.style.prompts) try self.prompt("abi> ");
-            const turn = try self.say(message.items);
-            if (@backingInt(turn) > @backingInt(worst)) worst = turn;
+            worst = worse(worst, try self.say(message.items));
         }
     }
 
@@ -165,7 +172,8 @@ pub const Terminal = struct {
 
     fn command(self: *Terminal, text: []const u8) Error!void {
         const space = std.mem.findAny(u8, text, " \t") orelse text.len;
-        const name = text[1..space];
+        var buffer: [16]u8 = undefined;
+        const name = if (space <= buffer.len) std.ascii.lowerString(&buffer, text[1..space]) else text[1..space];
         const argument = std.mem.trim(u8, text[space..], " \t");
         if (std.mem.eql(u8, name, "help") or std.mem.eql(u8, name, "?")) {
             try self.note("{s}", .{help_text});
@@ -173,18 +181,18 @@ pub const Terminal = struct {
             if (argument.len > session_file.max_name_bytes)
                 return self.complain("a name has at most {d} bytes", .{session_file.max_name_bytes});
             if (argument.len > 0) try self.session.rename(argument);
-            self.keeps = try self.save();
-            if (self.keeps) try self.note("kept as {s}; every turn from now on is saved\n", .{self.session.id});
+            if (!try self.save()) return;
+            self.keeps = true;
+            try self.note("kept as \"", .{});
+            try self.show(self.session.name);
+            try self.note("\", {s}; every turn from now on is saved\n", .{self.session.id});
         } else if (std.mem.eql(u8, name, "load")) {
-            if (argument.len == 0) return self.complain("/load needs an id; /sessions lists them", .{});
+            if (argument.len == 0) return self.complain("/load needs an id or a name; /sessions lists them", .{});
             try self.load(argument);
         } else if (std.mem.eql(u8, name, "sessions")) {
             try self.listSessions(self.err);
         } else if (std.mem.eql(u8, name, "clear")) {
-            self.session.clear(self.io);
-            self.unsaved = false;
-            if (self.keeps) _ = try self.save();
-            try self.note("forgotten\n", .{});
+            try self.beginAnew();
         } else if (std.mem.eql(u8, name, "info")) {
             try self.info();
         } else {
@@ -198,25 +206,50 @@ pub const Terminal = struct {
         self.store.save(self.gpa, self.session, &diag) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             else => {
+                self.save_failed = true;
                 try self.complain("{s}", .{diag.text()});
                 return false;
             },
         };
         self.unsaved = false;
+        self.save_failed = false;
         return true;
+    }
+
+    /// Something that should have been kept was not, which was told.
+    pub fn lostSomething(self: *const Terminal) bool {
+        return self.lost or self.save_failed;
+    }
+
+    /// A new conversation that is not kept. The file of a kept one stays as it is.
+    fn beginAnew(self: *Terminal) Error!void {
+        var new: Session = try .init(self.gpa, self.io, "", self.session.config);
+        errdefer new.deinit();
+        if (self.keeps) {
+            try self.note("started a new conversation; the kept one stays as {s}\n", .{self.session.id});
+        } else try self.note("forgotten; started a new conversation\n", .{});
+        self.exchange(new, false);
+    }
+
+    fn exchange(self: *Terminal, other: Session, keeps: bool) void {
+        self.session.deinit();
+        self.session.* = other;
+        self.keeps = keeps;
+        self.unsaved = false;
+        self.lost = self.lostSomething();
+        self.save_failed = false;
+        self.last = null;
+        self.backend.forget();
     }
 
     fn load(self: *Terminal, wanted: []const u8) Error!void {
         var diag: base.Diagnostic = .{};
-        const loaded = self.store.load(self.gpa, wanted, &diag) catch |err| switch (err) {
+        const loaded = self.store.loadIdOrName(self.gpa, wanted, &diag) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             else => return self.complain("{s}", .{diag.text()}),
         };
         if (self.unsaved and !self.keeps) try self.note("the conversation before was not kept\n", .{});
-        self.session.deinit();
-        self.session.* = loaded;
-        self.keeps = true;
-        self.unsaved = false;
+        self.exchange(loaded, true);
         try self.showHistory();
     }
 
@@ -226,7 +259,7 @@ pub const Terminal = struct {
         const messages = self.session.messages.items;
         try self.note("\"", .{});
         try self.show(self.session.name);
-        try self.note("\", {d} messages{s}\n", .{ messages.len, if (messages.len > shown) ", the last of them:" else "" });
+        try self.note("\", {d} message{s}{s}\n", .{ messages.len, if (messages.len == 1) "" else "s", if (messages.len > shown) ", the last of them:" else "" });
         for (messages[messages.len -| shown..]) |message| {
             try self.prompt(switch (message.role) {
                 .user => "you> ",
@@ -247,7 +280,7 @@ pub const Terminal = struct {
 
     /// Table of the kept conversations, newest first.
     pub fn listSessions(self: *Terminal, to: *std.Io.Writer) Error!void {
-        try writeSessions(self.gpa, self.store, to, self.err);
+        _ = try writeSessions(self.gpa, self.store, to, self.err);
     }
 
     fn info(self: *Terminal) Error!void {
@@ -300,8 +333,8 @@ pub const Terminal = struct {
     }
 };
 
-/// The table goes to `to`, complaints about damaged files to `err`.
-pub fn writeSessions(gpa: Allocator, store: store_file.Store, to: *std.Io.Writer, err: *std.Io.Writer) Error!void {
+/// The table goes to `to`, complaints about damaged files to `err`. False when the folder cannot be read, which was told.
+pub fn writeSessions(gpa: Allocator, store: store_file.Store, to: *std.Io.Writer, err: *std.Io.Writer) Error!bool {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
     var diag: base.Diagnostic = .{};
@@ -309,28 +342,42 @@ pub fn writeSessions(gpa: Allocator, store: store_file.Store, to: *std.Io.Writer
         error.OutOfMemory => return error.OutOfMemory,
         else => {
             try err.print("abi agent: {s}\n", .{diag.text()});
-            return err.flush();
+            try err.flush();
+            return false;
         },
     };
     if (listing.sessions.len == 0) try err.print("no conversations are kept in {s}\n", .{store.folder});
     for (listing.sessions) |summary| {
         try to.print("{s}  ", .{summary.id});
         try session_file.writeTime(to, summary.updated_at);
-        try to.print("  {d:>4} messages  ", .{summary.message_count});
+        try to.print("  {d:>4} message{s}  ", .{ summary.message_count, if (summary.message_count == 1) " " else "s" });
         var filter: visible.Filter = .{};
-        var line = std.mem.splitScalar(u8, summary.name, '\n');
-        try filter.write(to, line.first());
+        // One conversation, one line.
+        var words = std.mem.splitAny(u8, summary.name, "\r\n\t");
+        try filter.write(to, words.first());
+        while (words.next()) |word| {
+            try filter.write(to, " ");
+            try filter.write(to, word);
+        }
         try filter.finish(to);
         try to.writeByte('\n');
     }
-    for (listing.damaged) |id| try err.print("{s}/{s}.json cannot be read as a session\n", .{ store.folder, id });
+    for (listing.damaged) |file| try err.print("{s}/{s}.json cannot be read as a session\n", .{ store.folder, file.id });
     try to.flush();
     try err.flush();
+    return true;
 }
 
+/// `/exit` whatever follows it; a bare word only alone, for it may begin a message.
 fn isExit(text: []const u8) bool {
-    for ([_][]const u8{ "/exit", "/quit", "exit", "quit" }) |word| if (std.mem.eql(u8, text, word)) return true;
+    const command = text[0 .. std.mem.findAny(u8, text, " \t") orelse text.len];
+    for ([_][]const u8{ "/exit", "/quit" }) |word| if (std.ascii.eqlIgnoreCase(command, word)) return true;
+    for ([_][]const u8{ "exit", "quit" }) |word| if (std.ascii.eqlIgnoreCase(text, word)) return true;
     return false;
+}
+
+fn worse(a: Turn, b: Turn) Turn {
+    return if (@backingInt(b) > @backingInt(a)) b else a;
 }
 
 fn perSecond(count: u64, ns: u64) f64 {
@@ -371,6 +418,7 @@ const Scene = struct {
     session: Session,
     end: Turn,
     asked: usize,
+    lost: bool = false,
 
     /// Plays `lines` to a terminal over `parrot`.
     fn play(tmp: *testing.TmpDir, lines: []const u8, parrot: *Parrot, system: ?[]const u8) !Scene {
@@ -399,6 +447,7 @@ const Scene = struct {
         };
         scene.end = try terminal.converse(&input);
         scene.asked = parrot.asked;
+        scene.lost = terminal.lostSomething();
         return scene;
     }
 
@@ -447,7 +496,44 @@ test "save, sessions, clear, load bring a conversation back" {
     defer testing.allocator.free(lines);
     var second = try Scene.play(&tmp, lines, &parrot, null);
     defer second.deinit();
-    try testing.expectEqualStrings(first.session.id, second.session.id);
     try testing.expectEqual(@as(usize, 2), second.session.messages.items.len);
     try testing.expect(std.mem.find(u8, second.err.written(), "\"my talk\", 4 messages") != null);
+    const stays = try std.fmt.allocPrint(testing.allocator, "started a new conversation; the kept one stays as {s}\n", .{first.session.id});
+    defer testing.allocator.free(stays);
+    try testing.expect(std.mem.find(u8, second.err.written(), stays) != null);
+
+    // What was kept before /clear is there as it was, under its name too.
+    var third = try Scene.play(&tmp, "/LOAD my talk\n/Info\n/Exit now\nnever\n", &parrot, null);
+    defer third.deinit();
+    try testing.expectEqualStrings(first.session.id, third.session.id);
+    try testing.expectEqual(@as(usize, 6), third.session.messages.items.len);
+    try testing.expectEqualStrings("", third.out.written());
+}
+
+test "a block that was not closed is sent at the end of input" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+    var parrot: Parrot = .{};
+    var scene = try Scene.play(&tmp, "\"\"\"one\ntwo", &parrot, null);
+    defer scene.deinit();
+    try testing.expectEqualStrings("one\ntwo!\n", scene.out.written());
+    try testing.expect(std.mem.find(u8, scene.err.written(), "was not closed") != null);
+}
+
+test "a save that failed is remembered until the same conversation is saved" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+    var parrot: Parrot = .{};
+    try tmp.dir.writeFile(testing.io, .{ .sub_path = "sessions", .data = "a file where the folder should be" });
+    for ([_][]const u8{ "hello\n/save\n/exit\n", "hello\n/save\n/clear\n" }) |lines| {
+        var failed = try Scene.play(&tmp, lines, &parrot, null);
+        defer failed.deinit();
+        try testing.expect(failed.lost);
+        try testing.expect(std.mem.find(u8, failed.err.written(), "cannot be written: a part of the path is a file") != null);
+    }
+    try tmp.dir.deleteFile(testing.io, "sessions");
+    var kept = try Scene.play(&tmp, "hello\n/save a\tname\n/sessions\n", &parrot, null);
+    defer kept.deinit();
+    try testing.expect(!kept.lost);
+    try testing.expect(std.mem.find(u8, kept.err.written(), "2 messages  a name\n") != null);
 }

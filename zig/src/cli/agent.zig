@@ -53,8 +53,7 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
     const options = readOptions(&parsed) catch |err| return app.parseFailed(&parsed, err);
     const store: agent.store.Store = .{ .io = app.io };
     if (parsed.has("list-sessions")) {
-        try agent.terminal.writeSessions(app.gpa, store, app.out, app.err);
-        return .ok;
+        return if (try agent.terminal.writeSessions(app.gpa, store, app.out, app.err)) .ok else .failed;
     }
 
     var diag: abi.base.Diagnostic = .{};
@@ -110,15 +109,20 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
 
 fn talk(app: *App, parsed: *arguments.Parsed, options: Options, store: agent.store.Store, backend: agent.backend.Backend, model: []const u8) app_file.RunError!Exit {
     var diag: abi.base.Diagnostic = .{};
-    const existing: ?[]const u8 = parsed.text("load") orelse if (parsed.text("session")) |name|
-        store.findByName(app.arena, name, &diag) catch |err| return failed(app, err, &diag)
-    else
-        null;
-    const name = parsed.text("session") orelse parsed.text("name") orelse "";
-    var session: agent.session.Session = if (existing) |id|
-        store.load(app.gpa, id, &diag) catch |err| return failed(app, err, &diag)
-    else
-        try .init(app.gpa, app.io, name, .{});
+    var existing = true;
+    var session: agent.session.Session = open: {
+        if (parsed.text("load")) |wanted|
+            break :open store.loadIdOrName(app.gpa, wanted, &diag) catch |err| return failed(app, err, &diag);
+        if (parsed.text("session")) |name| {
+            const found = store.findByName(app.arena, name, &diag) catch |err| return failed(app, err, &diag);
+            if (found) |f| {
+                if (f.count > 1) app.tell("{d} conversations are named \"{s}\"; this is the newest, {s}\n", .{ f.count, name, f.id });
+                break :open store.load(app.gpa, f.id, &diag) catch |err| return failed(app, err, &diag);
+            }
+        }
+        existing = false;
+        break :open try .init(app.gpa, app.io, parsed.text("session") orelse parsed.text("name") orelse "", .{});
+    };
     defer session.deinit();
     try session.setConfig(.{
         .model = model,
@@ -139,25 +143,24 @@ fn talk(app: *App, parsed: *arguments.Parsed, options: Options, store: agent.sto
         .store = store,
         .session = &session,
         .style = .{ .prompts = at_terminal, .color = app.color_wanted and app.err_is_terminal },
-        .keeps = existing != null or parsed.has("session"),
+        .keeps = existing or parsed.has("session"),
     };
     agent.interrupt.install();
-    if (message) |text| return switch (try terminal.say(text)) {
-        .answered => .ok,
-        .interrupted => .interrupted,
-        .failed => .failed,
-        .unreachable_server => .unreachable_server,
-    };
+    if (message) |text| return exitOf(&terminal, try terminal.say(text));
     if (at_terminal) {
         try backend.describe(app.err);
-        if (existing != null) try terminal.showHistory();
+        if (existing) try terminal.showHistory();
     }
     var input: agent.line_reader.LineReader = .{ .gpa = app.gpa, .fd = std.posix.STDIN_FILENO };
     defer input.deinit();
     const worst = try terminal.converse(&input);
     // A person saw the message; a script must see the code.
-    return if (at_terminal) .ok else switch (worst) {
-        .answered => .ok,
+    return exitOf(&terminal, if (at_terminal) .answered else worst);
+}
+
+fn exitOf(terminal: *const agent.terminal.Terminal, turn: agent.terminal.Turn) Exit {
+    return switch (turn) {
+        .answered => if (terminal.lostSomething()) .failed else .ok,
         .interrupted => .interrupted,
         .failed => .failed,
         .unreachable_server => .unreachable_server,
