@@ -205,5 +205,7 @@ def _config_text(config: str | os.PathLike[str] | Mapping[str, Any]) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MissingFileError(f"{path}: no such file. Check the path.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
         raise FileAccessError(f"{path}: {error}") from error

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_tokenizers import make_tokenizer
 from token_files import write_rows
 
 from abi_train.cli import main
@@ -170,13 +171,23 @@ def test_an_unexpected_fault_is_one_line_unless_debugging(
 
 
 def test_a_folder_and_a_gguf_can_be_inspected(
-    made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    made: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from abi_train import Model
 
-    with Model.random(made / "config.json", seed=1) as model:
-        model.save(made / "model")
+    tokenizer = make_tokenizer(made / "tokenizer", vocab_size=300)
+    words = json.loads((tokenizer / "tokenizer.json").read_text())
+    rows = 1 + max(
+        [*words["model"]["vocab"].values(), *(word["id"] for word in words["added_tokens"])]
+    )
+    with Model.random({**CONFIG, "vocab_size": rows}, seed=1) as model:
+        model.save(made / "model", tokenizer_dir=tokenizer)
         count, names = model.element_count, list(model)
+    target = made / "sp äc e.gguf"
+    assert call("export", made / "model", "--output", target, "--dtype", "f32") == 0
+    assert f"next: abi-train chat '{target}'" in capfd.readouterr().err
+    assert call("inspect", target, "--json") == 0
+    assert len(json.loads(capfd.readouterr().out)["tensors"]) == len(names)
     assert call("inspect", made / "model", "--json") == 0
     facts = json.loads(capfd.readouterr().out)
     assert facts["parameters"] == count
@@ -217,7 +228,12 @@ def test_check_leaves_with_one_when_the_engines_differ(
         made / "report",
     ]
     assert call(*arguments) == 0
-    assert "native and trl agree" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "native and trl agree" in shown.out
+    native, trl = shown.err.split("trl: 4 updates in float32\n")
+    assert native.startswith("native: 4 updates in float32\nstep 1/4  loss ")
+    assert "step 4/4  loss " in native
+    assert "step 4/4  loss " in trl
     from abi_train.engines.trl import update
 
     monkeypatch.setattr(update, "spared", lambda name: True)

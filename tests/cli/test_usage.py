@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tiny_tokenizers import make_tokenizer
 
 from abi_train import LlmTrainingConfig, Model, RunSpec
 from abi_train.checkpoint import write_bytes_atomic
@@ -137,7 +138,7 @@ def test_a_command_to_type_next_is_quoted(
 def test_a_full_disk_names_the_file_that_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No space left") as caught:
         log = JsonlLog(Path("/dev/full"))
         log.on_note("text")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
@@ -150,3 +151,27 @@ def test_a_full_disk_names_the_file_that_was_written(
         write_bytes_atomic(tmp_path / "run.json", b"{}")
     assert caught.value.filename == str(tmp_path / "run.json")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a file that refuses reads")
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("rows.jsonl", ["data", "prepare", "rows.jsonl", "--tokenizer", "{tokenizer}"]),
+        ("cfg.json", ["train", "--model", "cfg.json", "--data", "d.bin", "--run-dir", "r"]),
+        ("r.yaml", ["train", "r.yaml"]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    name: str,
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = make_tokenizer(tmp_path / "tokenizer", vocab_size=300)
+    (tmp_path / name).symlink_to("/proc/self/mem")
+    (tmp_path / "d.bin").touch()
+    monkeypatch.chdir(tmp_path)
+    assert call(*(word.format(tokenizer=tokenizer) for word in arguments)) == 1
+    assert capsys.readouterr().err == f"error: {name}: cannot be read (Input/output error)\n"

@@ -44,7 +44,8 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # `>&-`: the next file to be opened would get its number
             # Read only for stdout: writing the result must fail, not vanish.
-            os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_RDWR)
+            null = os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_RDWR)
+            os.set_inheritable(null, True)  # `inspect` and `chat` hand it to the other program
         if number == 0:
             if sys.stdin is None:
                 sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115

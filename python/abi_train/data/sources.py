@@ -12,6 +12,7 @@ Other columns are allowed and left alone. Does not know: tokenizers, token files
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,8 +130,12 @@ def count_lines(paths: Sequence[str | Path]) -> int:
     return count
 
 
-def _opened(path: Path) -> BinaryIO:
-    """The file to read; it must be a regular one, because it is read twice."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file to read; it must be a regular one, because it is read twice.
+
+    What the system refuses inside the `with` names the file.
+    """
     if path.is_dir():
         raise FileAccessError(f"{path} is a folder; name the JSONL files in it")
     if not path.exists():
@@ -138,7 +143,8 @@ def _opened(path: Path) -> BinaryIO:
     if not path.is_file():
         raise FileAccessError(f"{path} is not a regular file; save the rows to one first")
     try:
-        return path.open("rb")
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
         raise FileAccessError(f"{path}: cannot be read ({error.strerror})") from None
 
