@@ -1,6 +1,6 @@
 # The few words of this project. Needs Python >= 3.10, make and git; Zig comes from PyPI.
 #
-#   make demo    from nothing to a small trained model that answers (about 3 minutes)
+#   make demo    from nothing to a small trained model that answers (one to ten minutes the first time)
 #   make test    everything: Zig unit tests and Python tests, with torch (CPU) and TRL
 #   make check   lint and test
 
@@ -14,6 +14,16 @@ PIP_FLAGS := --quiet --disable-pip-version-check --no-input
 ZIG_ENV := ZIG_DEBUG_CMD=1
 SOURCES := pyproject.toml CMakeLists.txt build.zig build.zig.zon $(shell find zig -name '*.zig' -o -name '*.h')
 PYTHON_SOURCES := $(shell find python -type f -not -path '*/__pycache__/*')
+
+# Runs a quiet command and says every half minute that it is still at work.
+comma := ,
+define patiently
+$(1) & job=$$!; trap 'kill $$job 2>/dev/null; exit 130' INT TERM; passed=0; \
+	while kill -0 $$job 2>/dev/null; do \
+		sleep 1; passed=$$((passed + 1)); \
+		[ $$((passed % 30)) -ne 0 ] || echo "  still at work after $${passed}s"; \
+	done; wait $$job
+endef
 
 .PHONY: help demo test test-zig test-python check build lint fmt docs bench fuzz durability clean
 
@@ -32,8 +42,9 @@ $(TEST_VENV)/bin/python:
 	@$(PYTHON) -m venv $(TEST_VENV) || { echo "Python's venv module is missing (Debian and Ubuntu: apt install python3-venv)"; exit 1; }
 
 $(VENV)/.installed: $(VENV)/bin/python $(SOURCES) $(PYTHON_SOURCES)
-	@echo 'installing abi-train into $(VENV) (the first time compiles for about a minute)'
-	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) .
+	@echo 'installing abi-train into $(VENV): fetching build tools, then compiling Zig'
+	@echo '(one to ten minutes the first time, depending on the machine)'
+	@$(call patiently,$(VENV)/bin/python -m pip install $(PIP_FLAGS) .)
 	@touch $@
 
 # torch goes first and alone: what the constraints name is the CPU build.
@@ -44,8 +55,8 @@ $(TEST_VENV)/.dependencies: $(TEST_VENV)/bin/python constraints.txt pyproject.to
 	@touch $@
 
 $(TEST_VENV)/.installed: $(TEST_VENV)/.dependencies $(SOURCES) $(PYTHON_SOURCES)
-	@echo 'installing abi-train into $(TEST_VENV)'
-	@$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt '.[test,lint]'
+	@echo 'installing abi-train into $(TEST_VENV): fetching packages, then compiling Zig'
+	@$(call patiently,$(TEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt '.[test$(comma)lint]')
 	@touch $@
 
 # ---- what people type ----

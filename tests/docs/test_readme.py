@@ -74,9 +74,6 @@ def test_each_command_prints_what_the_page_shows(tour: tuple[Path, list[str]]) -
 @pytest.mark.slow
 def test_the_python_of_the_page_runs(tour: tuple[Path, list[str]]) -> None:
     folder, _ = tour
-    from abi_train.demo import SAMPLE
-
-    shutil.copytree(SAMPLE / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     (program,) = blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -83,7 +83,7 @@ def run(
         if spec.config.export_gguf_path and result.model_folder is not None:
             from ..export import export_gguf
 
-            target = spec.config.export_gguf_path
+            target = Path(spec.config.export_gguf_path).expanduser()
             report = export_gguf(result.model_folder, target, name=spec.config.export_name)
             observer.on_note(f"exported {report.path}")
         observer.on_end(result)
