@@ -297,3 +297,22 @@ def test_of_two_with_one_name_the_newest_goes_on(run: Any, model: Path, tmp_path
 def test_a_path_given_to_load_is_told_where_the_ids_are(run: Any, model: Path) -> None:
     done = run("agent", "--model", model, "--load", "../config", "-m", "x")
     assert "--list-sessions" in done.stderr
+
+
+def test_programs_that_go_on_with_one_conversation_at_once_lose_no_turn(
+    run: Any, program: Path, model: Path, tmp_path: Path
+) -> None:
+    run("agent", "--model", model, "-s", "diary", "-m", "hello", *QUIET)
+    command = [str(program), "agent", "--model", str(model), "-s", "diary", *QUIET, "-m"]
+    words = ["one", "two", "three"]
+    at_once = [
+        subprocess.Popen(
+            [*command, word], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for word in words
+    ]
+    assert [one.wait(timeout=60) for one in at_once] == [0, 0, 0]
+    said = [
+        m["content"] for path in kept(tmp_path) for m in json.loads(path.read_text())["messages"]
+    ]
+    assert set(said) >= {"hello", *words}

@@ -29,6 +29,9 @@ pub const ParseError = error{ OutOfMemory, InvalidSession };
 
 pub const max_name_bytes = 200;
 
+/// Tells one state of a file from another.
+pub const Kept = struct { inode: u64, written_ns: i96 };
+
 pub const Session = struct {
     arena: std.heap.ArenaAllocator,
     id: []const u8,
@@ -37,6 +40,8 @@ pub const Session = struct {
     updated_at: i64,
     config: Config,
     messages: std.ArrayList(Message) = .empty,
+    /// The file as it was last read or written by us; null = there is none yet.
+    kept: ?Kept = null,
 
     /// A new conversation without messages, with a new id. Strings are copied.
     pub fn init(gpa: Allocator, io: std.Io, name: []const u8, config: Config) error{OutOfMemory}!Session {
@@ -97,6 +102,12 @@ pub const Session = struct {
     pub fn clear(self: *Session, io: std.Io) void {
         self.messages.clearRetainingCapacity();
         self.updated_at = nowSeconds(io);
+    }
+
+    /// From now on another conversation than the one in the file, with the same words.
+    pub fn takeNewId(self: *Session, io: std.Io) error{OutOfMemory}!void {
+        self.id = try newId(self.arena.allocator(), io);
+        self.kept = null;
     }
 
     pub fn rename(self: *Session, name: []const u8) error{OutOfMemory}!void {

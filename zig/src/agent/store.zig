@@ -25,6 +25,8 @@ pub const StoreError = error{
     InvalidSession,
     /// The folder or file cannot be written.
     Unwritable,
+    /// Another program wrote the conversation since this one read it.
+    Changed,
 };
 
 pub const Summary = struct {
@@ -67,32 +69,45 @@ pub const Store = struct {
     /// Relative to the working directory, as ABI had it. Created when the first conversation is saved.
     folder: []const u8 = default_folder,
 
-    pub fn save(self: Store, gpa: Allocator, session: *const Session, diag: *base.Diagnostic) StoreError!void {
+    /// Never over a turn of another program: that is `Changed`.
+    pub fn save(self: Store, gpa: Allocator, session: *Session, diag: *base.Diagnostic) StoreError!void {
         std.debug.assert(session_file.validId(session.id));
         var text: std.Io.Writer.Allocating = .init(gpa);
         defer text.deinit();
         session.writeJson(&text.writer) catch return error.OutOfMemory;
 
-        self.replace(session.id, text.written()) catch |err| {
+        session.kept = self.replace(session.id, session.kept, text.written()) catch |err| {
+            if (err == error.Changed) return error.Changed;
             diag.set("{s}/{s}.json cannot be written: {s}", .{ self.folder, session.id, base.storage.words(err) });
             return error.Unwritable;
         };
     }
 
-    fn replace(self: Store, id: []const u8, text: []const u8) !void {
+    fn replace(self: Store, id: []const u8, expected: ?session_file.Kept, text: []const u8) !session_file.Kept {
         const io = self.io;
         var dir = try std.Io.Dir.cwd().createDirPathOpen(io, self.folder, .{ .permissions = .fromMode(0o700), .open_options = .{ .iterate = true } });
         defer dir.close(io);
 
+        // Between the look and the replacement no one else may write. Where locks are unknown, the look alone must do.
+        _ = std.c.flock(dir.handle, std.posix.LOCK.EX);
         var name_buffer: [name_capacity]u8 = undefined;
+        if (expected) |known| {
+            const found: ?std.Io.File.Stat = dir.statFile(io, fileName(&name_buffer, id), .{ .follow_symlinks = false }) catch |err| switch (err) {
+                error.FileNotFound => null, // Deleted: then it is made again.
+                else => return err,
+            };
+            if (found) |stat| if (!std.meta.eql(keptOf(stat), known)) return error.Changed;
+        }
         var file = try dir.createFileAtomic(io, fileName(&name_buffer, id), .{ .permissions = .fromMode(0o600), .replace = true });
         defer file.deinit(io);
 
         try file.file.writeStreamingAll(io, text);
         try file.file.sync(io);
+        const written = keptOf(try file.file.stat(io));
         try file.replace(io);
         // The new name must survive a power cut too.
         if (std.c.fsync(dir.handle) != 0) return error.InputOutput;
+        return written;
     }
 
     pub fn load(self: Store, gpa: Allocator, id: []const u8, diag: *base.Diagnostic) StoreError!Session {
@@ -122,7 +137,8 @@ pub const Store = struct {
     }
 
     fn loadFrom(self: Store, gpa: Allocator, dir: std.Io.Dir, id: []const u8, diag: *base.Diagnostic) StoreError!Session {
-        const text = try self.readFrom(gpa, dir, id, diag);
+        var kept: session_file.Kept = undefined;
+        const text = try self.readFrom(gpa, dir, id, &kept, diag);
         defer gpa.free(text);
 
         var session = Session.parse(gpa, text, diag) catch |err| {
@@ -137,10 +153,11 @@ pub const Store = struct {
             session.deinit();
             return error.InvalidSession;
         }
+        session.kept = kept;
         return session;
     }
 
-    fn readFrom(self: Store, gpa: Allocator, dir: std.Io.Dir, id: []const u8, diag: *base.Diagnostic) StoreError![]u8 {
+    fn readFrom(self: Store, gpa: Allocator, dir: std.Io.Dir, id: []const u8, kept: *session_file.Kept, diag: *base.Diagnostic) StoreError![]u8 {
         var name_buffer: [name_capacity]u8 = undefined;
         const file = dir.openFile(self.io, fileName(&name_buffer, id), .{
             .allow_directory = false,
@@ -149,6 +166,7 @@ pub const Store = struct {
         }) catch |err| return self.openFailed(err, id, diag);
         defer file.close(self.io);
 
+        kept.* = keptOf(file.stat(self.io) catch |err| return self.openFailed(err, id, diag));
         var buffer: [4096]u8 = undefined;
         var reader = file.reader(self.io, &buffer);
         return reader.interface.allocRemaining(gpa, .limited(max_file_bytes)) catch |err| switch (err) {
@@ -201,8 +219,9 @@ pub const Store = struct {
             } else |err| switch (err) {
                 error.OutOfMemory => return error.OutOfMemory,
                 else => {
+                    var kept: session_file.Kept = undefined;
                     const told = try arena.dupe(u8, why.text());
-                    const text: ?[]const u8 = self.readFrom(arena, dir, copy, &why) catch null;
+                    const text: ?[]const u8 = self.readFrom(arena, dir, copy, &kept, &why) catch null;
                     const name = if (text) |t| try session_file.nameInDamaged(arena, t) else null;
                     try damaged.append(arena, .{ .id = copy, .why = told, .name = name });
                 },
@@ -229,6 +248,11 @@ pub const Store = struct {
         return null;
     }
 };
+
+/// A save makes a new file, so one of the two differs.
+fn keptOf(stat: std.Io.File.Stat) session_file.Kept {
+    return .{ .inode = stat.inode, .written_ns = stat.mtime.nanoseconds };
+}
 
 const name_capacity = 64 + ".json".len;
 
@@ -332,7 +356,7 @@ test "the newest of a name is found; a damaged file that may have the name is in
     old.updated_at -= 10;
     var new: Session = try .init(testing.allocator, testing.io, "my diary", .{});
     defer new.deinit();
-    for ([_]*const Session{ &new, &old }) |session| try rig.store.save(testing.allocator, session, &diag);
+    for ([_]*Session{ &new, &old }) |session| try rig.store.save(testing.allocator, session, &diag);
     const found = (try rig.store.findByName(a, "my diary", &diag)).?;
     try testing.expectEqualStrings(new.id, found.id);
     try testing.expectEqual(@as(usize, 2), found.count);
@@ -353,4 +377,28 @@ test "the newest of a name is found; a damaged file that may have the name is in
     try rig.tmp.dir.writeFile(testing.io, .{ .sub_path = "sessions/gone.json", .data = "" });
     try testing.expectError(error.InvalidSession, rig.store.findByName(a, "other", &diag));
     try testing.expect(std.mem.find(u8, diag.text(), "may be \"other\"") != null);
+}
+
+test "a conversation another program went on with is not overwritten" {
+    var rig: Rig = try .init();
+    defer rig.deinit();
+    var diag: base.Diagnostic = .{};
+
+    var mine: Session = try .init(testing.allocator, testing.io, "diary", .{});
+    defer mine.deinit();
+    try rig.store.save(testing.allocator, &mine, &diag);
+    var theirs = try rig.store.load(testing.allocator, mine.id, &diag);
+    defer theirs.deinit();
+    try theirs.add(testing.io, .user, "theirs");
+    try rig.store.save(testing.allocator, &theirs, &diag);
+    try rig.store.save(testing.allocator, &theirs, &diag);
+    try testing.expectError(error.Changed, rig.store.save(testing.allocator, &mine, &diag));
+    var there = try rig.store.load(testing.allocator, mine.id, &diag);
+    defer there.deinit();
+    try testing.expectEqualStrings("theirs", there.messages.items[0].content);
+
+    // Under an id of its own it is kept beside.
+    try mine.takeNewId(testing.io);
+    try rig.store.save(testing.allocator, &mine, &diag);
+    try testing.expect(!std.mem.eql(u8, mine.id, there.id));
 }

@@ -205,6 +205,12 @@ pub const Terminal = struct {
         var diag: base.Diagnostic = .{};
         self.store.save(self.gpa, self.session, &diag) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
+            error.Changed => {
+                const before = self.session.id;
+                try self.session.takeNewId(self.io);
+                try self.complain("another program went on with {s} meanwhile; what was said here is kept as {s}", .{ before, self.session.id });
+                return self.save();
+            },
             else => {
                 self.save_failed = true;
                 try self.complain("{s}", .{diag.text()});
