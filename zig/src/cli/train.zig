@@ -79,7 +79,7 @@ const Job = struct {
 
     fn explain(self: *Job, err: anyerror) Failure {
         if (err == error.OutOfMemory) return error.OutOfMemory;
-        const text = if (self.diag.text().len > 0) self.diag.text() else @errorName(err);
+        const text = if (self.diag.text().len > 0) self.diag.text() else abi.base.storage.words(err);
         try self.app.complain("train", text);
         return error.Explained;
     }

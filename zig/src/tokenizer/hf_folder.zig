@@ -36,7 +36,7 @@ pub const Files = struct {
 /// Opens the tokenizer in folder `path`. `diag` names file, value and rule on failure.
 pub fn open(gpa: Allocator, io: std.Io, path: []const u8, diag: *Diagnostic) OpenError!bpe.Tokenizer {
     var dir = std.Io.Dir.cwd().openDir(io, path, .{}) catch |err| {
-        diag.set("{s}: cannot open the tokenizer folder ({t}); give the folder that holds tokenizer.json", .{ path, err });
+        diag.set("{s}: cannot open the tokenizer folder: {s}. Give the folder that holds tokenizer.json", .{ path, base.storage.words(err) });
         return error.CannotReadTokenizer;
     };
     defer dir.close(io);
@@ -86,7 +86,7 @@ fn read(arena: Allocator, io: std.Io, dir: std.Io.Dir, name: []const u8, diag: *
         error.FileNotFound => null,
         error.OutOfMemory => error.OutOfMemory,
         else => {
-            diag.set("{s}: cannot be read ({t}); it must be a file of at most {d} MiB", .{ name, err, max_file_bytes >> 20 });
+            diag.set("{s}: cannot be read: {s}. It must be a file of at most {d} MiB", .{ name, base.storage.words(err), max_file_bytes >> 20 });
             return error.CannotReadTokenizer;
         },
     };
@@ -465,7 +465,7 @@ test "each fault in the files has its message" {
         .{ "{}", null, invalid_file, "has no field model" },
         .{ "{\"model\":{\"type\":\"Unigram\"}}", null, unsupported_file, "model.type is Unigram" },
         .{ "{\"model\":{\"vocab\":{},\"merges\":[]}}", null, invalid_file, "vocabulary is empty" },
-        .{ "{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", null, invalid_file, "DuplicateField" },
+        .{ "{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", null, invalid_file, "it has a key twice" },
         .{ "{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", null, invalid_file, "\"a\" and \"b\" share an id" },
         .{ "{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[]}}", null, invalid_file, "the id of token \"a\"" },
         .{ "{\"model\":{\"vocab\":{\"a\":4000000000},\"merges\":[]}}", null, invalid_file, "far beyond the 1 tokens" },

@@ -24,7 +24,11 @@ pub const Node = struct {
         const value = std.json.parseFromSliceLeaky(std.json.Value, arena, source, .{ .allocate = .alloc_if_needed }) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             else => {
-                diag.set("{s}: not valid JSON ({t})", .{ file, err });
+                diag.set("{s}: not valid JSON: {s}", .{ file, switch (err) {
+                    error.UnexpectedEndOfInput => "it ends too early",
+                    error.DuplicateField => "it has a key twice",
+                    else => "a sign is where it cannot be",
+                } });
                 return error.InvalidTokenizer;
             },
         };
