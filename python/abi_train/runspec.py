@@ -88,11 +88,20 @@ class RunSpec:
         return "bf16" if bf16_gpu or self.config.mixed_precision else "float32"
 
     def check_paths(self) -> None:
-        """Raise `ConfigError` for the first file or folder of the spec that is not there."""
+        """Raise `ConfigError` for the first file or folder of the spec that is not there, or is
+        not what its name needs."""
         for name in ("model", "data", "eval_data", "tokenizer"):
             path: Path | None = getattr(self, name)
-            if path is not None and not path.exists():
+            if path is None:
+                continue
+            if not path.exists():
                 raise ConfigError(f"{name}: {path} does not exist; check the path")
+            if not path.is_file() and not path.is_dir():
+                raise ConfigError(f"{name}: {path} is neither a regular file nor a folder")
+            if name in ("data", "eval_data") and path.is_dir():
+                raise ConfigError(f"{name}: {path} is a folder; name the token file (.bin) in it")
+            if name == "tokenizer" and path.is_file():
+                raise ConfigError(f"{name}: {path} is a file; name the folder with tokenizer.json")
 
     @property
     def tokenizer_dir(self) -> Path | None:

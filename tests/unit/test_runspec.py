@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def test_a_wrong_recipe_is_explained(values: dict[str, Any], message: str) -> No
     with pytest.raises(ConfigError) as caught:
         RunSpec.from_dict(values)
     assert message in str(caught.value)
+
+
+def test_paths_of_the_wrong_kind_are_named_before_anything_waits_on_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "d.bin").write_bytes(b"")
+    spec(tmp_path).check_paths()
+    for changes, said in (
+        ({"data": tmp_path / "pipe"}, "data: .*pipe is neither"),
+        ({"model": tmp_path / "pipe"}, "model: .*pipe is neither"),
+        ({"eval_data": tmp_path / "m"}, "eval_data: .*m is a folder"),
+        ({"tokenizer": tmp_path / "d.bin"}, "tokenizer: .*d.bin is a file"),
+        ({"model": tmp_path / "gone"}, "model: .*gone does not exist"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            spec(tmp_path).replace(**changes).check_paths()
 
 
 def test_a_report_is_valid_json_even_without_numbers() -> None:

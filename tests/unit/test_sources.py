@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from abi_train.data.info import describe
 from abi_train.data.sources import Chat, Completion, Message, Skipped, Text, count_lines, read_rows
 from abi_train.errors import DataError, FileAccessError, MissingFileError
 
@@ -115,8 +116,11 @@ def test_what_is_no_file_of_rows_is_called_what_it_is(tmp_path: Path) -> None:
     for path, said in ((tmp_path / "pipe", "regular"), (Path(os.devnull), "regular")):
         with pytest.raises(FileAccessError, match=f"{path} is not a {said} file"):
             count_lines([path])
-    with pytest.raises(FileAccessError, match="is a folder"):
-        list(read_rows([tmp_path]))
+        with pytest.raises(FileAccessError, match=f"{path} is not a {said} file"):
+            describe(path)
+    for look in (lambda: list(read_rows([tmp_path])), lambda: describe(tmp_path)):
+        with pytest.raises(FileAccessError, match="is a folder"):
+            look()
     with pytest.raises(MissingFileError, match="no such file"):
         count_lines([tmp_path / "gone"])
 

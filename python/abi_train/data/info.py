@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset import TokenizedDataset
+from ..errors import FileAccessError
 
 
 def describe(
@@ -15,9 +16,14 @@ def describe(
 ) -> dict[str, Any]:
     """Counts, manifest and the first `rows` rows of a token file.
 
-    verify: read everything and compare the checksums of the manifest. Raises `DataError`.
+    verify: read everything and compare the checksums of the manifest. Raises `DataError`,
+    `FileAccessError`.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileAccessError(f"{path} is a folder; name the token file (.bin) in it")
+    if path.exists() and not path.is_file():
+        raise FileAccessError(f"{path} is not a regular file; a token file (.bin) is needed")
     with TokenizedDataset.load(path) as data:
         tokens = data.tokens
         starts, mask = data.row_starts, data.loss_mask
