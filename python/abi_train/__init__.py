@@ -7,9 +7,11 @@ torch.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes longer than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from .check.crosscheck import crosscheck
     from .config import LlmTrainingConfig
     from .data.prepare import prepare

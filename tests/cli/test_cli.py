@@ -147,6 +147,18 @@ def test_what_goes_wrong_is_said_in_words(
     assert shown.out == ""
 
 
+def test_a_used_run_folder_is_refused_with_the_option_that_goes_on(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*train_arguments(made)) == 0
+    capsys.readouterr()
+    assert call(*train_arguments(made)) == 1
+    said = capsys.readouterr().err
+    assert "checkpoint-6 of another run" in said
+    assert "--resume latest" in said
+    assert call(*train_arguments(made, "--resume", "latest", "--set", "epochs=3")) == 0
+
+
 def test_a_broken_setting_is_named(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*train_arguments(made, "--set", "learning_rate=-1")) == 2
     assert "learning_rate is -1" in capsys.readouterr().err
@@ -194,6 +206,19 @@ def test_a_folder_and_a_gguf_can_be_inspected(
     assert [tensor["name"] for tensor in facts["tensors"]] == names
     assert call("inspect", made / "model") == 0
     assert names[-1] in capfd.readouterr().out
+
+
+def test_ctrl_c_in_the_middle_of_a_verb_is_one_word(
+    made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from abi_train import engines
+
+    def pressed(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engines, "run", pressed)
+    assert call(*train_arguments(made)) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_info_says_what_a_token_file_holds(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

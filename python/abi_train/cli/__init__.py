@@ -17,8 +17,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 __all__ = ["main"]
 
@@ -26,21 +29,28 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     # Reading the program's files takes a moment. An exception thrown in the middle of an import
-    # may come out as another one, so Ctrl-C leaves at once until the command itself begins.
+    # may come out as another one, so Ctrl-C leaves at once until a verb begins (`app.Verbs`).
     try:
-        early = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if early:
-            signal.signal(signal.SIGINT, _leave)
-    except ValueError:  # not the main thread
-        early = False
-    from .app import run
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, leave)
+    except ValueError:  # not the main thread: Ctrl-C is not ours
+        pass
+    try:
+        from .app import run
 
-    if early:
+        run(arguments)
+    finally:
+        listen()
+
+
+def listen() -> None:
+    """From here on Ctrl-C is an exception again."""
+    if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run(arguments)
 
 
-def _leave(number: int, frame: Any) -> None:
+def leave(number: int, frame: Any) -> None:
+    """Leave at once: nothing has been done that could be half done."""
     try:
         os.write(2, b"interrupted\n")
     finally:

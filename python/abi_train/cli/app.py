@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import AbiTrainError
-from . import chat, check, data, doctor, export, init, inspect, train
+from . import chat, check, data, doctor, export, init, inspect, listen, train
 from . import demo as demo_verb
 from .common import HELP_SETTINGS, error_line, say
 from .streams import prepare_streams
@@ -21,8 +21,20 @@ DEBUG_FLAG = "--debug"
 VERBS = ("demo", "init", "data", "train", "check", "export", "chat", "inspect", "doctor")
 
 
+class Interrupted(Exception):
+    """Ctrl-C, past typer, which would turn it into a silent exit code."""
+
+
 class Verbs(TyperGroup):
     """Lists the verbs in the order of the work."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen verb. Raises `Interrupted` for Ctrl-C."""
+        listen()
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names, in the order of `VERBS`."""
@@ -104,7 +116,7 @@ def _code_of(error: BaseException) -> int:
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, typer.Exit):
         return int(error.exit_code)
-    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+    if isinstance(error, (KeyboardInterrupt, Interrupted, typer.Abort)):
         say("interrupted")
         return 130
     if _is_usage(error):

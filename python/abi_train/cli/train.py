@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..config import LlmTrainingConfig
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from .common import JsonFlag, from_the_command_line, print_json, say
 
 EXAMPLES = """[bold]Examples[/]
@@ -51,6 +51,7 @@ def train(
     Ctrl-C finishes the update, saves and says where; a second Ctrl-C leaves at once.
     """
     from .. import engines
+    from ..checkpoint import list_checkpoints
     from ..progress import Observers, StopOnSignal, TrainingLine
 
     spec = build_spec(
@@ -67,6 +68,13 @@ def train(
         },
         settings or [],
     )
+    if spec.resume is None:
+        earlier = list_checkpoints(spec.checkpoint_dir)
+        if earlier:
+            raise CheckpointError(
+                f"{spec.checkpoint_dir} holds {earlier[-1].name} of another run. Go on with it "
+                "(--resume latest), or train into another folder (--run-dir)."
+            )
     stop = StopOnSignal()
     observer = Observers(TrainingLine(interval=spec.config.log_interval), stop)
     with stop.installed():
