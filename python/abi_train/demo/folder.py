@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,9 +37,10 @@ RETIRED: Final = ".previous-retired"
 
 
 @contextlib.contextmanager
-def fresh_results(folder: Path) -> Iterator[None]:
+def fresh_results(folder: Path, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Room for new results in `folder`; the earlier ones return when the body does not finish.
 
+    tell: called with a line when earlier results are put aside, and when they return.
     Raises `FileAccessError` for a folder that holds anything and is no demonstration's, or that
     another demonstration is using.
     """
@@ -47,10 +48,13 @@ def fresh_results(folder: Path) -> Iterator[None]:
     with run_lock(folder):
         _finish_moves(folder)
         _put_aside(folder)
+        if (folder / PREVIOUS).is_dir():
+            tell(f"the earlier results wait in {folder / PREVIOUS} until the new ones are whole")
         try:
             yield
         except BaseException:
-            _bring_back(folder)
+            if _bring_back(folder):
+                tell(f"{folder} holds the earlier results again")
             raise
         _retire(folder)
 
@@ -96,10 +100,10 @@ def _put_aside(folder: Path) -> None:
     (folder / MOVING).rename(folder / PREVIOUS)
 
 
-def _bring_back(folder: Path) -> None:
+def _bring_back(folder: Path) -> bool:
     """The earlier results in place of unfinished ones, which stay where there are no earlier."""
     if not (folder / PREVIOUS).is_dir():
-        return
+        return False
     for name in RESULTS:
         path = folder / name
         if path.is_dir():
@@ -108,6 +112,7 @@ def _bring_back(folder: Path) -> None:
             path.unlink(missing_ok=True)
     (folder / PREVIOUS).rename(folder / MOVING)
     _move_back(folder)
+    return True
 
 
 def _move_back(folder: Path) -> None:
