@@ -316,3 +316,17 @@ def test_programs_that_go_on_with_one_conversation_at_once_lose_no_turn(
         m["content"] for path in kept(tmp_path) for m in json.loads(path.read_text())["messages"]
     ]
     assert set(said) >= {"hello", *words}
+
+
+def test_a_turn_is_kept_when_stderr_cannot_be_written(
+    program: Path, model: Path, tmp_path: Path
+) -> None:
+    """A tiny model is always cut at so few tokens, which is noted on stderr."""
+    command = [str(program), "agent", "--model", str(model), "-s", "x", "-m", "hi"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--max-tokens", "1", "--seed", "4"],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0
+    assert len(json.loads(kept(tmp_path)[0].read_text())["messages"]) == 2

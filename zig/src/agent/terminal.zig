@@ -323,7 +323,14 @@ pub const Terminal = struct {
         try self.err.flush();
     }
 
+    /// What cannot be noted is dropped: a turn is kept even when no one reads stderr.
     fn note(self: *Terminal, comptime format: []const u8, arguments: anytype) Error!void {
+        self.writeNote(format, arguments) catch {
+            self.err.end = 0;
+        };
+    }
+
+    fn writeNote(self: *Terminal, comptime format: []const u8, arguments: anytype) std.Io.Writer.Error!void {
         if (self.style.color) try self.err.writeAll("\x1b[2m");
         try self.err.print(format, arguments);
         if (self.style.color) try self.err.writeAll("\x1b[0m");
@@ -331,6 +338,12 @@ pub const Terminal = struct {
     }
 
     fn complain(self: *Terminal, comptime format: []const u8, arguments: anytype) Error!void {
+        self.writeComplaint(format, arguments) catch {
+            self.err.end = 0;
+        };
+    }
+
+    fn writeComplaint(self: *Terminal, comptime format: []const u8, arguments: anytype) std.Io.Writer.Error!void {
         if (self.style.color) try self.err.writeAll("\x1b[31m");
         try self.err.writeAll("abi agent: ");
         if (self.style.color) try self.err.writeAll("\x1b[0m");

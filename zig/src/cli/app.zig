@@ -56,9 +56,14 @@ pub const App = struct {
 
     /// Progress and messages: what cannot be written is dropped, for a log that nobody reads must not end the work.
     pub fn tell(self: *App, comptime format: []const u8, values: anytype) void {
-        self.err.print(format, values) catch {};
-        self.err.flush() catch {};
-        self.err.end = 0; // After a failed flush the bytes are still there.
+        self.writeMessage(format, values) catch {
+            self.err.end = 0; // The bytes are still there.
+        };
+    }
+
+    fn writeMessage(self: *App, comptime format: []const u8, values: anytype) std.Io.Writer.Error!void {
+        try self.err.print(format, values);
+        try self.err.flush();
     }
 
     /// Parses or explains. Null = go on; else the program's end.
