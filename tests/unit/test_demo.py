@@ -60,11 +60,13 @@ def test_new_results_take_the_place_of_the_old_and_other_files_stay(made: Path) 
 
 def test_the_old_results_return_when_the_new_ones_fail(made: Path) -> None:
     before = held(made)
-    with pytest.raises(KeyboardInterrupt), room.fresh_results(made):
+    told: list[str] = []
+    with pytest.raises(KeyboardInterrupt), room.fresh_results(made, told.append):
         (made / "run").mkdir()
         (made / "config.json").write_text("half")
         raise KeyboardInterrupt
     assert held(made) == before
+    assert ["wait in" in told[0], "again" in told[1]] == [True, True]
 
 
 @pytest.mark.parametrize("moves", range(5))

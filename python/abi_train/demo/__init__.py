@@ -93,10 +93,9 @@ def run_demo(
     and `FileAccessError` for a folder of somebody else's.
     """
     folder, begun = Path(folder), time.perf_counter()
-    with fresh_results(folder):
-        return _make(
-            folder, question, observer, say or (lambda text: None), training, sample, begun
-        )
+    tell = say or (lambda text: None)
+    with fresh_results(folder, tell):
+        return _make(folder, question, observer, tell, training, sample, begun)
 
 
 def _make(
