@@ -7,6 +7,7 @@ exit code is a documented one, and every file that was there is there with the s
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -280,3 +281,4 @@ def test_the_sound_folder_trains_and_talks(program: Path, folder: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, (command, done.stderr)
+        shutil.rmtree(folder / "run", ignore_errors=True)  # a used one is refused

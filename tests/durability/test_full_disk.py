@@ -120,12 +120,15 @@ def test_results_that_cannot_be_written_are_a_failure(job: runs.Job) -> None:
 def test_closed_streams_put_no_message_into_a_file(
     job: runs.Job, unbroken: Any, closed: str, way: str
 ) -> None:
-    """The first file opened after them would get their numbers."""
+    """The first file opened after them would get their numbers.
+
+    A result that cannot go to stdout is a failure, and the run is saved all the same.
+    """
     command = getattr(job, way)()
     done = subprocess.run(
         ["sh", "-c", f'"$@" {closed}', "sh", *command], cwd=job.folder, check=False, timeout=120
     )
-    assert done.returncode == 0
+    assert done.returncode == (1 if "1>&-" in closed else 0)
     last, expected = unbroken
     assert runs.outcome(job.checkpoints()[last]) == expected
     assert (job.run_dir / "run.lock").stat().st_size == 0
