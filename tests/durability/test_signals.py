@@ -67,11 +67,8 @@ def test_the_first_signal_saves_and_says_where(
 def test_the_second_signal_leaves_at_once(job: runs.Job, number: signal.Signals) -> None:
     """Updates of several seconds: only a program that does not wait is gone in time."""
     slow = {"batch_size": 4, "max_seq_len": 64, "grad_accum_steps": 4000, "epochs": 4000}
-    first = job.run(job.command(max_steps=2))
-    assert first.returncode == 0, first.stderr
     data = job.folder / "data.bin"
     data.write_bytes(data.read_bytes() * 1000)  # An update is at most an epoch.
-    before = {path: runs.sha256(path) for path in job.run_dir.rglob("*.safetensors")}
     with job.start(job.command(**slow)) as child:
         read_until(child, "17568 weights")
         time.sleep(0.1)  # The handlers are in place after this line; an update takes longer.
@@ -82,7 +79,7 @@ def test_the_second_signal_leaves_at_once(job: runs.Job, number: signal.Signals)
         code = child.wait()
         assert time.monotonic() - sent < 2
     assert code == CODES[number]
-    assert {path: runs.sha256(path) for path in before} == before
+    assert list(job.run_dir.rglob("*.safetensors")) == []
 
 
 def test_a_signal_while_nothing_is_saved_says_so(job: runs.Job) -> None:
