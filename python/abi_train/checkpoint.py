@@ -168,7 +168,8 @@ def run_lock(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise FileAccessError(
-                    f"{folder} is in use by another run. Wait for it, or name another run_dir."
+                    f"another process is training in {folder}. Wait for it to end, or choose "
+                    "another folder."
                 ) from None
         yield
 

@@ -104,7 +104,7 @@ def test_a_kill_while_training_loses_nothing(made: Path) -> None:
 
 def test_two_demonstrations_do_not_share_a_folder(made: Path) -> None:
     before = held(made)
-    with run_lock(made), pytest.raises(FileAccessError, match="in use"):
+    with run_lock(made), pytest.raises(FileAccessError, match="another process is training"):
         demo.run_demo(made)
     assert held(made) == before
 

@@ -51,7 +51,7 @@ def train(
     Ctrl-C finishes the update, saves and says where; a second Ctrl-C leaves at once.
     """
     from .. import engines
-    from ..checkpoint import list_checkpoints
+    from ..checkpoint import list_checkpoints, run_lock
     from ..progress import Observers, StopOnSignal, TrainingLine
 
     spec = build_spec(
@@ -71,10 +71,11 @@ def train(
     if spec.resume is None:
         earlier = list_checkpoints(spec.checkpoint_dir)
         if earlier:
-            raise CheckpointError(
-                f"{spec.checkpoint_dir} holds {earlier[-1].name} of another run. Go on with it "
-                "(--resume latest), or train into another folder (--run-dir)."
-            )
+            with run_lock(spec.checkpoint_dir):  # A run still at work is the better reason.
+                raise CheckpointError(
+                    f"{spec.checkpoint_dir} holds {earlier[-1].name} of another run. Go on with it "
+                    "(--resume latest), or train into another folder (--run-dir)."
+                )
     stop = StopOnSignal()
     observer = Observers(TrainingLine(interval=spec.config.log_interval), stop)
     with stop.installed():
