@@ -25,11 +25,11 @@ $(1) & job=$$!; trap 'kill $$job 2>/dev/null; exit 130' INT TERM; passed=0; \
 	done; wait $$job
 endef
 
-.PHONY: help demo test test-zig test-python check build lint fmt docs bench fuzz durability clean
+.PHONY: help demo test test-zig test-python check build lint fmt docs bench durability clean
 
 help:
 	@sed -n '3,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
-	@echo 'also: build lint fmt docs bench fuzz durability clean'
+	@echo 'also: build lint fmt docs bench durability clean'
 
 # ---- environments ----
 
@@ -97,9 +97,6 @@ docs: $(VENV)/.installed
 
 bench: $(TEST_VENV)/.installed
 	@$(TEST_VENV)/bin/python benchmarks/all.py
-
-fuzz: $(TEST_VENV)/.installed
-	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test --fuzz=1M
 
 # kill -9 two hundred times at random moments; ABI_SEED=N repeats an earlier run's moments.
 durability: $(TEST_VENV)/.installed

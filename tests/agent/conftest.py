@@ -11,17 +11,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="session")
-def program() -> Path:
-    """``ABI_PROGRAM``, or the program in ``zig-out``; the tests are skipped without one."""
-    path = Path(os.environ.get("ABI_PROGRAM", ROOT / "zig-out" / "bin" / "abi"))
-    if not path.is_file():
-        pytest.skip(f"{path} is not built: run `python -m ziglang build`, or set ABI_PROGRAM")
-    return path
 
 
 @pytest.fixture

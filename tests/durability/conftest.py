@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import runs
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def program() -> Path:
-    """``ABI_PROGRAM``, or the program in ``zig-out``; the tests are skipped without one."""
-    path = Path(os.environ.get("ABI_PROGRAM", ROOT / "zig-out" / "bin" / "abi"))
-    if not path.is_file():
-        pytest.skip(f"{path} is not built: run `python -m ziglang build`, or set ABI_PROGRAM")
-    return path
 
 
 @pytest.fixture
