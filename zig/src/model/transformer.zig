@@ -59,11 +59,7 @@ pub fn Transformer(comptime T: type) type {
             defer gpa.free(frequencies);
 
             arch.rope.inverseFrequencies(config, frequencies);
-            var rope = try ops.rope.Table(T).init(gpa, .{
-                .head_dim = config.head_dim,
-                .theta = config.rope_theta,
-                .inv_freq = frequencies,
-            }, capacity.time);
+            var rope = try ops.rope.Table(T).init(gpa, frequencies, capacity.time);
             errdefer rope.deinit();
 
             var activations: activations_file.Activations(T) = try .init(gpa, config, capacity);

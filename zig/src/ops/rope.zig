@@ -11,13 +11,6 @@ const Exec = @import("exec.zig").Exec;
 
 pub const Direction = enum { forward, backward };
 
-pub const Config = struct {
-    head_dim: usize,
-    theta: f64,
-    /// One frequency for each pair, when positions are scaled; null = theta^(-2i/head_dim).
-    inv_freq: ?[]const f32 = null,
-};
-
 /// cos and sin for positions 0..max_positions, [position, head_dim/2] each.
 pub fn Table(comptime T: type) type {
     return struct {
@@ -29,16 +22,15 @@ pub fn Table(comptime T: type) type {
         cos: []T,
         sin: []T,
 
-        pub fn init(gpa: std.mem.Allocator, config: Config, max_positions: usize) error{OutOfMemory}!Self {
-            std.debug.assert(config.head_dim % 2 == 0);
-            const half = config.head_dim / 2;
+        /// `frequencies`: radians per position of each pair, as the model's configuration gives them.
+        pub fn init(gpa: std.mem.Allocator, frequencies: []const f32, max_positions: usize) error{OutOfMemory}!Self {
+            const half = frequencies.len;
             const count = std.math.mul(usize, half, max_positions) catch return error.OutOfMemory;
             const cos = try gpa.alloc(T, count);
             errdefer gpa.free(cos);
 
             const sin = try gpa.alloc(T, count);
-            for (0..half) |i| {
-                const frequency = if (config.inv_freq) |list| list[i] else defaultFrequency(i, config.head_dim, config.theta);
+            for (frequencies, 0..) |frequency, i| {
                 for (0..max_positions) |p| {
                     const angle: f32 = @as(f32, @floatFromInt(p)) * frequency;
                     cos[p * half + i] = @floatCast(@cos(@as(f64, angle)));
@@ -54,13 +46,6 @@ pub fn Table(comptime T: type) type {
             self.* = undefined;
         }
     };
-}
-
-/// theta^(-2i/head_dim) with the roundings of the reference: the exponent, the power and its inverse in f32.
-pub fn defaultFrequency(i: usize, head_dim: usize, theta: f64) f32 {
-    const exponent: f32 = @as(f32, @floatFromInt(2 * i)) / @as(f32, @floatFromInt(head_dim));
-    const power: f32 = @floatCast(std.math.pow(f64, @as(f32, @floatCast(theta)), exponent));
-    return 1.0 / power;
 }
 
 /// Rotates x [tokens, heads, head_dim] in place; positions [tokens] index the table.
@@ -97,6 +82,13 @@ pub fn applyNaive(comptime T: type, x: []T, heads: usize, head_dim: usize, table
 
 const check = @import("check.zig");
 
+/// Falling, as real ones do.
+const test_frequencies: [34]f32 = blk: {
+    var list: [34]f32 = undefined;
+    for (&list, 0..) |*f, i| f.* = 1.0 / (1.0 + @as(f32, i) * @as(f32, i));
+    break :blk list;
+};
+
 test "fast equals plain for all even head sizes up to 68; backward undoes forward" {
     var rig = try check.Rig.init(2);
     defer rig.deinit();
@@ -109,7 +101,7 @@ test "fast equals plain for all even head sizes up to 68; backward undoes forwar
         for (1..35) |half| {
             const positions = [_]u32{ 0, 3, 19, 3 };
             const heads = 3;
-            var table = try Table(T).init(std.testing.allocator, .{ .head_dim = 2 * half, .theta = 1e4 }, 20);
+            var table = try Table(T).init(std.testing.allocator, test_frequencies[0..half], 20);
             defer table.deinit();
 
             const original = bag.normal(T, positions.len * heads * 2 * half);
@@ -133,7 +125,7 @@ test "backward is the derivative of forward" {
     var bag: check.Bag = .{};
     defer bag.deinit();
 
-    var table = try Table(f64).init(std.testing.allocator, .{ .head_dim = 6, .theta = 100 }, 9);
+    var table = try Table(f64).init(std.testing.allocator, test_frequencies[0..3], 9);
     defer table.deinit();
 
     const Problem = struct { ex: *Exec, x: []f64, y: []f64, dout: []f64, table: *const Table(f64) };
@@ -150,10 +142,8 @@ test "backward is the derivative of forward" {
     try check.expectGradient(p.x, dx, p, loss);
 }
 
-test "the default frequencies fall geometrically; a given list is used as it is" {
-    try std.testing.expectEqual(1, defaultFrequency(0, 64, 500_000));
-    try std.testing.expectApproxEqRel(std.math.pow(f64, 500_000, -62.0 / 64.0), defaultFrequency(31, 64, 500_000), 1e-6);
-    var table = try Table(f64).init(std.testing.allocator, .{ .head_dim = 4, .theta = 1e4, .inv_freq = &.{ 0.5, 0.25 } }, 3);
+test "the table holds cosine and sine of position times frequency" {
+    var table = try Table(f64).init(std.testing.allocator, &.{ 0.5, 0.25 }, 3);
     defer table.deinit();
 
     try std.testing.expectEqual(@cos(@as(f64, 1.0)), table.cos[2 * 2]);
@@ -163,7 +153,7 @@ test "the default frequencies fall geometrically; a given list is used as it is"
 test "a failed allocation leaks nothing" {
     try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
         fn f(gpa: std.mem.Allocator) !void {
-            var table = try Table(f32).init(gpa, .{ .head_dim = 4, .theta = 1e4 }, 3);
+            var table = try Table(f32).init(gpa, test_frequencies[0..2], 3);
             table.deinit();
         }
     }.f, .{});
@@ -173,7 +163,7 @@ test "the same bits for any number of threads" {
     var bag: check.Bag = .{};
     defer bag.deinit();
 
-    var table = try Table(f32).init(std.testing.allocator, .{ .head_dim = 10, .theta = 1e4 }, 40);
+    var table = try Table(f32).init(std.testing.allocator, test_frequencies[0..5], 40);
     defer table.deinit();
 
     var positions: [37]u32 = undefined;
