@@ -190,16 +190,20 @@ pub const embedding = struct {
 
 pub const cross_entropy = struct {
     pub const Args = plain.cross_entropy.Args;
+    pub const Head = plain.cross_entropy.Head;
     pub const Result = plain.cross_entropy.Result;
 
     pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
         const t = now();
         const result = plain.cross_entropy.run(T, ex, args);
         const n = args.targets.len;
-        const c = args.weight.len / args.vocab_size;
+        const c = switch (args.weight) {
+            .dense => |w| w.len / args.vocab_size,
+            .frozen => |matrix| matrix.columns,
+        };
         const products: f64 = 1 + @as(f64, if (args.dhidden != null) 1 else 0) + @as(f64, if (args.dweight != null) 1 else 0);
         // Logits need not leave the cache: hidden and weights are read, their gradients written.
-        record(t, .{ .op = "head and loss", .m = n, .n = args.vocab_size, .k = c, .flops = 2 * products * product(n, args.vocab_size, c), .bytes = bytesOf(T, 2 * n * c + 3 * args.weight.len) });
+        record(t, .{ .op = "head and loss", .m = n, .n = args.vocab_size, .k = c, .flops = 2 * products * product(n, args.vocab_size, c), .bytes = bytesOf(T, 2 * n * c + 3 * args.vocab_size * c) });
         return result;
     }
 };

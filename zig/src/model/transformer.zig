@@ -91,7 +91,7 @@ pub fn Transformer(comptime T: type) type {
             const n = batch.tokens();
             return ops.cross_entropy.run(T, self.exec, .{
                 .hidden = self.activations.hidden[0 .. n * self.config.hidden_size],
-                .weight = self.layout.head().sliceConst(T, weights),
+                .weight = .{ .dense = self.layout.head().sliceConst(T, weights) },
                 .vocab_size = self.config.vocab_size,
                 .targets = batch.targets,
                 .scale = 1,
@@ -118,7 +118,7 @@ pub fn Transformer(comptime T: type) type {
             const dhidden = self.activations.scratch.dnormed[0 .. n * c];
             const result = ops.cross_entropy.run(T, self.exec, .{
                 .hidden = self.activations.hidden[0 .. n * c],
-                .weight = head.sliceConst(T, weights),
+                .weight = .{ .dense = head.sliceConst(T, weights) },
                 .vocab_size = self.config.vocab_size,
                 .targets = batch.targets,
                 .scale = scale,

@@ -7,25 +7,45 @@
 const std = @import("std");
 const Exec = @import("exec.zig").Exec;
 const matmul = @import("matmul.zig");
+const frozen = @import("frozen.zig");
 const kernels = @import("kernels");
+
+/// The output matrix [V, C]: plain numbers, or as a file stores it (f32 only, without a gradient of its own).
+pub fn Head(comptime T: type) type {
+    return union(enum) {
+        dense: []const T,
+        frozen: frozen.Matrix,
+    };
+}
 
 pub fn Args(comptime T: type) type {
     return struct {
         /// [N, C]
         hidden: []const T,
         /// [V, C]
-        weight: []const T,
+        weight: Head(T),
         /// [N], -1 = ignored. Values are below V.
         targets: []const i32,
-        /// V; C follows from the length of `weight`.
+        /// V; C follows from the size of `weight`.
         vocab_size: usize,
         /// 1 / number of targets of the whole update. Used by the gradients only.
         scale: T,
+        /// [N]: multiplies `scale` row by row. Used by the gradients only; null = 1.
+        row_scale: ?[]const T = null,
         label_smoothing: T = 0,
         /// [N, C], stored. Rows without target become 0. null = not wanted. Must not alias `hidden`.
         dhidden: ?[]T = null,
         /// [V, C], accumulated. null = not wanted.
         dweight: ?[]T = null,
+        /// [N]: receives the negative log-probability of each row's target, 0 in rows without one. null = not wanted.
+        row_nll: ?[]f64 = null,
+
+        fn columns(self: @This()) usize {
+            return switch (self.weight) {
+                .dense => |w| w.len / self.vocab_size,
+                .frozen => |matrix| matrix.columns,
+            };
+        }
     };
 }
 
@@ -54,12 +74,17 @@ fn chunkRows(vocab_size: usize) usize {
 pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
     const n = args.targets.len;
     const v = args.vocab_size;
-    const c = args.weight.len / v;
-    std.debug.assert(c * v == args.weight.len);
+    const c = args.columns();
+    switch (args.weight) {
+        .dense => |w| std.debug.assert(w.len == c * v),
+        .frozen => |matrix| std.debug.assert(matrix.rows == v and args.dweight == null),
+    }
     std.debug.assert(args.hidden.len >= n * c);
+    if (args.row_scale) |list| std.debug.assert(list.len >= n);
+    if (args.row_nll) |list| @memset(list[0..n], 0);
     const logits = ex.sharedScratch(T, scratchCount(n, v));
     var rows: [max_chunk_rows]Row = undefined;
-    var targets: [max_chunk_rows]i32 = undefined;
+    var origin: [max_chunk_rows]usize = undefined;
     var result: Result = .{};
     // Where hidden gradients are wanted their buffer first holds the rows that have a target, side by side: rows outside
     // the loss then cost nothing. Chunks turn into their gradients in place; at the end the rows go home.
@@ -70,27 +95,34 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
     var begin: usize = 0; // in source
     while (begin < total) {
         const m = @min(total - begin, chunkRows(v));
-        for (targets[0..m]) |*target| {
+        for (origin[0..m]) |*row| {
             while (gathered != null and args.targets[cursor] < 0) cursor += 1;
-            target.* = args.targets[cursor];
+            row.* = cursor;
             cursor += 1;
         }
         const hidden = source[begin * c ..][0 .. m * c];
-        matmul.forward(T, ex, logits, hidden, args.weight, null, m, v, c, .store);
-        const job: Job(T) = .{ .args = args, .targets = targets[0..m], .logits = logits, .rows = rows[0..m] };
+        switch (args.weight) {
+            .dense => |w| matmul.forward(T, ex, logits, hidden, w, null, m, v, c, .store),
+            .frozen => |matrix| if (T == f32) frozen.forward(ex, logits, hidden, matrix, null, m, .store) else unreachable,
+        }
+        const job: Job(T) = .{ .args = args, .origin = origin[0..m], .logits = logits, .rows = rows[0..m] };
         ex.pool.parallelFor(job, m, struct {
             fn f(j: Job(T), r: usize, _: usize) void {
                 j.rows[r] = lossOfRow(T, j, r);
             }
         }.f);
-        for (rows[0..m]) |row| {
+        for (rows[0..m], origin[0..m]) |row, at| {
+            if (args.row_nll) |list| list[at] = row.nll;
             result.loss_sum += row.loss;
             result.nll_sum += row.nll;
             result.correct += @intFromBool(row.correct);
             result.count += @intFromBool(row.counted);
         }
         if (args.dweight) |dw| matmul.backwardWeight(T, ex, dw, null, logits, hidden, m, v, c);
-        if (args.dhidden) |dh| matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, args.weight, m, v, c, .store);
+        if (args.dhidden) |dh| switch (args.weight) {
+            .dense => |w| matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, w, m, v, c, .store),
+            .frozen => |matrix| if (T == f32) frozen.backwardInput(ex, dh[begin * c ..][0 .. m * c], logits, matrix, m, .store) else unreachable,
+        };
         begin += m;
     }
     if (gathered) |count| scatter(T, args.dhidden.?, args.targets, c, count);
@@ -133,18 +165,19 @@ fn scatter(comptime T: type, x: []T, targets: []const i32, c: usize, count: usiz
 const Row = struct { loss: f64 = 0, nll: f64 = 0, correct: bool = false, counted: bool = false };
 
 fn Job(comptime T: type) type {
-    return struct { args: Args(T), targets: []const i32, logits: []T, rows: []Row };
+    return struct { args: Args(T), origin: []const usize, logits: []T, rows: []Row };
 }
 
 /// Loss of row r; its logits become their gradient.
 fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
     const v = job.args.vocab_size;
     const logits = job.logits[r * v ..][0..v];
-    if (job.targets[r] < 0) {
+    const at = job.origin[r];
+    if (job.args.targets[at] < 0) {
         @memset(logits, 0);
         return .{};
     }
-    const target: usize = @intCast(job.targets[r]);
+    const target: usize = @intCast(job.args.targets[at]);
     std.debug.assert(target < v);
     const table = kernels.table(T);
     const smoothing: f64 = job.args.label_smoothing;
@@ -158,8 +191,9 @@ fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
     const nll = lse - (@as(f64, logits[target]) - max);
     const mean = lse - (plain_sum / vocabulary - max);
     if (job.args.dhidden != null or job.args.dweight != null) {
-        table.logit_gradient(v, logits.ptr, max, @floatCast(1 / exp_sum), @floatCast(smoothing / vocabulary), job.args.scale);
-        logits[target] -= (1 - job.args.label_smoothing) * job.args.scale;
+        const scale = if (job.args.row_scale) |list| job.args.scale * list[at] else job.args.scale;
+        table.logit_gradient(v, logits.ptr, max, @floatCast(1 / exp_sum), @floatCast(smoothing / vocabulary), scale);
+        logits[target] -= (1 - job.args.label_smoothing) * scale;
     }
     return .{ .loss = (1 - smoothing) * nll + smoothing * mean, .nll = nll, .correct = best == target, .counted = true };
 }
@@ -167,14 +201,16 @@ fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
 /// The definition, one row at a time; `logits` [V] is scratch.
 pub fn runNaive(comptime T: type, logits: []T, args: Args(T)) Result {
     const v = args.vocab_size;
-    const c = args.weight.len / v;
+    const c = args.columns();
+    const weight = args.weight.dense;
     var result: Result = .{};
+    if (args.row_nll) |list| @memset(list[0..args.targets.len], 0);
     if (args.dhidden) |dh| @memset(dh[0 .. args.targets.len * c], 0);
     for (args.targets, 0..) |target_signed, r| {
         if (target_signed < 0) continue;
         const target: usize = @intCast(target_signed);
         const h = args.hidden[r * c ..][0..c];
-        matmul.forwardNaive(T, logits, h, args.weight, null, 1, v, c, .store);
+        matmul.forwardNaive(T, logits, h, weight, null, 1, v, c, .store);
         var best: usize = 0;
         for (logits, 0..) |x, i| if (x > logits[best]) {
             best = i;
@@ -190,14 +226,16 @@ pub fn runNaive(comptime T: type, logits: []T, args: Args(T)) Result {
         const smoothing: f64 = args.label_smoothing;
         result.nll_sum += nll;
         result.loss_sum += (1 - smoothing) * nll + smoothing * (lse - total / @as(f64, @floatFromInt(v)));
+        if (args.row_nll) |list| list[r] = nll;
+        const scale = if (args.row_scale) |list| args.scale * list[r] else args.scale;
         result.count += 1;
         if (best == target) result.correct += 1;
         for (logits, 0..) |*x, i| {
             const p: T = @floatCast(@exp(@as(f64, x.*) - lse));
             const hot: T = if (i == target) 1 - args.label_smoothing else 0;
-            x.* = (p - hot - args.label_smoothing / @as(T, @floatFromInt(v))) * args.scale;
+            x.* = (p - hot - args.label_smoothing / @as(T, @floatFromInt(v))) * scale;
         }
-        if (args.dhidden) |dh| matmul.backwardInputNaive(T, dh[r * c ..][0..c], logits, args.weight, 1, v, c, .store);
+        if (args.dhidden) |dh| matmul.backwardInputNaive(T, dh[r * c ..][0..c], logits, weight, 1, v, c, .store);
         if (args.dweight) |dw| matmul.backwardWeightNaive(T, dw, null, logits, h, 1, v, c);
     }
     return result;
@@ -230,21 +268,52 @@ test "fast equals plain: several chunks, ignored rows, smoothing, small vocabula
         const start = bag.normal(T, v * c);
         const got = [_][]T{ bag.normal(T, n * c), bag.copy(T, start) };
         const want = [_][]T{ bag.zeros(T, n * c), bag.copy(T, start) };
-        var args: Args(T) = .{ .hidden = hidden, .weight = weight, .targets = targets, .vocab_size = v, .scale = 0.25, .label_smoothing = smoothing, .dhidden = got[0], .dweight = got[1] };
+        const row_nll = [_][]f64{ bag.zeros(f64, n), bag.zeros(f64, n) };
+        var args: Args(T) = .{ .hidden = hidden, .weight = .{ .dense = weight }, .targets = targets, .vocab_size = v, .scale = 0.25, .row_scale = bag.normal(T, n), .label_smoothing = smoothing, .dhidden = got[0], .dweight = got[1], .row_nll = row_nll[0] };
         const fast = run(T, &rig.ex, args);
         args.dhidden = want[0];
         args.dweight = want[1];
+        args.row_nll = row_nll[1];
         const plain = runNaive(T, bag.zeros(T, v), args);
         try std.testing.expectEqual(plain.count, fast.count);
         try std.testing.expectEqual(plain.correct, fast.correct);
         try std.testing.expectApproxEqAbs(plain.loss_sum, fast.loss_sum, tolerance * (1 + plain.loss_sum));
         try std.testing.expectApproxEqAbs(plain.nll_sum, fast.nll_sum, tolerance * (1 + plain.nll_sum));
         for (want, got) |w, g| try check.expectClose(T, w, g, tolerance);
+        for (row_nll[0], row_nll[1]) |g, w| try std.testing.expectApproxEqAbs(w, g, tolerance * (1 + w));
         // Without gradients the sums are the same.
         args.dhidden = null;
         args.dweight = null;
         try std.testing.expectEqual(fast, run(T, &rig.ex, args));
     };
+}
+
+test "a frozen head has the bits of its expansion" {
+    var rig = try check.Rig.init(2);
+    defer rig.deinit();
+
+    const n = 30;
+    const v = 70;
+    const c = 64;
+    try rig.ex.reserve(f32, .{ .vocab_size = v, .loss_rows = n, .frozen_columns = c });
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    const words = bag.zeros(u16, v * c);
+    const weight = bag.normal(f32, v * c);
+    for (words, weight) |*word, *w| {
+        word.* = @truncate(@as(u32, @bitCast(w.*)) >> 16);
+        w.* = @bitCast(@as(u32, word.*) << 16);
+    }
+    const targets = someTargets(&bag, n, v);
+    const got = bag.zeros(f32, n * c);
+    const want = bag.zeros(f32, n * c);
+    var args: Args(f32) = .{ .hidden = bag.normal(f32, n * c), .weight = .{ .dense = weight }, .targets = targets, .vocab_size = v, .scale = 0.5, .dhidden = want };
+    const expected = run(f32, &rig.ex, args);
+    args.weight = .{ .frozen = .{ .dtype = .bf16, .rows = v, .columns = c, .bytes = std.mem.sliceAsBytes(words) } };
+    args.dhidden = got;
+    try std.testing.expectEqual(expected, run(f32, &rig.ex, args));
+    try check.expectSame(f32, want, got);
 }
 
 test "gradients are those of the scaled loss, with smoothing" {
@@ -263,7 +332,7 @@ test "gradients are those of the scaled loss, with smoothing" {
     const weight = bag.normal(f64, v * c);
     const dhidden = bag.zeros(f64, n * c);
     const dweight = bag.zeros(f64, v * c);
-    var p: Problem = .{ .ex = &rig.ex, .args = .{ .hidden = hidden, .weight = weight, .targets = &.{ 3, -1, 0, 6, 3 }, .vocab_size = v, .scale = 0.25, .label_smoothing = 0.1, .dhidden = dhidden, .dweight = dweight } };
+    var p: Problem = .{ .ex = &rig.ex, .args = .{ .hidden = hidden, .weight = .{ .dense = weight }, .targets = &.{ 3, -1, 0, 6, 3 }, .vocab_size = v, .scale = 0.25, .label_smoothing = 0.1, .dhidden = dhidden, .dweight = dweight } };
     _ = run(f64, p.ex, p.args);
     p.args.dhidden = null;
     p.args.dweight = null;
@@ -281,10 +350,10 @@ test "huge logits stay finite; a NaN is not hidden" {
     defer rig.deinit();
 
     try rig.ex.reserve(f32, .{ .vocab_size = 3, .loss_rows = 1 });
-    const big = run(f32, &rig.ex, .{ .hidden = &.{1e4}, .weight = &.{ 1, -1, 0.5 }, .targets = &.{1}, .vocab_size = 3, .scale = 1 });
+    const big = run(f32, &rig.ex, .{ .hidden = &.{1e4}, .weight = .{ .dense = &.{ 1, -1, 0.5 } }, .targets = &.{1}, .vocab_size = 3, .scale = 1 });
     try std.testing.expectApproxEqAbs(2e4, big.nll_sum, 1e-6);
     try std.testing.expectEqual(0, big.correct);
-    const nan = run(f32, &rig.ex, .{ .hidden = &.{std.math.nan(f32)}, .weight = &.{ 1, -1, 0.5 }, .targets = &.{1}, .vocab_size = 3, .scale = 1 });
+    const nan = run(f32, &rig.ex, .{ .hidden = &.{std.math.nan(f32)}, .weight = .{ .dense = &.{ 1, -1, 0.5 } }, .targets = &.{1}, .vocab_size = 3, .scale = 1 });
     try std.testing.expect(std.math.isNan(nan.loss_sum));
 }
 
@@ -294,7 +363,7 @@ test "the first of equal largest logits is the answer" {
 
     try rig.ex.reserve(f32, .{ .vocab_size = 20, .loss_rows = 2 });
     const weight: [20]f32 = @splat(1);
-    const result = run(f32, &rig.ex, .{ .hidden = &.{ 1, 1 }, .weight = &weight, .targets = &.{ 0, 19 }, .vocab_size = 20, .scale = 1 });
+    const result = run(f32, &rig.ex, .{ .hidden = &.{ 1, 1 }, .weight = .{ .dense = &weight }, .targets = &.{ 0, 19 }, .vocab_size = 20, .scale = 1 });
     try std.testing.expectEqual(1, result.correct);
     try std.testing.expectApproxEqAbs(2 * @log(20.0), result.nll_sum, 1e-6);
 }
@@ -317,7 +386,7 @@ test "the same bits for any number of threads" {
 
         try rig.ex.reserve(f32, .{ .vocab_size = v, .loss_rows = n });
         const got = [2][]f32{ bag.zeros(f32, n * c), bag.zeros(f32, v * c) };
-        const result = run(f32, &rig.ex, .{ .hidden = hidden, .weight = weight, .targets = targets, .vocab_size = v, .scale = 0.1, .dhidden = got[0], .dweight = got[1] });
+        const result = run(f32, &rig.ex, .{ .hidden = hidden, .weight = .{ .dense = weight }, .targets = targets, .vocab_size = v, .scale = 0.1, .dhidden = got[0], .dweight = got[1] });
         if (first) |expected| {
             for (expected, got) |e, g| try check.expectSame(f32, e, g);
             try std.testing.expectEqual(first_result, result);

@@ -156,7 +156,7 @@ test "all ops compile for both types and agree with their twins on a small shape
         ops.swiglu.backward(T, &rig.ex, s, t, x, z, y);
         ops.embedding.forward(T, &rig.ex, z[0..4], x, &.{ 3, 1 });
         ops.embedding.backward(T, &rig.ex, z, x[0..4], &.{ 3, 1 });
-        const result = ops.cross_entropy.run(T, &rig.ex, .{ .hidden = x[0..6], .weight = y[0..15], .targets = &.{ 4, -1 }, .vocab_size = 5, .scale = 1, .dhidden = z[0..6], .dweight = s[0..15] });
+        const result = ops.cross_entropy.run(T, &rig.ex, .{ .hidden = x[0..6], .weight = .{ .dense = y[0..15] }, .targets = &.{ 4, -1 }, .vocab_size = 5, .scale = 1, .dhidden = z[0..6], .dweight = s[0..15] });
         try std.testing.expectEqual(1, result.count);
         ops.elementwise.add(T, &rig.ex, z, x);
         ops.elementwise.addScaled(T, &rig.ex, z, 2, x);
