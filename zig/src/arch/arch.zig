@@ -5,6 +5,8 @@
 
 pub const config = @import("config.zig");
 pub const parameters = @import("parameters.zig");
+pub const adapter = @import("adapter.zig");
+pub const lora_settings = @import("lora_settings.zig");
 pub const rope = @import("rope.zig");
 
 pub const ModelConfig = config.ModelConfig;
@@ -13,9 +15,16 @@ pub const RopeScaling = config.RopeScaling;
 pub const Parameter = parameters.Parameter;
 pub const Role = parameters.Role;
 pub const Layout = parameters.Layout;
+pub const AdapterLayout = adapter.AdapterLayout;
+pub const AdapterModule = adapter.Module;
+pub const ModuleSpec = adapter.ModuleSpec;
+pub const Target = adapter.Target;
+pub const LoraSettings = lora_settings.LoraSettings;
 
 test {
     _ = config;
     _ = parameters;
+    _ = adapter;
+    _ = lora_settings;
     _ = rope;
 }

@@ -178,6 +178,15 @@ pub const Layout = struct {
         return if (position == none) null else &self.parameters[position];
     }
 
+    pub fn layerCount(self: *const Layout) u32 {
+        return @intCast(self.index.len - 1);
+    }
+
+    /// Where a parameter of this layout stands in `parameters`.
+    pub fn positionOf(self: *const Layout, parameter: *const Parameter) usize {
+        return (@intFromPtr(parameter) - @intFromPtr(self.parameters.ptr)) / @sizeOf(Parameter);
+    }
+
     /// The head's matrix: `lm_head`, or the token embedding when tied.
     pub fn head(self: *const Layout) *const Parameter {
         return self.get(null, .output) orelse self.get(null, .token_embedding).?;
