@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import json
-import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,11 +23,40 @@ from typing import Any, Final
 import yaml
 
 from .errors import ConfigError
+from .rules import (
+    U64_MAX,
+    Rule,
+    broken,
+    check_field,
+    choice,
+    count,
+    flag,
+    not_negative,
+    positive,
+    share,
+    text,
+    unknown_key,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - the older interpreter's own job runs this line
     import tomli as tomllib
+
+__all__ = [
+    "LR_SCHEDULES",
+    "OPTIMIZERS",
+    "TRL_ALIASES",
+    "TRL_SCHEDULE_KEY",
+    "LlmTrainingConfig",
+    "Rule",
+    "YamlLoader",
+    "broken",
+    "in_file",
+    "read_document",
+    "unknown_key",
+    "write_document",
+]
 
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
 LR_SCHEDULES: Final = (
@@ -40,8 +67,6 @@ LR_SCHEDULES: Final = (
     "polynomial",
     "cosine_warm_restarts",
 )
-U32_MAX: Final = 2**32 - 1
-U64_MAX: Final = 2**64 - 1
 MAX_MICRO_BATCH_TOKENS: Final = 1 << 30
 
 TRL_ALIASES: Final[Mapping[str, str]] = {
@@ -82,79 +107,6 @@ _NOT_OURS: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What one value must satisfy apart from its type; the native schema prints the same fields."""
-
-    kind: str
-    note: str
-    minimum: float | None = None
-    exclusive_minimum: float | None = None
-    exclusive_maximum: float | None = None
-    largest: int | None = None
-    options: tuple[str, ...] = ()
-    optional: bool = False
-    words: str = ""
-
-
-_SHARE: Final = "it must be a finite number, at least 0 and below 1"
-_NOT_NEGATIVE: Final = "it must be a finite number, 0 or more"
-_POSITIVE: Final = "it must be a finite number above 0"
-_TEXT: Final = "it must not be empty or hold a NUL character"
-
-
-def _field(default: Any, rule: Rule) -> Any:
-    return dataclasses.field(default=default, metadata={"rule": rule})
-
-
-def _count(
-    default: int,
-    note: str,
-    *,
-    least: int = 0,
-    largest: int = U32_MAX,
-    below: int | None = None,
-) -> Any:
-    words = f"it must be a whole number up to {largest if below is None else below - 1}"
-    if least:
-        words = f"it must be at least {least}"
-    rule = Rule(
-        kind="int",
-        note=note,
-        minimum=least,
-        largest=largest,
-        exclusive_maximum=below,
-        words=words,
-    )
-    return _field(default, rule)
-
-
-def _share(default: float, note: str) -> Any:
-    rule = Rule(kind="float", note=note, minimum=0, exclusive_maximum=1, words=_SHARE)
-    return _field(default, rule)
-
-
-def _not_negative(default: float, note: str) -> Any:
-    return _field(default, Rule(kind="float", note=note, minimum=0, words=_NOT_NEGATIVE))
-
-
-def _positive(default: float, note: str) -> Any:
-    return _field(default, Rule(kind="float", note=note, exclusive_minimum=0, words=_POSITIVE))
-
-
-def _choice(default: str, options: tuple[str, ...], note: str) -> Any:
-    words = "it must be one of " + ", ".join(options)
-    return _field(default, Rule(kind="choice", note=note, options=options, words=words))
-
-
-def _flag(default: bool, note: str) -> Any:
-    return _field(default, Rule(kind="bool", note=note, words="it must be true or false"))
-
-
-def _text(default: str | None, note: str) -> Any:
-    return _field(default, Rule(kind="text", note=note, optional=default is None, words=_TEXT))
-
-
-@dataclass(frozen=True, kw_only=True)
 class LlmTrainingConfig:
     """How to train. Immutable; `dataclasses.replace` makes a changed copy, checked again.
 
@@ -165,53 +117,56 @@ class LlmTrainingConfig:
     cosine from b to m between W and D and stays there. ABI dropped to a tenth after the warm-up.
     """
 
-    epochs: int = _count(10, "passes over the data", least=1)
-    batch_size: int = _count(4, "sequences in a micro-batch", least=1)
-    max_seq_len: int = _count(512, "tokens in a sequence; longer rows keep their start", least=1)
-    learning_rate: float = _positive(1e-5, "peak learning rate")
-    lr_schedule: str = _choice("warmup_cosine", LR_SCHEDULES, "shape of the learning rate")
-    warmup_steps: int = _count(100, "updates of linear warm-up (warmup_cosine only)")
-    decay_steps: int = _count(10000, "updates until the schedule ends; 0 = the whole run")
-    min_learning_rate: float = _not_negative(1e-7, "floor of the learning rate")
-    grad_accum_steps: int = _count(8, "micro-batches in one update", least=1)
-    max_grad_norm: float = _not_negative(1.0, "largest gradient norm; 0 = no clipping")
-    weight_decay: float = _not_negative(
+    epochs: int = count(10, "passes over the data", least=1)
+    batch_size: int = count(4, "sequences in a micro-batch", least=1)
+    max_seq_len: int = count(512, "tokens in a sequence; longer rows keep their start", least=1)
+    learning_rate: float = positive(1e-5, "peak learning rate")
+    lr_schedule: str = choice("warmup_cosine", LR_SCHEDULES, "shape of the learning rate")
+    warmup_steps: int = count(100, "updates of linear warm-up (warmup_cosine only)")
+    decay_steps: int = count(10000, "updates until the schedule ends; 0 = the whole run")
+    min_learning_rate: float = not_negative(1e-7, "floor of the learning rate")
+    grad_accum_steps: int = count(8, "micro-batches in one update", least=1)
+    max_grad_norm: float = not_negative(1.0, "largest gradient norm; 0 = no clipping")
+    weight_decay: float = not_negative(
         0.01, "decoupled decay, adamw only; not for norms and biases"
     )
-    label_smoothing: float = _share(0.0, "share of the target spread over the vocabulary")
-    optimizer: str = _choice("adamw", OPTIMIZERS, "update rule")
-    checkpoint_interval: int = _count(1000, "updates between checkpoints; 0 = only at the end")
-    checkpoint_path: str | None = _text(None, "folder that receives checkpoint-N")
-    max_checkpoints: int = _count(3, "checkpoints kept, oldest removed first; 0 = all")
-    log_interval: int = _count(10, "updates between log lines; 0 = none")
-    eval_interval: int = _count(500, "updates between evaluations; 0 = only at the end")
-    mixed_precision: bool = _flag(False, "bfloat16 products with float32 sums, weights and moments")
-    log_dir: str | None = _text(None, "folder for the logs of other programs")
-    enable_tensorboard: bool = _flag(False, "write TensorBoard event files; needs log_dir")
-    enable_wandb: bool = _flag(False, "write an offline W&B run; needs log_dir")
-    wandb_project: str | None = _text(None, "W&B project")
-    wandb_run_name: str | None = _text(None, "W&B run name")
-    wandb_entity: str | None = _text(None, "W&B entity")
-    export_gguf_path: str | None = _text(None, "GGUF file written at the end")
-    export_name: str = _text("abi-llama", "general.name of the exported file")
-    seed: int = _count(42, "seed of everything random", largest=U64_MAX)
-    shuffle: bool = _flag(True, "draw a new order each epoch")
-    beta1: float = _share(0.9, "decay of the first moment")
-    beta2: float = _share(0.999, "decay of the second moment")
-    eps: float = _positive(1e-8, "added to the root of the second moment")
-    max_steps: int = _count(0, "updates of the whole run; 0 = by epochs", largest=U64_MAX)
-    early_stopping: bool = _flag(True, "stop when evaluations no longer improve")
-    early_stopping_patience: int = _count(3, "evaluations without improvement", least=1)
-    early_stopping_min_delta: float = _not_negative(0.001, "smallest fall that is an improvement")
-    early_stopping_monitor_loss: bool = _flag(True, "true: watch loss; false: watch perplexity")
-    recompute_activations: bool = _flag(
+    label_smoothing: float = share(0.0, "share of the target spread over the vocabulary")
+    optimizer: str = choice("adamw", OPTIMIZERS, "update rule")
+    checkpoint_interval: int = count(1000, "updates between checkpoints; 0 = only at the end")
+    checkpoint_path: str | None = text(None, "folder that receives checkpoint-N")
+    max_checkpoints: int = count(3, "checkpoints kept, oldest removed first; 0 = all")
+    log_interval: int = count(10, "updates between log lines; 0 = none")
+    eval_interval: int = count(500, "updates between evaluations; 0 = only at the end")
+    mixed_precision: bool = flag(False, "bfloat16 products with float32 sums, weights and moments")
+    log_dir: str | None = text(None, "folder for the logs of other programs")
+    enable_tensorboard: bool = flag(False, "write TensorBoard event files; needs log_dir")
+    enable_wandb: bool = flag(False, "write an offline W&B run; needs log_dir")
+    wandb_project: str | None = text(None, "W&B project")
+    wandb_run_name: str | None = text(None, "W&B run name")
+    wandb_entity: str | None = text(None, "W&B entity")
+    export_gguf_path: str | None = text(None, "GGUF file written at the end")
+    export_name: str = text("abi-llama", "general.name of the exported file")
+    seed: int = count(42, "seed of everything random", largest=U64_MAX)
+    shuffle: bool = flag(True, "draw a new order each epoch")
+    beta1: float = share(0.9, "decay of the first moment")
+    beta2: float = share(0.999, "decay of the second moment")
+    eps: float = positive(1e-8, "added to the root of the second moment")
+    max_steps: int = count(0, "updates of the whole run; 0 = by epochs", largest=U64_MAX)
+    early_stopping: bool = flag(True, "stop when evaluations no longer improve")
+    early_stopping_patience: int = count(3, "evaluations without improvement", least=1)
+    early_stopping_min_delta: float = not_negative(0.001, "smallest fall that is an improvement")
+    early_stopping_monitor_loss: bool = flag(True, "true: watch loss; false: watch perplexity")
+    recompute_activations: bool = flag(
         False, "keep only each layer's input, compute the rest again: less memory, same bits"
     )
-    threads: int = _count(0, "worker threads; 0 = one per CPU", below=257)
+    threads: int = count(0, "worker threads; 0 = one per CPU", below=257)
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
-            checked = _check_field(item, getattr(self, item.name))
+            value = getattr(self, item.name)
+            if item.name == "optimizer" and isinstance(value, str):
+                value = _OPTIMIZER_ALIASES.get(value, value)
+            checked = check_field(item, value)
             object.__setattr__(self, item.name, checked)
         self._check_pairs()
 
@@ -282,50 +237,6 @@ class LlmTrainingConfig:
         return write_document(path, {k: v for k, v in self.to_dict().items() if v is not None})
 
 
-def _check_field(item: dataclasses.Field[Any], value: Any) -> Any:
-    rule: Rule = item.metadata["rule"]
-    if rule.kind == "bool":
-        ok = isinstance(value, bool)
-    elif rule.kind == "int":
-        if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
-            value = int(value)  # 3.0 is a whole number, as in JSON
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise broken(item.name, value, "it must be a whole number")
-        limit = rule.largest or U32_MAX
-        if rule.exclusive_maximum is not None:
-            limit = int(rule.exclusive_maximum) - 1
-        if value > limit:
-            raise broken(item.name, value, f"it must be at most {limit}")
-        ok = value >= (rule.minimum or 0)
-    elif rule.kind == "float":
-        value, ok = _as_float(value)
-        ok = ok and (rule.minimum is None or value >= rule.minimum)
-        ok = ok and (rule.exclusive_minimum is None or value > rule.exclusive_minimum)
-        ok = ok and (rule.exclusive_maximum is None or value < rule.exclusive_maximum)
-    elif rule.kind == "choice":
-        if item.name == "optimizer" and isinstance(value, str):
-            value = _OPTIMIZER_ALIASES.get(value, value)
-        ok = value in rule.options
-    else:
-        value = str(value) if isinstance(value, Path) else value
-        ok = isinstance(value, str) and value != "" and "\0" not in value
-        ok = ok or (value is None and rule.optional)
-    if not ok:
-        near = difflib.get_close_matches(str(value), rule.options, n=1) if rule.options else []
-        raise broken(item.name, value, rule.words + (f" (did you mean {near[0]}?)" if near else ""))
-    return value
-
-
-def _as_float(value: Any) -> tuple[Any, bool]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value, False
-    try:
-        number = float(value)
-    except OverflowError:
-        return value, False
-    return number, math.isfinite(number)
-
-
 def _with_trl_schedule(plain: dict[str, Any], name: Any) -> dict[str, Any]:
     """Settings with TRL's schedule in our words. A near miss would train with other rates than
     the recipe says, so only what means the same is taken; the native reader has the same rule."""
@@ -346,19 +257,6 @@ def _with_trl_schedule(plain: dict[str, Any], name: Any) -> dict[str, Any]:
         raise broken(TRL_SCHEDULE_KEY, name, rule)
     # Without warm-up transformers' cosine is half a wave from the peak to 0 over the whole run.
     return {"decay_steps": 0, "min_learning_rate": 0.0, **plain, "lr_schedule": "cosine"}
-
-
-def broken(name: str, value: Any, rule: str) -> ConfigError:
-    """The error for a value that breaks a rule: `epochs is 0; it must be at least 1`."""
-    shown = json.dumps(value) if isinstance(value, (str, bool)) or value is None else str(value)
-    return ConfigError(f"{name} is {shown}; {rule}")
-
-
-def unknown_key(key: str, known: Iterable[str], what: str) -> ConfigError:
-    """The error for a key nobody knows, with the nearest known one."""
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.7)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{key!r} is not a key of {what}{hint}")
 
 
 @contextlib.contextmanager

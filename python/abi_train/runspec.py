@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from .adapters import LoraConfig, is_adapter
 from .config import (
     LlmTrainingConfig,
     broken,
@@ -25,11 +26,12 @@ from .config import (
     write_document,
 )
 from .errors import ConfigError
+from .preference import DpoConfig, Reference
 
 ENGINES: Final = ("native", "trl")
 PRECISIONS: Final = ("auto", "float32", "float64", "bf16")
-METHODS: Final = ("full",)
-OBJECTIVES: Final = ("sft",)
+METHODS: Final = ("full", "lora")
+OBJECTIVES: Final = ("sft", "dpo")
 SPEC_PATHS: Final = ("model", "data", "run_dir", "eval_data", "tokenizer")
 CONFIG_PATHS: Final = ("checkpoint_path", "log_dir", "export_gguf_path")
 RECIPE_FILE: Final = "run.json"
@@ -46,10 +48,12 @@ class RunSpec:
     tokenizer: folder whose tokenizer files travel with every checkpoint; default: the model's.
     run_dir: the folder that gets `checkpoint-N/`, `log.jsonl` and `run.json`.
     resume: a checkpoint folder, or `latest` for the newest one in `run_dir`.
+    method: `full` trains the weights, `lora` an adapter beside them, as `lora` says.
+    objective: `sft` learns texts, `dpo` pairs of a chosen and a rejected answer, as `dpo` says.
     precision: `auto` is bf16 when `config.mixed_precision` asks for it or a GPU has it, else
         float32. bf16 is bfloat16 products with float32 weights, sums and moments.
 
-    Raises `ConfigError` for an unknown word, or a precision that contradicts the configuration.
+    Raises `ConfigError` for an unknown word, or settings that contradict each other.
     """
 
     model: Path
@@ -63,6 +67,8 @@ class RunSpec:
     objective: str = "sft"
     precision: str = "auto"
     resume: str | None = None
+    lora: LoraConfig | None = None
+    dpo: DpoConfig | None = None
 
     def __post_init__(self) -> None:
         for name in SPEC_PATHS:
@@ -77,9 +83,39 @@ class RunSpec:
         ):
             if getattr(self, name) not in options:
                 raise broken(name, getattr(self, name), "it must be one of " + ", ".join(options))
+        self._check_method()
         if self.config.mixed_precision and self.precision not in ("auto", "bf16"):
             rule = "with mixed_precision it must be auto or bf16"
             raise broken("precision", self.precision, rule)
+
+    def _check_method(self) -> None:
+        """Each method and objective brings its table, and neither is left without effect."""
+        if self.method == "lora" and self.lora is None:
+            object.__setattr__(self, "lora", LoraConfig())
+        if self.objective == "dpo" and self.dpo is None:
+            object.__setattr__(self, "dpo", DpoConfig())
+        if self.method != "lora" and self.lora is not None:
+            raise broken("method", self.method, "the table lora needs method: lora")
+        if self.objective != "dpo":
+            if self.dpo is not None:
+                raise broken("objective", self.objective, "the table dpo needs objective: dpo")
+            return
+        if self.config.label_smoothing:
+            rule = "with objective dpo it must be 0; the table dpo has a label_smoothing of its own"
+            raise broken("label_smoothing", self.config.label_smoothing, rule)
+        if self.lora is not None and self.lora.dropped:
+            rule = (
+                "with objective dpo it must be 0: model and reference are compared without dropout"
+            )
+            raise broken("lora.lora_dropout", self.lora.lora_dropout, rule)
+
+    @property
+    def reference(self) -> Reference | None:
+        """What a DPO run is compared with; None for any other run."""
+        if self.dpo is None:
+            return None
+        adapter = None if self.lora is None else self.lora.adapter
+        return self.dpo.reference(model=self.model, lora=self.lora is not None, adapter=adapter)
 
     def precision_where(self, *, bf16_gpu: bool) -> str:
         """What `auto` comes to on a machine with or without a GPU that has bf16."""
@@ -102,6 +138,26 @@ class RunSpec:
                 raise ConfigError(f"{name}: {path} is a folder; name the token file (.bin) in it")
             if name == "tokenizer" and path.is_file():
                 raise ConfigError(f"{name}: {path} is a file; name the folder with tokenizer.json")
+        if is_adapter(self.model):
+            raise ConfigError(
+                f"model: {self.model} is an adapter, not a model; name the model it was made for "
+                "as model, and the adapter as lora.adapter with method lora"
+            )
+        self._check_table_paths()
+
+    def _check_table_paths(self) -> None:
+        adapter = None if self.lora is None else self.lora.adapter
+        if adapter is not None and not adapter.is_dir():
+            said = "is not a folder" if adapter.exists() else "does not exist"
+            raise ConfigError(f"lora.adapter: {adapter} {said}; name the folder of an adapter")
+        reference = None if self.dpo is None else self.dpo.ref_model
+        if reference is not None and not reference.exists():
+            raise ConfigError(f"dpo.ref_model: {reference} does not exist; check the path")
+        if reference is not None and is_adapter(reference):
+            raise ConfigError(
+                f"dpo.ref_model: {reference} is an adapter, not a model; merge it into its model "
+                "first, or go on from it with lora.adapter, whose copy is then the reference"
+            )
 
     @property
     def tokenizer_dir(self) -> Path | None:
@@ -124,8 +180,10 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], *, base: Path | None = None) -> RunSpec:
-        """The run these keys describe. Relative paths, those of `training` too, are taken from
-        `base`."""
+        """The run these keys describe. Relative paths, those in tables too, are taken from `base`.
+
+        A table `lora` or `dpo` without a method or an objective means that method or objective.
+        """
         known = {item.name for item in dataclasses.fields(cls)} - {"config"} | {"training"}
         for key in values:
             if key not in known:
@@ -133,7 +191,7 @@ class RunSpec:
         for key in ("model", "data", "run_dir"):
             if values.get(key) is None:
                 raise ConfigError(f"{key} is missing; a recipe needs model, data and run_dir")
-        plain = {key: value for key, value in values.items() if key != "training"}
+        plain = {k: v for k, v in values.items() if k not in ("training", "lora", "dpo")}
         for key in SPEC_PATHS:
             if plain.get(key) is None:
                 plain.pop(key, None)
@@ -153,7 +211,12 @@ class RunSpec:
                 if (value := getattr(config, name)) is not None
             }
             config = dataclasses.replace(config, **places)
-        return cls(config=config, **plain)
+        lora, dpo = _tables(values, base)
+        if lora is not None:
+            plain.setdefault("method", "lora")
+        if dpo is not None:
+            plain.setdefault("objective", "dpo")
+        return cls(config=config, lora=lora, dpo=dpo, **plain)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe form: paths as text, the configuration under `training`."""
@@ -162,7 +225,9 @@ class RunSpec:
             value = getattr(self, item.name)
             if item.name == "config":
                 continue
-            if value is not None:
+            if isinstance(value, (LoraConfig, DpoConfig)):
+                values[item.name] = value.to_dict()
+            elif value is not None:
                 values[item.name] = str(value) if isinstance(value, Path) else value
         values["training"] = {k: v for k, v in self.config.to_dict().items() if v is not None}
         return values
@@ -182,13 +247,40 @@ class RunSpec:
         """
         values = self.to_dict()
         folder = Path(path).resolve().parent
-        for table, names in ((values, SPEC_PATHS), (values["training"], CONFIG_PATHS)):
+        tables = (
+            (values, SPEC_PATHS),
+            (values["training"], CONFIG_PATHS),
+            (values.get("lora", {}), ("adapter",)),
+            (values.get("dpo", {}), ("ref_model",)),
+        )
+        for table, names in tables:
             for name in names:
                 if table.get(name) is not None:
                     target = Path(table[name]).expanduser().resolve()
                     inside = target.is_relative_to(folder)
                     table[name] = str(target.relative_to(folder) if inside else target)
         return write_document(path, values)
+
+
+def _tables(
+    values: Mapping[str, Any], base: Path | None
+) -> tuple[LoraConfig | None, DpoConfig | None]:
+    """The tables `lora` and `dpo` of a recipe, their paths taken from `base`."""
+    made: dict[str, Any] = {"lora": None, "dpo": None}
+    kinds: dict[str, Any] = {"lora": LoraConfig, "dpo": DpoConfig}
+    for name, key in (("lora", "adapter"), ("dpo", "ref_model")):
+        table = values.get(name)
+        if table is None and name not in values:
+            continue
+        table = {} if table is None else table
+        if not isinstance(table, Mapping):
+            raise broken(name, table, "it must be a table of settings")
+        settings = kinds[name].from_dict(table)
+        place = getattr(settings, key)
+        if base is not None and place is not None:
+            settings = settings.replace(**{key: base / place})
+        made[name] = settings
+    return made["lora"], made["dpo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +295,8 @@ class StepRecord:
     accuracy: float
     tokens: int
     tokens_per_second: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What the objective has besides, under TRL's names; a run with any has no perplexity."""
 
     @property
     def perplexity(self) -> float:
@@ -211,7 +305,7 @@ class StepRecord:
 
     def as_dict(self) -> dict[str, float | int]:
         """The keys every log of either engine has."""
-        return {
+        values: dict[str, float | int] = {
             "step": self.step,
             "loss": self.loss,
             "grad_norm": self.grad_norm,
@@ -222,17 +316,22 @@ class StepRecord:
             "tokens": self.tokens,
             "tokens_per_second": self.tokens_per_second,
         }
+        if self.metrics:
+            del values["perplexity"]
+        return {**values, **self.metrics}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRecord:
-    """One evaluation: means over all target tokens of the evaluation data."""
+    """One evaluation: means over all target tokens of the evaluation data, or over all pairs."""
 
     step: int
     epoch: float
     loss: float
     accuracy: float
     tokens: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """As those of an update; in a log their names begin with `eval_`."""
 
     @property
     def perplexity(self) -> float:
@@ -241,7 +340,7 @@ class EvalRecord:
 
     def as_dict(self) -> dict[str, float | int]:
         """The keys every log of either engine has."""
-        return {
+        values: dict[str, float | int] = {
             "step": self.step,
             "epoch": self.epoch,
             "eval_loss": self.loss,
@@ -249,6 +348,9 @@ class EvalRecord:
             "eval_accuracy": self.accuracy,
             "eval_tokens": self.tokens,
         }
+        if self.metrics:
+            del values["eval_perplexity"]
+        return {**values, **{f"eval_{key}": value for key, value in self.metrics.items()}}
 
 
 @dataclass(kw_only=True)
