@@ -155,7 +155,7 @@ abt_status abt_epoch_order(uint64_t count, uint32_t shuffle, uint64_t seed, uint
 
 typedef struct abt_batch_options {
     size_t struct_size;
-    uint64_t batch_size;              /* sequences */
+    uint64_t batch_size;              /* sequences; the loader over preference data: pairs of them */
     uint64_t seq_len;                 /* tokens in each; the loader: at most */
     uint64_t seed;
     uint32_t shuffle;
@@ -183,10 +183,13 @@ abt_status abt_batches_next(abt_batches batches, abt_batch *batch);
 /* Starts the next epoch, in its own order. */
 abt_status abt_batches_reset(abt_batches batches);
 
-/* What the trainer reads. A batch's pointers are valid until the loader's next call. */
+/* What the trainer reads. A batch's pointers are valid until the loader's next call. Over preference data a
+ * batch has the better answers of its pairs first, then the worse ones; two rows that are no pair are an
+ * ABT_STATUS_DATA. */
 abt_status abt_loader_open(abt_dataset dataset, const abt_batch_options *options, abt_loader *loader);
 abt_status abt_loader_free(abt_loader loader);
-/* Micro-batches in an epoch, rows left out for having no target, rows that lost their end. */
+/* Micro-batches in an epoch; rows left out for having no target (preference data: pairs left out because
+ * their prompt fills seq_len); rows that lost their end. */
 abt_status abt_loader_count(abt_loader loader, uint64_t *micro_batches, uint64_t *dropped_rows, uint64_t *truncated_rows);
 abt_status abt_loader_next(abt_loader loader, abt_batch *batch);
 /* Goes to a micro-batch of an epoch, both counted from 0. */
@@ -208,6 +211,9 @@ typedef struct abt_writer_options {
     const char *format;
     const char *source;
     const char *license;
+    uint32_t preference;              /* 1: rows come in twos, one prompt with its better and its worse answer;
+                                         asks for rows and mask */
+    uint32_t reserved;                /* 0 */
 } abt_writer_options;
 
 /* Writes a data set row by row in constant memory. Nothing appears under a final name before

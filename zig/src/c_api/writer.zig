@@ -50,6 +50,7 @@ fn open(path: []const u8, given: *const c.abt_writer_options, diag: *failure.Dia
 
     const a = arena.allocator();
     const options: abi.data.WriterOptions = .{
+        .kind = if (given.preference != 0) .preference else .tokens,
         .rows = given.rows != 0,
         .mask = given.mask != 0,
         .vocab_size = if (given.vocab_size == 0) null else given.vocab_size,

@@ -8,6 +8,7 @@ pub const loss_mask = @import("loss_mask.zig");
 pub const order = @import("order.zig");
 pub const tokenized = @import("tokenized.zig");
 pub const batches = @import("batches.zig");
+pub const pairs = @import("pairs.zig");
 pub const loader = @import("loader.zig");
 pub const writer = @import("writer.zig");
 
@@ -18,6 +19,7 @@ pub const Manifest = manifest.Manifest;
 pub const Batch = batches.Batch;
 pub const BatchIterator = batches.BatchIterator;
 pub const BatchOptions = batches.BatchOptions;
+pub const Pair = pairs.Pair;
 pub const Loader = loader.Loader;
 pub const LoaderOptions = loader.LoaderOptions;
 pub const MicroBatch = loader.MicroBatch;
@@ -37,6 +39,7 @@ test {
     _ = order;
     _ = tokenized;
     _ = batches;
+    _ = pairs;
     _ = loader;
     _ = writer;
 }

@@ -5,7 +5,9 @@
 //! Rows (`.idx`): each row keeps its first `max_seq_len` tokens; rows without a target are left out and counted;
 //! a micro-batch is the next `batch_size` rows of the epoch's order, padded on the right to the longest of them; the last,
 //! short one is kept. Position i predicts token i + 1 of its row; the last token of a row predicts nothing.
-//! In both a target counts only if the mask bit of the *predicted* token is set. No target: −1. Padding: id 0, target −1.
+//! Pairs (`pairs.zig`): a micro-batch is the next `batch_size` pairs of the epoch's order, all better answers first, then
+//! all worse ones, padded to the longest of all; pairs whose prompt alone fills `max_seq_len` are left out and counted.
+//! In all a target counts only if the mask bit of the *predicted* token is set. No target: −1. Padding: id 0, target −1.
 //! Masking is by position, never by id. The training step allocates nothing: `next`, `seek` and `beginEpoch` only fill.
 //! Does not know: models, gradients, epochs to run. Ids must have passed `checkVocabulary` before they reach a model.
 
@@ -14,12 +16,13 @@ const base = @import("base");
 const loss_mask = @import("loss_mask.zig");
 const order_module = @import("order.zig");
 const batches_module = @import("batches.zig");
+const pairs = @import("pairs.zig");
 const TokenizedDataset = @import("tokenized.zig").TokenizedDataset;
 const Allocator = std.mem.Allocator;
 const checked = base.checked;
 
 pub const LoaderOptions = struct {
-    /// Sequences in a micro-batch.
+    /// Sequences in a micro-batch; pairs of them from preference data.
     batch_size: usize,
     /// Tokens in a sequence.
     max_seq_len: usize,
@@ -32,6 +35,8 @@ pub const LoaderError = error{
     InvalidBatchShape,
     /// More rows or batches than 2³² − 1, or a size that no memory has.
     TooManyRows,
+    /// Two rows of preference data that are no pair.
+    MalformedPairs,
     OutOfMemory,
 };
 
@@ -51,6 +56,12 @@ pub const MicroBatch = struct {
     token_count: usize,
     /// Which micro-batch of the epoch this is, from 0.
     index: usize,
+    /// Preference data: how many pairs; sequence i and sequence `pairs` + i are one. 0 otherwise.
+    pairs: usize = 0,
+    /// Preference data: tokens of each sequence's answer, an answer's first token in its row included. [batch]
+    answers: []const u32 = &.{},
+    /// Preference data: place of each pair in `Loader.kept`. [pairs]
+    units: []const u32 = &.{},
     /// [batch · time] positions for RoPE; null: 0, 1, … in each sequence.
     positions: ?[]const u32 = null,
     /// [batch · time] first position a token may see; null: the start of its sequence.
@@ -61,11 +72,11 @@ pub const Loader = struct {
     gpa: Allocator,
     dataset: *const TokenizedDataset,
     options: LoaderOptions,
-    /// Rows in training: index into the `.idx`. Empty for a stream.
+    /// Rows in training: index into the `.idx`; of preference data the pairs in training. Empty for a stream.
     kept: []const u32,
-    /// Targets of each kept row after truncation.
+    /// Targets of each kept row (of both rows of a pair) after truncation.
     row_targets: []const u32,
-    /// Rows left out because no target remains.
+    /// Rows left out because no target remains; pairs left out because their prompt fills `max_seq_len`.
     dropped_rows: usize,
     /// Rows that lost their end to `max_seq_len`.
     truncated_rows: usize,
@@ -76,6 +87,8 @@ pub const Loader = struct {
     max_time: usize = 0,
     input_ids: []u32,
     targets: []i32,
+    /// Answer tokens of each sequence of a micro-batch of pairs.
+    answers: []u32 = &.{},
     epoch: u64 = 0,
     /// Micro-batches already given in this epoch.
     micro_index: usize = 0,
@@ -89,7 +102,7 @@ pub const Loader = struct {
         diag: *base.Diagnostic,
     ) LoaderError!Loader {
         const size = checked.mul(usize, options.batch_size, options.max_seq_len) catch 0;
-        if (size == 0) return fail(
+        if (size == 0 or size > std.math.maxInt(usize) / 2) return fail(
             error.InvalidBatchShape,
             diag,
             "batch_size is {d} and max_seq_len is {d}; both must be at least 1, and their product a size in memory",
@@ -109,7 +122,9 @@ pub const Loader = struct {
         };
         errdefer self.deinit();
 
-        const longest = if (dataset.row_starts != null) try self.selectRows(diag) else options.max_seq_len;
+        const longest = if (dataset.isPreference())
+            try self.selectPairs(diag)
+        else if (dataset.row_starts != null) try self.selectRows(diag) else options.max_seq_len;
         const units = if (self.isRows()) self.kept.len else self.streamBatches();
         if (units > std.math.maxInt(u32)) return fail(
             error.TooManyRows,
@@ -119,16 +134,19 @@ pub const Loader = struct {
         );
         self.order = try gpa.alloc(u32, units);
         // Never more than the data can fill: a wish for a huge batch over few rows costs nothing.
-        const sequences = if (self.isRows()) @min(options.batch_size, units) else if (units > 0) options.batch_size else 0;
+        const together: usize = if (dataset.isPreference()) 2 else 1;
+        const sequences = if (self.isRows()) together * @min(options.batch_size, units) else if (units > 0) options.batch_size else 0;
         self.max_batch = sequences;
         self.max_time = longest;
         if (self.isRows()) self.input_ids = try gpa.alloc(u32, sequences * longest);
         self.targets = try gpa.alloc(i32, sequences * longest);
+        if (dataset.isPreference()) self.answers = try gpa.alloc(u32, sequences);
         self.beginEpoch(0);
         return self;
     }
 
     pub fn deinit(self: *Loader) void {
+        self.gpa.free(self.answers);
         self.gpa.free(self.targets);
         self.gpa.free(self.input_ids);
         self.gpa.free(self.order);
@@ -173,6 +191,40 @@ pub const Loader = struct {
         }
         self.dropped_rows = rows - kept_count;
         // Sequences times time was checked for max_seq_len; the longest row in use is no longer.
+        return longest;
+    }
+
+    /// `selectRows` for pairs. Reads every id once: a pair must be one.
+    fn selectPairs(self: *Loader, diag: *base.Diagnostic) LoaderError!usize {
+        const limit = self.options.max_seq_len;
+        const count = self.dataset.rowCount().? / 2;
+        if (count > std.math.maxInt(u32) / 2) return fail(
+            error.TooManyRows,
+            diag,
+            "{s} has {d} pairs; the most supported is {d}",
+            .{ self.dataset.path, count, std.math.maxInt(u32) / 2 },
+        );
+        var kept_count: usize = 0;
+        for (0..count) |index| kept_count += @intFromBool((try pairs.read(self.dataset, index, diag)).border < limit);
+        const kept = try self.gpa.alloc(u32, kept_count);
+        self.kept = kept;
+        const row_targets = try self.gpa.alloc(u32, kept_count);
+        self.row_targets = row_targets;
+        var longest: usize = 0;
+        var k: usize = 0;
+        for (0..count) |index| {
+            if (pairs.borderOf(self.dataset, 2 * index) >= limit) continue;
+            kept[k] = @intCast(index);
+            row_targets[k] = std.math.cast(u32, self.countRowTargets(2 * index) + self.countRowTargets(2 * index + 1)) orelse
+                return fail(error.TooManyRows, diag, "pair {d} of {s} is too long", .{ index, self.dataset.path });
+            k += 1;
+            for (2 * index..2 * index + 2) |row| {
+                const len = self.dataset.row(row).len;
+                longest = @max(longest, @min(len, limit));
+                self.truncated_rows += @intFromBool(len > limit);
+            }
+        }
+        self.dropped_rows = count - kept_count;
         return longest;
     }
 
@@ -222,7 +274,7 @@ pub const Loader = struct {
     /// The next micro-batch; null at the end of the epoch.
     pub fn next(self: *Loader) ?MicroBatch {
         if (self.micro_index >= self.batchesPerEpoch()) return null;
-        const batch = if (self.isRows()) self.nextRows() else self.nextStream();
+        const batch = if (self.dataset.isPreference()) self.nextPairs() else if (self.isRows()) self.nextRows() else self.nextStream();
         self.micro_index += 1;
         return batch;
     }
@@ -259,23 +311,11 @@ pub const Loader = struct {
     fn nextRows(self: *Loader) MicroBatch {
         const rows = self.rowsOf(self.micro_index);
         var time: usize = 0;
+        for (rows) |k| time = @max(time, self.lengthOf(self.kept[k]));
         var tokens: usize = 0;
-        for (rows) |k| {
-            const len = @min(self.dataset.row(self.kept[k]).len, self.options.max_seq_len);
-            time = @max(time, len);
-            tokens += len;
-        }
         var target_count: usize = 0;
         for (rows, 0..) |k, r| {
-            const row = self.kept[k];
-            const ids = self.dataset.row(row);
-            const len = @min(ids.len, self.options.max_seq_len);
-            const inputs = self.input_ids[r * time ..][0..time];
-            const targets = self.targets[r * time ..][0..time];
-            @memcpy(inputs[0..len], ids[0..len]);
-            @memset(inputs[len..], 0);
-            @memset(targets[len - 1 ..], -1);
-            self.fillTargets(targets[0 .. len - 1], @intCast(self.dataset.row_starts.?[row] + 1));
+            tokens += self.fillRow(r, self.kept[k], time);
             target_count += self.row_targets[k];
         }
         return .{
@@ -287,6 +327,53 @@ pub const Loader = struct {
             .token_count = tokens,
             .index = self.micro_index,
         };
+    }
+
+    fn nextPairs(self: *Loader) MicroBatch {
+        const units = self.rowsOf(self.micro_index);
+        const batch = 2 * units.len;
+        var time: usize = 0;
+        var target_count: usize = 0;
+        for (units) |k| {
+            for (0..2) |half| time = @max(time, self.lengthOf(2 * @as(usize, self.kept[k]) + half));
+            target_count += self.row_targets[k];
+        }
+        var tokens: usize = 0;
+        for (0..2) |half| for (units, half * units.len..) |k, r| {
+            const row = 2 * @as(usize, self.kept[k]) + half;
+            const len = self.fillRow(r, row, time);
+            self.answers[r] = @intCast(len - pairs.borderOf(self.dataset, row));
+            tokens += len;
+        };
+        return .{
+            .input_ids = self.input_ids[0 .. batch * time],
+            .targets = self.targets[0 .. batch * time],
+            .batch = batch,
+            .time = time,
+            .target_count = target_count,
+            .token_count = tokens,
+            .index = self.micro_index,
+            .pairs = units.len,
+            .answers = self.answers[0..batch],
+            .units = units,
+        };
+    }
+
+    /// Tokens of a row that are in use.
+    fn lengthOf(self: *const Loader, row: usize) usize {
+        return @min(self.dataset.row(row).len, self.options.max_seq_len);
+    }
+
+    /// Writes row `row` of the data as sequence `r` of `time` positions; gives its length.
+    fn fillRow(self: *Loader, r: usize, row: usize, time: usize) usize {
+        const len = self.lengthOf(row);
+        const inputs = self.input_ids[r * time ..][0..time];
+        const targets = self.targets[r * time ..][0..time];
+        @memcpy(inputs[0..len], self.dataset.row(row)[0..len]);
+        @memset(inputs[len..], 0);
+        @memset(targets[len - 1 ..], -1);
+        self.fillTargets(targets[0 .. len - 1], @intCast(self.dataset.row_starts.?[row] + 1));
+        return len;
     }
 
     fn nextStream(self: *Loader) MicroBatch {

@@ -13,9 +13,18 @@ pub const schema = "abi_train/token-bin/1";
 /// A larger file is refused before it is parsed.
 pub const max_bytes = 1 << 20;
 
+/// What the rows are.
+pub const Kind = enum {
+    /// Rows of their own, or a stream.
+    tokens,
+    /// Rows 2i and 2i + 1 are a prompt with the better and with the worse answer.
+    preference,
+};
+
 pub const Manifest = struct {
     /// Tokens in the `.bin`.
     count: u64,
+    kind: Kind = .tokens,
     /// Rows in the `.idx`; null when there is none.
     rows: ?u64 = null,
     /// Ids are below this; null when not known.
@@ -60,6 +69,7 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *base.Diagnostic) ParseEr
         return fail(diag, "its schema is \"{s}\"; this program reads \"" ++ schema ++ "\"", .{given});
     var manifest: Manifest = .{
         .count = try wholeOf(u64, object, "count", diag) orelse return fail(diag, "it has no \"count\"", .{}),
+        .kind = try kindOf(object, diag),
         .rows = try wholeOf(u64, object, "rows", diag),
         .vocab_size = try wholeOf(u32, object, "vocab_size", diag),
         .tokenizer_hash = try stringOf(object, "tokenizer_hash", diag),
@@ -97,6 +107,12 @@ fn stringOf(object: *const Object, comptime key: []const u8, diag: *base.Diagnos
     };
 }
 
+fn kindOf(object: *const Object, diag: *base.Diagnostic) ParseError!Kind {
+    const name = try stringOf(object, "kind", diag) orelse return .tokens;
+    return std.meta.stringToEnum(Kind, name) orelse
+        fail(diag, "its \"kind\" is \"{s}\"; this program knows \"tokens\" and \"preference\"", .{name[0..@min(name.len, 60)]});
+}
+
 fn wholeOf(comptime T: type, object: *const Object, comptime key: []const u8, diag: *base.Diagnostic) ParseError!?T {
     const value = object.get(key) orelse return null;
     switch (value) {
@@ -131,6 +147,10 @@ pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Er
         try out.objectField(key);
         try out.write(@field(manifest, key));
     }
+    if (manifest.kind != .tokens) {
+        try out.objectField("kind");
+        try out.write(@tagName(manifest.kind));
+    }
     if (manifest.incomplete) {
         try out.objectField("incomplete");
         try out.write(true);
@@ -158,6 +178,7 @@ const testing = std.testing;
 test "a manifest reads back as it was written" {
     const manifest: Manifest = .{
         .count = 12,
+        .kind = .preference,
         .rows = 3,
         .vocab_size = 96,
         .tokenizer_hash = "ab\"c",
@@ -201,6 +222,7 @@ test "what is not a manifest is refused with the key" {
     try expectMalformed(head ++ "\"count\": 1, \"count\": 2}", "it has a key twice");
     try expectMalformed(head ++ "\"count\": 1, \"vocab_size\": \"9\"}", "its \"vocab_size\" is not a whole number from 0 to 4294967295");
     try expectMalformed(head ++ "\"count\": 1, \"source\": 1}", "its \"source\" is not text");
+    try expectMalformed(head ++ "\"count\": 1, \"kind\": \"images\"}", "its \"kind\" is \"images\"; this program knows \"tokens\" and \"preference\"");
     for ([_][]const u8{ "../x", "/etc/passwd", "..", ".", "", "a\\\\b", "c:x", "a\\u0000b" }) |name| {
         const text = try std.mem.concat(testing.allocator, u8, &.{ head, "\"count\": 1, \"mask\": \"", name, "\"}" });
         defer testing.allocator.free(text);

@@ -43,6 +43,8 @@ pub const DataError = error{
     MalformedRowStarts,
     /// A mask has bits set behind the last token.
     MalformedMask,
+    /// Preference data without row starts or mask, with an odd number of rows, or with two rows that are no pair.
+    MalformedPairs,
     /// A file's content is not what the manifest's checksum says.
     ChecksumMismatch,
     /// An id is not below the vocabulary size.
@@ -182,6 +184,26 @@ pub const TokenizedDataset = struct {
         );
         if (manifest.mask) |name| try self.readMask(storage, try besides(arena, path, name), diag);
         if (manifest.idx) |name| try self.readRowStarts(storage, try besides(arena, path, name), diag);
+        if (manifest.kind == .preference) try self.checkPreference(path, diag);
+    }
+
+    fn checkPreference(self: *const TokenizedDataset, path: []const u8, diag: *base.Diagnostic) DataError!void {
+        const lacking = if (self.row_starts == null) "row starts (idx)" else if (self.mask == null) "mask of answers" else {
+            const rows = self.rowCount().?;
+            if (rows % 2 == 0) return;
+            return fail(
+                error.MalformedPairs,
+                diag,
+                "{s} has {d} rows, an odd number: preference data are pairs of rows, the better answer first. Prepare the data again",
+                .{ self.path, rows },
+            );
+        };
+        return fail(
+            error.MalformedPairs,
+            diag,
+            "{s} says that {s} is preference data, but it names no {s}. Prepare the data again",
+            .{ path, self.path, lacking },
+        );
     }
 
     fn readMask(self: *TokenizedDataset, storage: Storage, path: []const u8, diag: *base.Diagnostic) DataError!void {
@@ -246,6 +268,12 @@ pub const TokenizedDataset = struct {
             .{ path, self.path },
         );
         return self.mapFile(slot, storage, path, diag);
+    }
+
+    /// True when rows 2i and 2i + 1 are the better and the worse answer to one prompt (`pairs.zig`).
+    pub fn isPreference(self: *const TokenizedDataset) bool {
+        const manifest = self.manifest orelse return false;
+        return manifest.kind == .preference;
     }
 
     /// Rows of the `.idx`; null for a stream.

@@ -47,6 +47,25 @@ test "what is written opens with rows, mask and manifest, and its checksums hold
     try testing.expectEqual(3, try dataset.verify(&diag));
 }
 
+test "preference data are written in pairs, and say so" {
+    var disk: MemoryDisk = try .init(testing.allocator);
+    defer disk.deinit();
+    var diag: base.Diagnostic = .{};
+    try testing.expectError(error.InvalidRow, TokenizedWriter.create(testing.allocator, disk.storage(), "d.bin", .{ .kind = .preference, .mask = false }, &diag));
+    const writer = try TokenizedWriter.create(testing.allocator, disk.storage(), "d.bin", .{ .kind = .preference }, &diag);
+    defer writer.destroy();
+
+    try writer.append(&.{ 1, 2 }, &.{ false, true }, &diag);
+    try testing.expectError(error.InvalidRow, writer.finish(&diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "1 rows were added, an odd number") != null);
+    try writer.append(&.{ 1, 3, 4 }, &.{ false, true, true }, &diag);
+    _ = try writer.finish(&diag);
+    var dataset = try TokenizedDataset.openStorage(testing.allocator, disk.storage(), "d.bin", .{}, &diag);
+    defer dataset.deinit();
+    try testing.expect(dataset.isPreference());
+    try testing.expectEqualSlices(u32, &.{ 3, 4 }, (try @import("pairs.zig").read(&dataset, 0, &diag)).rejected);
+}
+
 test "a bare .bin is a stream, on the real disk, through load" {
     var tmp = testing.tmpDir(.{});
     defer tmp.cleanup();
@@ -144,6 +163,9 @@ test "files that are not what they should be are refused by name" {
         .{ .json = head ++ "\"idx\": \"d.idx\"}", .idx = u64s.of(&.{ 0, std.math.maxInt(u64) }), .err = error.MalformedRowStarts, .text = "the last row ends at 18446744073709551615" },
         .{ .json = head ++ "\"idx\": \"d.idx\", \"rows\": 2}", .idx = u64s.of(&.{ 0, 3 }), .err = error.ManifestMismatch, .text = "d.idx holds 1 rows, but the manifest says 2" },
         .{ .idx = u64s.of(&.{ 0, 3 }), .err = error.OrphanSideFile, .text = "d.idx lies beside d.bin, but the manifest d.json" },
+        .{ .json = head ++ "\"kind\": \"preference\"}", .err = error.MalformedPairs, .text = "d.json says that d.bin is preference data, but it names no row starts" },
+        .{ .json = head ++ "\"kind\": \"preference\", \"idx\": \"d.idx\"}", .idx = u64s.of(&.{ 0, 2, 3 }), .err = error.MalformedPairs, .text = "it names no mask of answers" },
+        .{ .json = head ++ "\"kind\": \"preference\", \"idx\": \"d.idx\", \"mask\": \"d.mask\"}", .idx = u64s.of(&.{ 0, 3 }), .mask = "\x04", .err = error.MalformedPairs, .text = "d.bin has 1 rows, an odd number" },
         .{ .mask = "\x00", .err = error.OrphanSideFile, .text = "d.mask lies beside d.bin" },
     };
     for (cases) |case| {

@@ -17,6 +17,8 @@ const AtomicFile = base.storage.AtomicFile;
 const Manifest = manifest_module.Manifest;
 
 pub const WriterOptions = struct {
+    /// `preference`: rows come in twos, the better answer first; needs `rows` and `mask`.
+    kind: manifest_module.Kind = .tokens,
     /// Write row starts: each `append` is one row.
     rows: bool = true,
     /// Write a loss mask.
@@ -33,7 +35,7 @@ pub const WriterOptions = struct {
 pub const WriteError = error{
     /// An id is not below `vocab_size`.
     TokenOutOfVocabulary,
-    /// A row without tokens, or a mask of another length than its row.
+    /// A row without tokens, a mask of another length than its row, half a pair, or pairs without rows.
     InvalidRow,
     /// A file that is not ours has one of the names.
     NameTaken,
@@ -70,6 +72,10 @@ pub const TokenizedWriter = struct {
         options: WriterOptions,
         diag: *base.Diagnostic,
     ) WriteError!*TokenizedWriter {
+        if (options.kind == .preference and !(options.rows and options.mask)) {
+            diag.set("{s}: preference data need row starts and a mask; ask for both", .{path});
+            return error.InvalidRow;
+        }
         // On the heap: the file writers must not move.
         const self = try gpa.create(TokenizedWriter);
         errdefer gpa.destroy(self);
@@ -182,8 +188,13 @@ pub const TokenizedWriter = struct {
 
     /// Makes everything durable under its final names. Call once, last.
     pub fn finish(self: *TokenizedWriter, diag: *base.Diagnostic) WriteError!Summary {
+        if (self.options.kind == .preference and self.rows % 2 != 0) {
+            diag.set("{s}: {d} rows were added, an odd number; preference data are pairs", .{ self.path, self.rows });
+            return error.InvalidRow;
+        }
         var manifest: Manifest = .{
             .count = self.count,
+            .kind = self.options.kind,
             .rows = if (self.options.rows) self.rows else null,
             .vocab_size = self.options.vocab_size,
             .tokenizer_hash = self.options.tokenizer_hash,
