@@ -11,6 +11,9 @@ const plain = @import("ops");
 pub const Exec = plain.Exec;
 pub const Mode = plain.Mode;
 pub const Compute = plain.Compute;
+// A full step has none of these.
+pub const frozen = plain.frozen;
+pub const adapter = plain.adapter;
 
 pub const Line = struct {
     op: []const u8,

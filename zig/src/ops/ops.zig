@@ -9,6 +9,7 @@
 pub const exec = @import("exec.zig");
 pub const matmul = @import("matmul.zig");
 pub const frozen = @import("frozen.zig");
+pub const adapter = @import("adapter.zig");
 pub const rms_norm = @import("rms_norm.zig");
 pub const rope = @import("rope.zig");
 pub const attention = @import("attention.zig");
@@ -27,6 +28,7 @@ test {
     _ = exec;
     _ = matmul;
     _ = frozen;
+    _ = adapter;
     _ = rms_norm;
     _ = rope;
     _ = attention;
