@@ -75,7 +75,7 @@ pub const Import = struct {
                 const rows: name_map.RowOrder = .{ .interleaved = order };
                 const row_bytes = info.data.len / param.shape[0]; // Whole rows: the shape was compared.
                 for (0..param.shape[0]) |hf_row| {
-                    const at = rows.ggufRow(hf_row);
+                    const at = rows.fileRow(hf_row);
                     expand(info.dtype, info.data[at * row_bytes ..][0..row_bytes], out[hf_row * columns ..][0..columns]);
                 }
             },
@@ -133,7 +133,7 @@ pub const Import = struct {
         }
         const allowed = tensor.blocks.canDequantize(info.dtype) and (!(param.role.isNorm() or param.role.isBias()) or info.dtype.isFloat());
         if (!allowed) {
-            diag.set("tensor {s} has type {s}, which cannot be read here for this role; f32, f16, bf16 and q8_0 can (norms and biases: floats)", .{ info.name, info.dtype.label() });
+            diag.set("tensor {s} has type {s}, which cannot be read here for this role. Floats can, and for matrices q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k and mxfp4", .{ info.name, info.dtype.label() });
             return error.UnsupportedTensorType;
         }
         // ABI's dimensions are reversed, so a block type may not fill the real rows.

@@ -104,7 +104,7 @@ test "tensors that are missing, extra, misshapen or of a wrong type are named" {
     try expectRefused(small, .{ .extra = "blk.2.attn_norm.weight" }, error.UnexpectedTensor, "blk.2");
     try expectRefused(small, .{ .extra = "blk.1.attn_q.bias" }, error.UnexpectedTensor, "attn_q.bias");
     try expectRefused(small, .{ .reshape = "blk.0.attn_k.weight" }, error.WrongTensorShape, "attn_k");
-    try expectRefused(small, .{ .retype = .{ "blk.0.attn_v.weight", .q4_0 } }, error.UnsupportedTensorType, "q4_0");
+    try expectRefused(small, .{ .retype = .{ "blk.0.attn_v.weight", .iq4_nl } }, error.UnsupportedTensorType, "iq4_nl");
     try expectRefused(small, .{ .retype = .{ "blk.0.attn_norm.weight", .q8_0 } }, error.UnsupportedTensorType, "q8_0");
     try expectRefused(small, .{ .rename = .{ "output.weight", "head.weight" } }, error.UnexpectedTensor, "head.weight");
 }

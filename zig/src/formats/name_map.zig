@@ -2,7 +2,7 @@
 //!
 //! A GGUF file of architecture `llama` keeps the rows of q and k in the order of the original Llama code, where rotary pairs
 //! are neighbours (2i, 2i+1); Hugging Face, and everything in this project, has them half a head apart (i, i + D/2).
-//! `RowOrder` is the only place that knows. Mistral is written as `llama`, which is what it is.
+//! `rowOrder` is the only place that knows which rows. Mistral is written as `llama`, which is what it is.
 //! Does not know: files, keys, numbers.
 
 const std = @import("std");
@@ -130,38 +130,7 @@ fn isOuter(role: Role) bool {
     };
 }
 
-/// How the rows of one tensor change places between Hugging Face and GGUF. Rows of heads that are kept whole.
-pub const RowOrder = union(enum) {
-    same,
-    /// Rotary pairs are neighbours in GGUF and half a head apart in Hugging Face's files.
-    interleaved: struct { head_dim: usize },
-
-    /// Which Hugging Face row stands at this GGUF row.
-    pub fn hfRow(self: RowOrder, gguf_row: usize) usize {
-        switch (self) {
-            .same => return gguf_row,
-            .interleaved => |i| {
-                const half = i.head_dim / 2;
-                const head_start = gguf_row - gguf_row % i.head_dim;
-                const within = gguf_row % i.head_dim;
-                return head_start + (within % 2) * half + within / 2;
-            },
-        }
-    }
-
-    /// Which GGUF row this Hugging Face row becomes.
-    pub fn ggufRow(self: RowOrder, hf_row: usize) usize {
-        switch (self) {
-            .same => return hf_row,
-            .interleaved => |i| {
-                const half = i.head_dim / 2;
-                const head_start = hf_row - hf_row % i.head_dim;
-                const within = hf_row % i.head_dim;
-                return head_start + (within % half) * 2 + within / half;
-            },
-        }
-    }
-};
+pub const RowOrder = tensor.RowOrder;
 
 pub fn rowOrder(architecture: Architecture, role: Role, head_dim: usize) RowOrder {
     if (architecture != .llama) return .same;
@@ -234,8 +203,8 @@ test "rows go to neighbours and come back, head by head" {
     for ([_]usize{ 2, 4, 16, 64, 128 }) |head_dim| {
         const o: RowOrder = .{ .interleaved = .{ .head_dim = head_dim } };
         for (0..3 * head_dim) |row| {
-            try std.testing.expectEqual(row, o.ggufRow(o.hfRow(row)));
-            try std.testing.expectEqual(row, o.hfRow(o.ggufRow(row)));
+            try std.testing.expectEqual(row, o.fileRow(o.hfRow(row)));
+            try std.testing.expectEqual(row, o.hfRow(o.fileRow(row)));
         }
     }
     try std.testing.expectEqual(RowOrder.same, rowOrder(.qwen2, .q_weight, 8));

@@ -42,7 +42,7 @@ pub const Dot = *const fn (n: usize, w: [*]const u8, x: [*]const f32) callconv(.
 pub const Expand = *const fn (n: usize, w: [*]const u8, out: [*]f32) callconv(.c) void;
 pub const Matvec = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void;
 
-/// Products with weights as files store them (weights.zig).
+/// Products with weights as files store them (weights.zig), and their expansion (expand.zig for block types).
 pub const WeightTable = struct {
     dot_f32: Dot,
     dot_f16: Dot,
@@ -55,6 +55,14 @@ pub const WeightTable = struct {
     expand_f16: Expand,
     expand_bf16: Expand,
     expand_q8_0: Expand,
+    expand_q4_0: Expand,
+    expand_q4_1: Expand,
+    expand_q5_0: Expand,
+    expand_q5_1: Expand,
+    expand_q4_k: Expand,
+    expand_q5_k: Expand,
+    expand_q6_k: Expand,
+    expand_mxfp4: Expand,
 };
 
 /// Products of f32 operands in lower precision (gemm_bf16.zig).

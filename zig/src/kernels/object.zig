@@ -9,6 +9,7 @@ const gemm = @import("gemm.zig");
 const rows = @import("rows.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
+const expand = @import("expand.zig");
 const gemm_bf16 = @import("gemm_bf16.zig");
 
 comptime {
@@ -23,7 +24,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, gemm_bf16.Kernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, gemm_bf16.Kernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

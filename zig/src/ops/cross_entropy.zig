@@ -10,7 +10,7 @@ const matmul = @import("matmul.zig");
 const frozen = @import("frozen.zig");
 const kernels = @import("kernels");
 
-/// The output matrix [V, C]: plain numbers, or as a file stores it (f32 only, without a gradient of its own).
+/// The output matrix [V, C]: plain numbers, or as a file stores it (without a gradient of its own).
 pub fn Head(comptime T: type) type {
     return union(enum) {
         dense: []const T,
@@ -103,7 +103,7 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
         const hidden = source[begin * c ..][0 .. m * c];
         switch (args.weight) {
             .dense => |w| matmul.forward(T, ex, logits, hidden, w, null, m, v, c, .store),
-            .frozen => |matrix| if (T == f32) frozen.forward(ex, logits, hidden, matrix, null, m, .store) else unreachable,
+            .frozen => |matrix| frozen.forward(T, ex, logits, hidden, matrix, null, m, .store),
         }
         const job: Job(T) = .{ .args = args, .origin = origin[0..m], .logits = logits, .rows = rows[0..m] };
         ex.pool.parallelFor(job, m, struct {
@@ -121,7 +121,7 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
         if (args.dweight) |dw| matmul.backwardWeight(T, ex, dw, null, logits, hidden, m, v, c);
         if (args.dhidden) |dh| switch (args.weight) {
             .dense => |w| matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, w, m, v, c, .store),
-            .frozen => |matrix| if (T == f32) frozen.backwardInput(ex, dh[begin * c ..][0 .. m * c], logits, matrix, m, .store) else unreachable,
+            .frozen => |matrix| frozen.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, matrix, m, .store),
         };
         begin += m;
     }

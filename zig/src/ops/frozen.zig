@@ -1,7 +1,8 @@
-//! Products with a frozen weight that stays as its file stores it (bf16, q8_0, …): the base under an adapter.
+//! Products with a frozen weight that stays as its file stores it (bf16, q4_K, …): the base under an adapter.
 //!
-//! A block of the weight is expanded to f32 in the worker's scratch, multiplied, and forgotten; the whole never exists
-//! in f32. Results have the bits of `matmul` on the expanded weight. f32 only: a stored weight has no gradient.
+//! A block of the weight is expanded in the worker's scratch, multiplied with all rows of the call, and forgotten; the whole never
+//! exists as floats. Results have the bits of `matmul` on the expanded weight, for any number of threads and in either precision
+//! of `Exec.compute`. T = f64 expands the same numbers and multiplies in f64. There is no gradient of a stored weight.
 //! Needs `Exec.reserve(.{ .frozen_columns = K })` with the widest K. Does not know: names, files, adapters.
 
 const std = @import("std");
@@ -11,153 +12,187 @@ const Exec = @import("exec.zig").Exec;
 const Mode = @import("exec.zig").Mode;
 const ceilDiv = @import("exec.zig").ceilDiv;
 
-/// Row-major [rows, columns] as stored; columns are a multiple of the type's block length.
-pub const Matrix = struct {
-    dtype: tensor.DType,
-    rows: usize,
-    columns: usize,
-    bytes: []const u8,
+/// [N, K] as stored; rows are served in Hugging Face's order.
+pub const Matrix = tensor.StoredMatrix;
 
-    /// Numbers `count` from column `column` of row `row` as f32. Both are multiples of the block length.
-    fn expand(self: Matrix, row: usize, column: usize, count: usize, out: []f32) void {
-        const length = self.dtype.blockLen();
-        std.debug.assert(column % length == 0);
-        std.debug.assert(count % length == 0);
-        const begin = (row * self.columns + column) / length * self.dtype.blockBytes();
-        const raw = self.bytes[begin..][0 .. count / length * self.dtype.blockBytes()];
-        const table = kernels.weightTable();
-        switch (self.dtype) {
-            .f16 => table.expand_f16(count, raw.ptr, out[0..count].ptr),
-            .bf16 => table.expand_bf16(count, raw.ptr, out[0..count].ptr),
-            .q8_0 => table.expand_q8_0(count, raw.ptr, out[0..count].ptr),
-            else => tensor.blocks.toF32(self.dtype, raw, out[0..count]) catch @panic("a frozen weight of a type that cannot be expanded: ask tensor.blocks.canDequantize first"),
-        }
-    }
-};
-
-/// Most rows of a weight that are expanded together in the forward product.
-const forward_rows = 256;
-/// The same backward: whole blocks of the inner product's sum in either precision, so that the order of sums is kept.
-const backward_rows = 768;
-/// Most columns that are expanded together in the backward product: a multiple of every block length.
-const backward_columns = 256;
+/// Numbers along the sum that are expanded together: whole blocks of the inner product's sum in either precision, so that the
+/// order of sums is kept, and a multiple of every type's block.
+const depth_part = 768;
+/// Most rows (forward) or columns (backward) expanded together. More of them share the packing of the other factor, fewer
+/// of them stay in the cache.
+const width_part = 512;
 
 /// Numbers of scratch a worker needs for weights of up to `columns` columns.
 pub fn scratchCount(columns: usize) usize {
-    return if (columns == 0) 0 else @max(forward_rows *| columns, backward_rows * backward_columns);
+    return if (columns == 0) 0 else depth_part * width_part;
+}
+
+/// out[rows, columns] (dense) = that part of the weight, rows in Hugging Face's order. `column` and `columns` are multiples of
+/// the type's block length.
+pub fn expand(comptime T: type, weight: Matrix, row: usize, rows: usize, column: usize, columns: usize, out: []T) void {
+    for (0..rows) |r| expandRow(T, weight, row + r, column, out[r * columns ..][0..columns]);
+}
+
+fn expandRow(comptime T: type, weight: Matrix, row: usize, column: usize, out: []T) void {
+    const raw = weight.part(row, column, out.len);
+    if (T == f32) return expandBytes(weight.dtype, raw, out);
+    if (weight.dtype == .f64) return @memcpy(std.mem.sliceAsBytes(out), raw);
+    const length = weight.dtype.blockLen();
+    const size = weight.dtype.blockBytes();
+    var buffer: [depth_part]f32 = undefined;
+    var i: usize = 0;
+    while (i < out.len) : (i += buffer.len) {
+        const count = @min(buffer.len, out.len - i);
+        expandBytes(weight.dtype, raw[i / length * size ..][0 .. count / length * size], buffer[0..count]);
+        for (out[i..][0..count], buffer[0..count]) |*o, x| o.* = x;
+    }
+}
+
+fn expandBytes(dtype: tensor.DType, raw: []const u8, out: []f32) void {
+    const table = kernels.weightTable();
+    const kernel = switch (dtype) {
+        .f16 => table.expand_f16,
+        .bf16 => table.expand_bf16,
+        .q4_0 => table.expand_q4_0,
+        .q4_1 => table.expand_q4_1,
+        .q5_0 => table.expand_q5_0,
+        .q5_1 => table.expand_q5_1,
+        .q8_0 => table.expand_q8_0,
+        .q4_k => table.expand_q4_k,
+        .q5_k => table.expand_q5_k,
+        .q6_k => table.expand_q6_k,
+        .mxfp4 => table.expand_mxfp4,
+        else => return tensor.blocks.toF32(dtype, raw, out) catch
+            @panic("a frozen weight of a type that cannot be expanded: ask StoredMatrix.canUse first"),
+    };
+    kernel(out.len, raw.ptr, out.ptr);
+}
+
+/// out[count, K] = rows `ids` of the table.
+pub fn embed(comptime T: type, ex: *Exec, out: []T, table: Matrix, ids: []const u32) void {
+    std.debug.assert(out.len >= ids.len * table.columns);
+    const Job = struct { out: []T, table: Matrix, ids: []const u32 };
+    ex.pool.parallelFor(Job{ .out = out, .table = table, .ids = ids }, ids.len, struct {
+        fn f(j: Job, i: usize, _: usize) void {
+            expandRow(T, j.table, j.ids[i], 0, j.out[i * j.table.columns ..][0..j.table.columns]);
+        }
+    }.f);
 }
 
 /// out[M,N] (+)= inp[M,K] · weight[N,K]ᵀ + bias[N]
-pub fn forward(ex: *Exec, out: []f32, inp: []const f32, weight: Matrix, bias: ?[]const f32, m: usize, mode: Mode) void {
-    const n = weight.rows;
-    const k = weight.columns;
-    std.debug.assert(inp.len >= m * k);
-    std.debug.assert(out.len >= m * n);
-    const Job = struct { ex: *Exec, out: []f32, inp: []const f32, weight: Matrix, bias: ?[]const f32, m: usize, mode: Mode, part: usize };
-    const part = partLen(n, ex.pool.n, 32, forward_rows);
-    const job: Job = .{ .ex = ex, .out = out, .inp = inp, .weight = weight, .bias = bias, .m = m, .mode = mode, .part = part };
-    ex.pool.parallelFor(job, ceilDiv(n, part), struct {
-        fn f(j: Job, index: usize, worker: usize) void {
-            const row = index * j.part;
-            const rows = @min(j.part, j.weight.rows - row);
-            const depth = j.weight.columns;
-            const width = j.weight.rows;
-            const block = j.ex.workerScratch(worker, f32, rows * depth);
-            j.weight.expand(row, 0, rows * depth, block);
-            const c = j.out.ptr + row;
-            j.ex.gemm(f32)(j.m, rows, depth, j.inp.ptr, depth, 1, block.ptr, 1, depth, c, width, @backingInt(j.mode), j.ex.workers[worker].packing.ptr);
-            if (j.bias) |b| for (0..j.m) |r| kernels.table(f32).add(rows, c + r * width, b[row..].ptr);
+pub fn forward(comptime T: type, ex: *Exec, out: []T, inp: []const T, weight: Matrix, bias: ?[]const T, m: usize, mode: Mode) void {
+    std.debug.assert(inp.len >= m * weight.columns);
+    std.debug.assert(out.len >= m * weight.rows);
+    const job: Product(T) = .init(ex, weight, inp, out, bias, m, mode, weight.rows, 32);
+    ex.pool.parallelFor(job, job.tasks(), struct {
+        fn f(j: Product(T), index: usize, worker: usize) void {
+            const at = j.place(index);
+            const k = j.weight.columns;
+            const n = j.weight.rows;
+            const c = j.out.ptr + at.row * n + at.first;
+            var depth: usize = 0;
+            while (depth < k) : (depth += depth_part) {
+                const count = @min(depth_part, k - depth);
+                const a = j.inp.ptr + at.row * k + depth;
+                j.multiply(worker, at, a, k, .{ .row = at.first, .rows = at.count, .column = depth, .columns = count }, .transposed, c, n, depth == 0);
+            }
+            if (j.bias) |b| for (0..at.rows) |r| kernels.table(T).add(at.count, c + r * n, b[at.first..].ptr);
         }
     }.f);
 }
 
 /// dinp[M,K] (+)= dout[M,N] · weight[N,K]
-pub fn backwardInput(ex: *Exec, dinp: []f32, dout: []const f32, weight: Matrix, m: usize, mode: Mode) void {
-    const n = weight.rows;
-    const k = weight.columns;
-    std.debug.assert(dinp.len >= m * k);
-    std.debug.assert(dout.len >= m * n);
-    const Job = struct { ex: *Exec, dinp: []f32, dout: []const f32, weight: Matrix, m: usize, mode: Mode, part: usize };
-    const part = partLen(k, ex.pool.n, @max(32, weight.dtype.blockLen()), backward_columns);
-    const job: Job = .{ .ex = ex, .dinp = dinp, .dout = dout, .weight = weight, .m = m, .mode = mode, .part = part };
-    ex.pool.parallelFor(job, ceilDiv(k, part), struct {
-        fn f(j: Job, index: usize, worker: usize) void {
-            const column = index * j.part;
-            const columns = @min(j.part, j.weight.columns - column);
-            var row: usize = 0;
-            while (row < j.weight.rows) : (row += backward_rows) {
-                const rows = @min(backward_rows, j.weight.rows - row);
-                const block = j.ex.workerScratch(worker, f32, rows * columns);
-                for (0..rows) |r| j.weight.expand(row + r, column, columns, block[r * columns ..]);
-                const mode_here: Mode = if (row == 0) j.mode else .accumulate;
-                j.ex.gemm(f32)(j.m, columns, rows, j.dout.ptr + row, j.weight.rows, 1, block.ptr, columns, 1, j.dinp.ptr + column, j.weight.columns, @backingInt(mode_here), j.ex.workers[worker].packing.ptr);
+pub fn backwardInput(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, weight: Matrix, m: usize, mode: Mode) void {
+    std.debug.assert(dinp.len >= m * weight.columns);
+    std.debug.assert(dout.len >= m * weight.rows);
+    const job: Product(T) = .init(ex, weight, dout, dinp, null, m, mode, weight.columns, @max(32, weight.dtype.blockLen()));
+    ex.pool.parallelFor(job, job.tasks(), struct {
+        fn f(j: Product(T), index: usize, worker: usize) void {
+            const at = j.place(index);
+            const k = j.weight.columns;
+            const n = j.weight.rows;
+            const c = j.out.ptr + at.row * k + at.first;
+            var depth: usize = 0;
+            while (depth < n) : (depth += depth_part) {
+                const count = @min(depth_part, n - depth);
+                const a = j.inp.ptr + at.row * n + depth;
+                j.multiply(worker, at, a, n, .{ .row = depth, .rows = count, .column = at.first, .columns = at.count }, .straight, c, k, depth == 0);
             }
         }
     }.f);
 }
 
-/// A part for each worker, in whole units, at most `most`. Bits do not depend on it.
-fn partLen(count: usize, workers: usize, unit: usize, most: usize) usize {
-    return @min(ceilDiv(@max(count, 1), workers * unit) * unit, most);
-}
+/// One product: `inp` [M, depth] times the weight (transposed or not) into `out` [M, width], cut into tasks.
+fn Product(comptime T: type) type {
+    return struct {
+        ex: *Exec,
+        weight: Matrix,
+        inp: []const T,
+        out: []T,
+        bias: ?[]const T,
+        m: usize,
+        mode: Mode,
+        width: usize,
+        /// Of the width, and of M, for one task.
+        part: usize,
+        row_part: usize,
 
-const check = @import("check.zig");
-const matmul = @import("matmul.zig");
+        const Self = @This();
 
-/// Bytes of random numbers of a type, and the same numbers as f32.
-fn stored(bag: *check.Bag, dtype: tensor.DType, rows: usize, columns: usize) !struct { Matrix, []f32 } {
-    const size = rows * columns / dtype.blockLen() * dtype.blockBytes();
-    const bytes = bag.zeros(u8, size + 64);
-    const aligned: []align(8) u8 = @alignCast(bytes[std.mem.alignForward(usize, @intFromPtr(bytes.ptr), 8) - @intFromPtr(bytes.ptr) ..][0..size]);
-    switch (dtype) {
-        .f32 => for (std.mem.bytesAsSlice(f32, aligned)) |*x| {
-            x.* = @floatCast(bag.prng.normal());
-        },
-        .f16 => for (std.mem.bytesAsSlice(f16, aligned)) |*x| {
-            x.* = @floatCast(bag.prng.normal());
-        },
-        .bf16 => for (std.mem.bytesAsSlice(u16, aligned)) |*x| {
-            const number: f32 = @floatCast(bag.prng.normal());
-            x.* = @intCast(@as(u32, @bitCast(number)) >> 16);
-        },
-        .q8_0 => {
-            for (aligned) |*x| x.* = @truncate(bag.prng.next());
-            var at: usize = 0;
-            while (at < size) : (at += 34) aligned[at..][0..2].* = @bitCast(@as(f16, 0.01));
-        },
-        else => unreachable,
-    }
-    const numbers = bag.zeros(f32, rows * columns);
-    try tensor.blocks.toF32(dtype, aligned, numbers);
-    return .{ .{ .dtype = dtype, .rows = rows, .columns = columns, .bytes = aligned }, numbers };
-}
+        /// A part for each worker, in whole units of the width, at most `width_part`. Where the width has too few units for all
+        /// workers, M is cut as well. Bits do not depend on it.
+        fn init(ex: *Exec, weight: Matrix, inp: []const T, out: []T, bias: ?[]const T, m: usize, mode: Mode, width: usize, unit: usize) Self {
+            const workers = ex.pool.n;
+            const part = @min(ceilDiv(@max(width, 1), workers * unit) * unit, width_part);
+            const strips = ceilDiv(width, part);
+            const row_parts = if (strips >= workers) 1 else @max(1, workers / @max(strips, 1));
+            const row_part = @max(1, ceilDiv(ceilDiv(m, row_parts), 28) * 28);
+            return .{ .ex = ex, .weight = weight, .inp = inp, .out = out, .bias = bias, .m = m, .mode = mode, .width = width, .part = part, .row_part = row_part };
+        }
 
-test "stored weights give the bits of the product with the expanded weight, in both precisions, on any number of threads" {
-    const m = 17;
-    for (check.thread_counts) |threads| {
-        var rig = try check.Rig.init(threads);
-        defer rig.deinit();
+        fn tasks(self: Self) usize {
+            return ceilDiv(self.width, self.part) * ceilDiv(self.m, self.row_part);
+        }
 
-        for ([_][2]usize{ .{ 1, 32 }, .{ 70, 320 }, .{ 1550, 64 } }) |shape| for ([_]tensor.DType{ .f32, .f16, .bf16, .q8_0 }) |dtype| {
-            const n, const k = shape;
-            var bag: check.Bag = .{};
-            defer bag.deinit();
+        const Place = struct { first: usize, count: usize, row: usize, rows: usize };
 
-            try rig.ex.reserve(f32, .{ .frozen_columns = k });
-            const weight, const numbers = try stored(&bag, dtype, n, k);
-            const inp = bag.normal(f32, m * k);
-            const dout = bag.normal(f32, m * n);
-            const bias = bag.normal(f32, n);
-            for ([_]Mode{ .store, .accumulate }, [_]@TypeOf(rig.ex.compute){ .full, .bf16 }) |mode, compute| {
-                rig.ex.compute = compute;
-                const want = [2][]f32{ bag.normal(f32, m * n), bag.normal(f32, m * k) };
-                const got = [2][]f32{ bag.copy(f32, want[0]), bag.copy(f32, want[1]) };
-                matmul.forward(f32, &rig.ex, want[0], inp, numbers, bias, m, n, k, mode);
-                matmul.backwardInput(f32, &rig.ex, want[1], dout, numbers, m, n, k, mode);
-                forward(&rig.ex, got[0], inp, weight, bias, m, mode);
-                backwardInput(&rig.ex, got[1], dout, weight, m, mode);
-                for (want, got) |w, g| try check.expectSame(f32, w, g);
+        fn place(self: Self, index: usize) Place {
+            const strips = ceilDiv(self.width, self.part);
+            const first = index % strips * self.part;
+            const row = index / strips * self.row_part;
+            return .{ .first = first, .count = @min(self.part, self.width - first), .row = row, .rows = @min(self.row_part, self.m - row) };
+        }
+
+        const Block = struct { row: usize, rows: usize, column: usize, columns: usize };
+
+        /// c[rows, count] (+)= a · block, or a · blockᵀ.
+        fn multiply(self: Self, worker: usize, at: Place, a: [*]const T, a_row: usize, block: Block, turn: enum { straight, transposed }, c: [*]T, ldc: usize, is_first: bool) void {
+            var b: [*]const T = undefined;
+            var stride = block.columns;
+            if (alignedView(T, self.weight)) |numbers| {
+                b = numbers.ptr + block.row * self.weight.columns + block.column;
+                stride = self.weight.columns;
+            } else {
+                const scratch = self.ex.workerScratch(worker, T, block.rows * block.columns);
+                expand(T, self.weight, block.row, block.rows, block.column, block.columns, scratch);
+                b = scratch.ptr;
             }
-        };
-    }
+            const depth = if (turn == .transposed) block.columns else block.rows;
+            const b_row = if (turn == .transposed) 1 else stride;
+            const b_col = if (turn == .transposed) stride else 1;
+            const mode: Mode = if (is_first) self.mode else .accumulate;
+            self.ex.gemm(T)(at.rows, at.count, depth, a, a_row, 1, b, b_row, b_col, c, ldc, @backingInt(mode), self.ex.workers[worker].packing.ptr);
+        }
+    };
+}
+
+/// Native floats where they lie, if the file has put them at a multiple of their size.
+fn alignedView(comptime T: type, weight: Matrix) ?[]const T {
+    const numbers = weight.view(T) orelse return null;
+    if (!std.mem.isAligned(@intFromPtr(numbers.ptr), @alignOf(T))) return null;
+    return @alignCast(numbers);
+}
+
+test {
+    _ = @import("frozen_test.zig");
 }
