@@ -92,7 +92,7 @@ pub fn run(gpa_plain: std.mem.Allocator, options: Options, out: *Output) !void {
         }
         const started = timed.now();
         timed.elementwise.fill(f32, &ex, gradients, 0);
-        const result = transformer.lossAndGradient(weights, gradients, .{ .input_ids = ids, .targets = targets, .batch = m.batch, .time = m.length }, 1 / @as(f32, @floatFromInt(tokens)), 0);
+        const result = transformer.lossAndGradient(.dense(weights), .{ .base = gradients }, .{ .input_ids = ids, .targets = targets, .batch = m.batch, .time = m.length }, .{ .scale = 1 / @as(f32, @floatFromInt(tokens)) });
         loss = result.loss_sum / @as(f64, @floatFromInt(tokens));
         norm = 0;
         for (layout.parameters) |p| norm += timed.reduce.sumSquares(f32, &ex, p.sliceConst(f32, gradients));

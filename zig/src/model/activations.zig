@@ -13,6 +13,12 @@ pub const Capacity = struct {
     time: usize,
     /// Keep only each layer's input; backward runs the layer again. The numbers stay the same to the bit.
     recompute: bool = false,
+    /// An adapter that passes may have; room for its low-rank products.
+    adapter: ?*const arch.AdapterLayout = null,
+    /// Whether the adapter's inputs may be dropped out.
+    dropout: bool = false,
+    /// Whether the base may be stored matrices.
+    frozen: bool = false,
 };
 
 pub fn Activations(comptime T: type) type {

@@ -286,12 +286,12 @@ pub fn Trainer(comptime T: type) type {
             var tokens: u64 = 0;
             for (0..group) |_| {
                 const micro = self.loader.next().?;
-                const result = self.transformer.lossAndGradient(self.model.weights, self.gradients, .{
+                const result = self.transformer.lossAndGradient(.dense(self.model.weights), .{ .base = self.gradients }, .{
                     .input_ids = micro.input_ids,
                     .targets = micro.targets,
                     .batch = micro.batch,
                     .time = micro.time,
-                }, scale, @floatCast(self.config.label_smoothing));
+                }, .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
                 loss_sum += result.loss_sum;
                 correct += result.correct;
                 tokens += micro.token_count;
@@ -435,12 +435,12 @@ pub fn Trainer(comptime T: type) type {
             var count: u64 = 0;
             var batches: u64 = 0;
             while (loader.next()) |micro| {
-                const result = self.transformer.loss(self.model.weights, .{
+                const result = self.transformer.loss(.dense(self.model.weights), .{
                     .input_ids = micro.input_ids,
                     .targets = micro.targets,
                     .batch = micro.batch,
                     .time = micro.time,
-                }, 0);
+                }, .{});
                 loss_sum += result.nll_sum;
                 correct += result.correct;
                 count += result.count;
