@@ -4,6 +4,7 @@
 //! work on the real disk; each has a twin ending in `On` that takes a `Storage`, which tests hand a disk that loses power.
 
 pub const model_file = @import("model_file.zig");
+pub const mapped_model = @import("mapped_model.zig");
 pub const initialize = @import("initialize.zig");
 pub const folder = @import("folder.zig");
 pub const save_file = @import("save.zig");
@@ -13,6 +14,9 @@ pub const ablc = @import("ablc.zig");
 
 pub const LoadedModel = model_file.LoadedModel;
 pub const loadModel = model_file.loadModel;
+pub const MappedModel = mapped_model.MappedModel;
+pub const openMapped = mapped_model.open;
+pub const openMappedOn = mapped_model.openOn;
 pub const checkModelSums = model_file.checkModelSums;
 pub const initRandom = initialize.initRandom;
 pub const SaveOptions = save_file.SaveOptions;
@@ -30,6 +34,7 @@ pub const lockRun = store.lockRun;
 
 test {
     _ = model_file;
+    _ = mapped_model;
     _ = initialize;
     _ = folder;
     _ = save_file;

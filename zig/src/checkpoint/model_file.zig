@@ -151,7 +151,7 @@ pub fn checkModelSums(gpa: Allocator, io: std.Io, path: []const u8, diag: *Diagn
     return checkSums(gpa, disk.storage(), path, diag);
 }
 
-fn checkSums(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!void {
+pub fn checkSums(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!void {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
 
@@ -162,18 +162,18 @@ fn checkSums(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnost
     }
 }
 
-const Shard = struct {
+pub const Shard = struct {
     name: []const u8,
     mapping: base.storage.Mapping,
     file: safetensors.File,
 };
 
 /// The safetensors files of one folder, open together. Tensors point into them.
-const Shards = struct {
+pub const Shards = struct {
     list: std.ArrayList(Shard) = .empty,
     index: ?safetensors.ShardIndex = null,
 
-    fn open(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!Shards {
+    pub fn open(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!Shards {
         var self: Shards = .{};
         errdefer self.close(gpa);
 
@@ -249,7 +249,7 @@ const Shards = struct {
         };
     }
 
-    fn close(self: *Shards, gpa: Allocator) void {
+    pub fn close(self: *Shards, gpa: Allocator) void {
         for (self.list.items) |*shard| {
             shard.file.deinit();
             shard.mapping.unmap();
@@ -261,7 +261,7 @@ const Shards = struct {
 };
 
 /// Finds each parameter's tensor. After it every source is set, of the right shape, and nothing is left over.
-fn match(
+pub fn match(
     gpa: Allocator,
     layout: *const arch.Layout,
     shards: []const Shard,

@@ -31,7 +31,7 @@ const Part = struct {
 };
 
 /// Writes one safetensors file of these tensors; values are stored as `dtype`.
-fn writeParts(s: base.storage.Storage, path: []const u8, parts: []const Part) !void {
+pub fn writeParts(s: base.storage.Storage, path: []const u8, parts: []const Part) !void {
     const gpa = testing.allocator;
     const entries = try gpa.alloc(safetensors.Entry, parts.len);
     defer gpa.free(entries);
@@ -66,13 +66,13 @@ fn writeConfig(s: base.storage.Storage, path: []const u8, config: arch.ModelConf
     try base.storage.writeFile(testing.allocator, s, path, out.written());
 }
 
-const Rig = struct {
+pub const Rig = struct {
     disk: *base.storage.MemoryDisk,
     model: model_file.LoadedModel(f32),
     parts: std.ArrayList(Part),
     diag: Diagnostic = .{},
 
-    fn init(config: arch.ModelConfig, dtype: tensor.DType) !Rig {
+    pub fn init(config: arch.ModelConfig, dtype: tensor.DType) !Rig {
         const disk = try testing.allocator.create(base.storage.MemoryDisk);
         disk.* = try .init(testing.allocator);
         var self: Rig = .{ .disk = disk, .model = try initialize.initRandom(f32, testing.allocator, config, 3), .parts = .empty };
@@ -89,7 +89,7 @@ const Rig = struct {
         return self;
     }
 
-    fn deinit(self: *Rig) void {
+    pub fn deinit(self: *Rig) void {
         self.parts.deinit(testing.allocator);
         self.model.deinit(testing.allocator);
         self.disk.deinit();
