@@ -35,7 +35,8 @@ def texts() -> Iterator[str]:
         yield from (turn["content"] for turn in json.loads(line)["messages"])
     for line in (SAMPLE / "abbey_preferences.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        yield from (row["prompt"], row["chosen"], row["rejected"])
+        for part in ("prompt", "chosen", "rejected"):
+            yield from (turn["content"] for turn in row[part])
 
 
 def main() -> None:

@@ -59,6 +59,8 @@ class MicroBatch:
 
     input_ids: (rows, columns) uint32, padded on the right with 0.
     targets: (rows, columns) int32, the token to predict; -1 where there is none.
+        From preference data all better answers first, then all worse ones: row i and row
+        `rows // 2 + i` are a pair.
     index: which micro-batch of the epoch, from 0.
     target_count, token_count: positions with a target; positions that are not padding.
 
@@ -176,6 +178,31 @@ class TokenizedDataset:
             raise IndexError(f"row {index}; {self.path} has {starts.size - 1}")
         return self.tokens[int(starts[index]) : int(starts[index + 1])]
 
+    @property
+    def is_preference(self) -> bool:
+        """True when rows 2i and 2i + 1 are one prompt with its better and its worse answer."""
+        return self.manifest.get("kind") == "preference"
+
+    def pair(
+        self, index: int
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Ids of the prompt, the better and the worse answer of a pair.
+
+        Raises IndexError; TypeError when this is no preference data.
+        """
+        starts, mask = self.row_starts, self.mask_bits
+        if not self.is_preference or starts is None or mask is None:
+            raise TypeError(f"{self.path} is no preference data: it has no pairs")
+        if not 0 <= index < (starts.size - 1) // 2:
+            raise IndexError(f"pair {index}; {self.path} has {(starts.size - 1) // 2}")
+        better, worse = self.row(2 * index), self.row(2 * index + 1)
+        begin = int(starts[2 * index])
+        border = next(
+            (at for at in range(better.size) if mask[(begin + at) >> 3] >> ((begin + at) & 7) & 1),
+            int(better.size),
+        )
+        return better[:border], better[border:], worse[border:]
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Reads every id. Raises DataError for the first that is not below `vocab_size`."""
         _native.dataset.check_vocabulary(self.native, vocab_size)
@@ -198,7 +225,10 @@ class TokenizedDataset:
     def micro_batches(
         self, batch_size: int, max_seq_len: int, shuffle: bool = True, *, seed: int = 42
     ) -> MicroBatches:
-        """What the native trainer reads, batch by batch (see `MicroBatch`)."""
+        """What the native trainer reads, batch by batch (see `MicroBatch`).
+
+        Of preference data `batch_size` counts pairs.
+        """
         handle = _native.dataset.loader_open(self.native, batch_size, max_seq_len, shuffle, seed)
         return MicroBatches(handle)
 
@@ -292,12 +322,14 @@ class TokenizedWriter:
         format: str | None = None,
         source: str | None = None,
         license: str | None = None,
+        preference: bool = False,
     ) -> None:
         """Starts a data set at `path` (`*.bin`), whose folder must exist.
 
-        rows: each `append` is one row. mask: write a loss mask. The rest goes into the manifest;
-        ids at or above `vocab_size` are refused. Raises DataError when a file of another kind has
-        one of the names, FileAccessError when the folder cannot be written.
+        rows: each `append` is one row. mask: write a loss mask. preference: rows come in twos, one
+        prompt with its better and then its worse answer, the answers in the loss. The rest goes
+        into the manifest; ids at or above `vocab_size` are refused. Raises DataError when a file
+        of another kind has one of the names, FileAccessError when the folder cannot be written.
         """
         self.path = Path(path)
         self._handle: Handle | None = _native.writer.open(
@@ -310,6 +342,7 @@ class TokenizedWriter:
             format=format,
             source=source,
             license=license,
+            preference=preference,
         )
 
     def append(

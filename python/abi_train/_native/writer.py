@@ -24,6 +24,7 @@ def open(
     format: str | None,
     source: str | None,
     license: str | None,
+    preference: bool = False,
 ) -> Handle:
     """Starts a data set at `path`."""
     options = ffi.new("abt_writer_options *")
@@ -33,6 +34,8 @@ def open(
     options.vocab_size = 0 if vocab_size is None else whole(vocab_size, "vocab_size", 32)
     options.has_seed = seed is not None
     options.seed = 0 if seed is None else whole(seed, "seed")
+    if preference:
+        options.preference = 1
     texts = {
         "tokenizer_hash": tokenizer_hash,
         "format": format,

@@ -66,7 +66,7 @@ def prepare_command(
 
     A row has `messages` (or ShareGPT `conversations`), `prompt` and `completion`, `instruction` and
     `output`, or `text`. In the loss are the assistant's turns, the completion, or all of a text,
-    each with its end token.
+    each with its end token. Rows with `prompt`, `chosen` and `rejected` make preference data.
     """
     from rich.progress import (
         BarColumn,
@@ -123,9 +123,10 @@ def print_report(report: Any) -> None:
     for split in (report.train, report.evaluation):
         if split is None:
             continue
+        pairs = f"{split.pairs} pairs in " if split.pairs else ""
         out().print(
-            f"{split.path}: {split.rows} rows, {split.tokens} tokens, {split.tokens_in_loss} of "
-            f"them in the loss, longest row {split.longest}",
+            f"{split.path}: {pairs}{split.rows} rows, {split.tokens} tokens, "
+            f"{split.tokens_in_loss} of them in the loss, longest row {split.longest}",
             highlight=False,
         )
         if split.truncated:

@@ -31,12 +31,14 @@ def describe(
             "path": str(path),
             "bytes": path.stat().st_size,
             "tokens": int(tokens.size),
-            "kind": "stream" if starts is None else "rows",
+            "kind": ("stream" if starts is None else "pairs" if data.is_preference else "rows"),
         }
         if tokens.size:
             facts["largest id"] = int(tokens.max())
         if starts is not None:
             lengths = np.diff(starts)
+            if data.is_preference:
+                facts["pairs"] = int(lengths.size) // 2
             facts["rows"] = int(lengths.size)
             facts["shortest row"] = int(lengths.min())
             facts["median row"] = int(np.median(lengths))

@@ -3,7 +3,9 @@
 What is in the loss: all of a text and its end token; the completion of a prompt and its end token;
 the assistant's turns of a chat with the token that ends each. A prompt and its completion are
 tokenised as one text, and what both tokenisations begin with in common is the prompt, so a token
-that straddles the border is learned. Control tokens are put in as ids: text can never become one.
+that straddles the border is learned. A pair of answers becomes two rows of one prompt, split where
+the shorter of the two common beginnings ends. Control tokens are put in as ids: text can never
+become one.
 
 Files appear under their names only when whole. Does not know: how a tokenizer or the writer works.
 """
@@ -11,6 +13,7 @@ Files appear under their names only when whole. Does not know: how a tokenizer o
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +26,21 @@ from .. import _native
 from ..dataset import TokenizedWriter
 from ..errors import DataError, FileAccessError
 from .native import NativeEncoder
-from .sources import Chat, Completion, Message, Row, Skipped, Text, count_lines, read_rows
+from .sources import (
+    Chat,
+    Completion,
+    Message,
+    Preference,
+    Skipped,
+    Text,
+    count_lines,
+    read_rows,
+)
+
+NO_FORMAT = (
+    "a chat needs a chat format, and the tokenizer's template is none this version knows. "
+    "Name one with --chat-format (in Python chat_format)"
+)
 
 
 class Encoder(Protocol):
@@ -58,6 +75,8 @@ class Split:
     longest: int = 0
     without_end: int = 0
     """Rows whose last token in the loss is not the end token: cut rows only."""
+    pairs: int = 0
+    """Pairs of answers, two rows each; 0 unless this is preference data."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +88,8 @@ class PrepareReport:
     lines: int = 0
     skipped: Skipped = field(default_factory=Skipped)
     dropped: int = 0
-    """Rows in which no token was left to learn."""
+    """Rows in which no token was left to learn; pairs whose prompt filled the length, or whose
+    answers were the same after the cut."""
     chat_format: str | None = None
     vocab_size: int = 0
     first_example: list[tuple[str, bool]] = field(default_factory=list)
@@ -120,6 +140,9 @@ def prepare(
     stream of ids as ABI reads it; a mask is kept beside it all the same, so that prompts stay out
     of the loss. on_progress: called with lines done and lines in all.
 
+    Rows with `chosen` and `rejected` make preference data, two rows a line; they do not mix with
+    other rows in one file.
+
     An existing file is replaced only when it is a data set with a manifest. Raises `DataError` with
     file and line, `MissingFileError`, `FileAccessError`, or `FormatError` for the tokenizer.
     """
@@ -133,6 +156,15 @@ def prepare(
     if max_seq_len is not None and max_seq_len < 2:
         raise DataError(f"max_seq_len is {max_seq_len}; a row needs at least 2 tokens")
     encoder = encoder or NativeEncoder(Path(tokenizer), chat_format)
+    skipped = Skipped() if skip_invalid else None
+    rows = read_rows(sources, skipped=skipped)
+    first = next(rows, None)
+    preference = first is not None and isinstance(first[2], Preference)
+    if preference and stream:
+        raise DataError(
+            f"{first[1] if first else output}: pairs of answers cannot be a stream; "
+            "leave out --stream (in Python stream)"
+        )
     total = count_lines(sources)
     held = _held_out(total, eval_fraction, seed)
     report = PrepareReport(
@@ -140,6 +172,7 @@ def prepare(
         lines=total,
         chat_format=encoder.chat_format,
         vocab_size=encoder.vocab_size,
+        skipped=skipped or Skipped(),
     )
 
     def writer(path: Path) -> TokenizedWriter:
@@ -153,6 +186,7 @@ def prepare(
             format=encoder.chat_format,
             source=source_note or ", ".join(Path(path).name for path in sources),
             license=license_note,
+            preference=preference,
         )
 
     with contextlib.ExitStack() as stack:  # what is not finished leaves nothing behind
@@ -161,12 +195,19 @@ def prepare(
             report.evaluation = Split(path=eval_output)
             opened = stack.enter_context(writer(eval_output))
             targets.append((report.evaluation, opened))
-        skipped = report.skipped if skip_invalid else None
-        for number, place, row in read_rows(sources, skipped=skipped):
+        for number, place, row in itertools.chain([first] if first else [], rows):
             if on_progress is not None:
                 on_progress(number, total)
             split, into = targets[1 if number in held else 0]
-            _add(encoder, row, place, max_seq_len, split, into, report, stream=stream)
+            if isinstance(row, Preference) != preference:
+                raise DataError(
+                    f"{place}: rows with chosen and rejected do not mix with other rows; "
+                    "prepare them as two files"
+                )
+            if isinstance(row, Preference):
+                _add_pair(encoder, row, place, max_seq_len, split, into, report)
+            else:
+                _add(encoder, row, place, max_seq_len, split, into, report, stream=stream)
         if on_progress is not None:
             on_progress(total, total)
         for split, _ in targets:
@@ -203,7 +244,7 @@ def _check_outputs(output: Path, eval_output: Path | None) -> None:
         )
 
 
-def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
+def encode_row(encoder: Encoder, row: Text | Completion | Chat) -> tuple[list[int], list[bool]]:
     """Ids of a row and whether each is in the loss. Raises `ValueError` with the reason."""
     if isinstance(row, Text):
         ids = _ended(encoder, encoder.encode(row.text))
@@ -214,10 +255,7 @@ def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
         border = common_prefix(prompt, whole)
         return whole, [at >= border for at in range(len(whole))]
     if encoder.chat_format is None:
-        raise ValueError(
-            "a chat needs a chat format, and the tokenizer's template is none this version knows. "
-            "Name one with --chat-format (in Python chat_format)"
-        )
+        raise ValueError(NO_FORMAT)
     ids, mask = encoder.encode_chat(row.messages, emotion=row.emotion)
     if row.learn_from:
         prompt, _ = encoder.encode_chat(
@@ -226,6 +264,37 @@ def encode_row(encoder: Encoder, row: Row) -> tuple[list[int], list[bool]]:
         border = common_prefix(prompt, ids)
         mask = [kept and at >= border for at, kept in enumerate(mask)]
     return ids, mask
+
+
+def encode_pair(encoder: Encoder, row: Preference) -> tuple[int, list[int], list[int]]:
+    """Length of the prompt, and ids of prompt and better, prompt and worse answer.
+
+    As TRL: the prompt is what its own tokenisation and those with either answer have in common.
+    Raises `ValueError` with the reason.
+    """
+    parts = (row.prompt, row.chosen, row.rejected)
+    if (
+        isinstance(row.prompt, str)
+        and isinstance(row.chosen, str)
+        and isinstance(row.rejected, str)
+    ):
+        prompt = encoder.encode(row.prompt)
+        better = _ended(encoder, encoder.encode(row.prompt + row.chosen))
+        worse = _ended(encoder, encoder.encode(row.prompt + row.rejected))
+    else:
+        assert not any(isinstance(part, str) for part in parts)
+        if encoder.chat_format is None:
+            raise ValueError(NO_FORMAT)
+        turns, good, bad = ([turn for turn in part if not isinstance(turn, str)] for part in parts)
+        prompt, _ = encoder.encode_chat(turns, emotion=row.emotion, answer_next=True)
+        better, _ = encoder.encode_chat(turns + good, emotion=row.emotion)
+        worse, _ = encoder.encode_chat(turns + bad, emotion=row.emotion)
+    if better == worse:
+        raise ValueError("chosen and rejected become the same ids")
+    border = min(common_prefix(prompt, better), common_prefix(prompt, worse))
+    if border == len(better) or border == len(worse):
+        raise ValueError("an answer adds no token to its prompt")
+    return border, better, worse
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -256,7 +325,7 @@ def _held_out(total: int, fraction: float, seed: int) -> set[int]:
 
 def _add(
     encoder: Encoder,
-    row: Row,
+    row: Text | Completion | Chat,
     place: str,
     limit: int | None,
     split: Split,
@@ -287,6 +356,37 @@ def _add(
     split.without_end += cut and mask[-1]
 
 
+def _add_pair(
+    encoder: Encoder,
+    row: Preference,
+    place: str,
+    limit: int | None,
+    split: Split,
+    writer: TokenizedWriter,
+    report: PrepareReport,
+) -> None:
+    try:
+        border, better, worse = encode_pair(encoder, row)
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from None
+    if limit is not None and (border >= limit or better[:limit] == worse[:limit]):
+        report.dropped += 1
+        return
+    for ids in (better, worse):
+        kept = ids[:limit]
+        mask = [at >= border for at in range(len(kept))]
+        if not report.first_example:
+            report.first_example = _pieces(encoder, kept, mask)
+        writer.append(np.array(kept, dtype=np.uint32), np.array(mask, dtype=np.bool_))
+        split.rows += 1
+        split.tokens += len(kept)
+        split.tokens_in_loss += sum(mask[1:])
+        split.truncated += len(kept) < len(ids)
+        split.without_end += len(kept) < len(ids)
+        split.longest = max(split.longest, len(kept))
+    split.pairs += 1
+
+
 def _pieces(encoder: Encoder, ids: Sequence[int], mask: Sequence[bool]) -> list[tuple[str, bool]]:
     """Runs of ids with equal mask as text."""
     pieces: list[tuple[str, bool]] = []
@@ -304,6 +404,7 @@ __all__ = [
     "PrepareReport",
     "Split",
     "common_prefix",
+    "encode_pair",
     "encode_row",
     "prepare",
 ]

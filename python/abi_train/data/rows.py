@@ -5,6 +5,9 @@ and a position is a label when its bit in `.mask` is set (all are without a mask
 row starts is a stream: a row is `max_seq_len` inputs and the same number of tokens one later, so it
 is given here as `max_seq_len + 1` ids, and `batch_size` rows in sequence are one micro-batch.
 
+Preference data (`"kind": "preference"`) is a list of pairs: rows 2i and 2i + 1 are one prompt with
+the better and the worse answer.
+
 Reads with NumPy alone, apart from the native loader, so that a comparison of the engines also
 compares the two readers. Does not know: torch, tokenizers.
 """
@@ -61,6 +64,11 @@ class TokenRows:
             raise DataError(f"{path}: {size} bytes is not a whole number of 4-byte token ids")
         token_ids = np.memmap(path, dtype="<u4", mode="r")
         manifest = _read_manifest(path)
+        if manifest.get("kind") == "preference":
+            raise DataError(
+                f"{path} holds pairs of answers (preference data); train on it with the objective "
+                "dpo, or prepare rows for sft"
+            )
         starts = _read_starts(path, manifest, token_ids.size)
         mask = _read_mask(path, manifest, token_ids.size)
         rows = cls(
@@ -137,6 +145,123 @@ class TokenRows:
             bits = (self.mask[position >> 3] >> (position & 7)) & 1
             labels[bits == 0] = IGNORED
         return {"input_ids": ids.tolist(), "labels": labels.tolist()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceRows:
+    """The pairs of one token file, as TRL's columns, uncut: TRL's collator cuts at `max_seq_len`.
+
+    kept: pairs whose prompt is shorter than max_seq_len. batch_size: pairs in a micro-batch.
+    """
+
+    path: Path
+    token_ids: npt.NDArray[np.uint32]
+    starts: npt.NDArray[np.uint64]
+    borders: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int64]
+    batch_size: int
+    max_seq_len: int
+
+    @classmethod
+    def open(cls, path: str | Path, *, batch_size: int, max_seq_len: int) -> PreferenceRows:
+        """Map the file and check every pair.
+
+        Raises `DataError` for data of another kind and for two rows that are no pair.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise MissingFileError(
+                f"{path}: no such token file; make it with `abi-train data prepare`"
+            )
+        manifest = _read_manifest(path)
+        if manifest.get("kind") != "preference":
+            raise DataError(
+                f"{path} holds no pairs of answers; prepare rows with prompt, chosen and rejected, "
+                "or train with the objective sft"
+            )
+        size = path.stat().st_size
+        if size % 4 or size == 0:
+            raise DataError(f"{path}: {size} bytes is not a whole number of 4-byte token ids")
+        token_ids = np.memmap(path, dtype="<u4", mode="r")
+        starts = _read_starts(path, manifest, token_ids.size)
+        mask = _read_mask(path, manifest, token_ids.size)
+        if starts is None or mask is None or starts.size % 2 == 0:
+            raise DataError(
+                f"{path}: preference data need row starts, a mask, and an even number of rows. "
+                "Prepare the data again"
+            )
+        bits = np.unpackbits(mask, count=token_ids.size, bitorder="little")
+        borders = np.array(
+            [_border(path, token_ids, starts, bits, pair) for pair in range(starts.size // 2)],
+            dtype=np.int64,
+        )
+        return cls(
+            path=path,
+            token_ids=token_ids,
+            starts=starts,
+            borders=borders,
+            kept=np.flatnonzero(borders < max_seq_len),
+            batch_size=batch_size,
+            max_seq_len=max_seq_len,
+        )
+
+    @property
+    def batch_count(self) -> int:
+        """Micro-batches in an epoch."""
+        return -(-len(self) // self.batch_size)
+
+    @property
+    def order_count(self) -> int:
+        """How many things the order of an epoch permutes: the pairs that are kept."""
+        return len(self)
+
+    def __len__(self) -> int:
+        return int(self.kept.size)
+
+    def batches(self, order: npt.NDArray[np.integer]) -> list[list[int]]:
+        """Numbers of the pairs of each micro-batch when an epoch follows `order`."""
+        pairs = [int(pair) for pair in order]
+        return [pairs[at : at + self.batch_size] for at in range(0, len(pairs), self.batch_size)]
+
+    def __getitem__(self, at: int) -> dict[str, list[int]]:
+        """`prompt_ids`, `chosen_ids` and `rejected_ids` of a kept pair."""
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        pair = int(self.kept[at])
+        border = int(self.borders[pair])
+        begin, middle, end = (int(start) for start in self.starts[2 * pair : 2 * pair + 3])
+        better = self.token_ids[begin:middle].tolist()
+        worse = self.token_ids[middle:end].tolist()
+        return {
+            "prompt_ids": better[:border],
+            "chosen_ids": better[border:],
+            "rejected_ids": worse[border:],
+        }
+
+
+def _border(
+    path: Path,
+    ids: npt.NDArray[np.uint32],
+    starts: npt.NDArray[np.uint64],
+    bits: npt.NDArray[np.uint8],
+    pair: int,
+) -> int:
+    """Tokens of a pair's prompt; refuses what is no pair."""
+    begin, middle, end = (int(start) for start in starts[2 * pair : 2 * pair + 3])
+    better, worse = bits[begin:middle], bits[middle:end]
+    border = int(better.argmax())
+    prompts_agree = np.array_equal(ids[begin : begin + border], ids[middle : middle + border])
+    if (
+        not (better[border:].all() and worse[border:].all() and worse[border:].size)
+        or worse[:border].any()
+        or not prompts_agree
+        or np.array_equal(ids[begin:middle], ids[middle:end])
+    ):
+        raise DataError(
+            f"{path}: pair {pair} (rows {2 * pair} and {2 * pair + 1}) is not one prompt with two "
+            "different answers. Leave it out, or prepare the data again"
+        )
+    return border
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

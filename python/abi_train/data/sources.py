@@ -5,9 +5,11 @@
 | `messages` or `conversations` | a chat; ShareGPT's `from`, `value` are understood |
 | `prompt`, `completion` | text to continue and its continuation; two lists of messages are a chat |
 | `instruction`, `input`?, `output` | an instruction, turned into a chat |
+| `prompt`, `chosen`, `rejected` | a better and a worse answer: all text, or all lists of messages |
 | `text` | plain text |
 
-Other columns are allowed and left alone. Does not know: tokenizers, token files.
+Without `prompt` the part that `chosen` and `rejected` begin with in common is the prompt, as TRL
+takes it. Other columns are allowed and left alone. Does not know: tokenizers, token files.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 from ..errors import DataError, FileAccessError, MissingFileError
 
@@ -66,7 +68,17 @@ class Chat:
     emotion: str | None = None
 
 
-Row = Text | Completion | Chat
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A prompt with a better and a worse answer: three texts, or three lists of turns."""
+
+    prompt: str | tuple[Message, ...]
+    chosen: str | tuple[Message, ...]
+    rejected: str | tuple[Message, ...]
+    emotion: str | None = None
+
+
+Row = Text | Completion | Chat | Preference
 
 
 @dataclass(kw_only=True)
@@ -161,6 +173,8 @@ def parse_row(line: bytes) -> Row:
         raise _Bad(f"not valid JSON ({_short(error)})") from None
     if not isinstance(values, dict):
         raise _Bad("not a JSON object")
+    if "chosen" in values or "rejected" in values:
+        return _preference(values)
     for key in ("messages", "conversations"):
         if key in values:
             return _chat(values[key], key, emotion=_emotion(values))
@@ -172,8 +186,8 @@ def parse_row(line: bytes) -> Row:
         return Text(text=_string(values["text"], "text"))
     found = ", ".join(sorted(values)) or "none"
     raise _Bad(
-        "no known columns (messages, conversations, prompt and completion, instruction and output, "
-        f"or text); found: {found[:120]}"
+        "no known columns (messages, conversations, prompt and completion, prompt with chosen and "
+        f"rejected, instruction and output, or text); found: {found[:120]}"
     )
 
 
@@ -222,6 +236,53 @@ def _completion(prompt: Any, completion: Any) -> Row:
     return Completion(
         prompt=_string(prompt, "prompt"), completion=_string(completion, "completion")
     )
+
+
+def _preference(values: Mapping[str, Any]) -> Preference:
+    for key, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        if key not in values:
+            raise _Bad(f"{other} without {key}: a pair needs both")
+    chosen, rejected, prompt = values["chosen"], values["rejected"], values.get("prompt")
+    if isinstance(chosen, list) != isinstance(rejected, list):
+        raise _Bad("chosen and rejected must both be text or both lists of messages")
+    row: Preference
+    if isinstance(chosen, list):
+        better, worse = _chat(chosen, "chosen").messages, _chat(rejected, "rejected").messages
+        if isinstance(prompt, list):
+            before = _chat(prompt, "prompt", answered=False).messages
+        else:  # a text beside lists repeats what both begin with
+            before, better, worse = _shared(better, worse)
+        row = Preference(prompt=before, chosen=better, rejected=worse, emotion=_emotion(values))
+    elif isinstance(prompt, list):
+        raise _Bad("prompt is a list of messages, but chosen and rejected are text; use one shape")
+    else:
+        good, bad = _string(chosen, "chosen"), _string(rejected, "rejected")
+        if prompt is None:
+            start, good, bad = _shared(good, bad)
+        else:
+            start = _string(prompt, "prompt")
+        row = Preference(prompt=start, chosen=good, rejected=bad)
+    if row.chosen == row.rejected:
+        raise _Bad("chosen and rejected are the same: nothing can be learned from the pair")
+    return row
+
+
+_T = TypeVar("_T", str, tuple[Message, ...])
+
+
+def _shared(chosen: _T, rejected: _T) -> tuple[_T, _T, _T]:
+    """The common beginning as prompt, and the two rests, exactly as TRL's `extract_prompt`."""
+    if chosen == rejected:
+        raise _Bad("chosen and rejected are the same: nothing can be learned from the pair")
+    at = 0
+    for at in range(min(len(chosen), len(rejected))):
+        if chosen[at] != rejected[at]:
+            if at > 0 and chosen[at - 1] == " ":  # the space belongs to the answers
+                at -= 1
+            break
+    if at == 0:
+        raise _Bad("no prompt, and chosen and rejected begin with nothing in common")
+    return chosen[:at], chosen[at:], rejected[at:]
 
 
 def _instruction(values: Mapping[str, Any]) -> Chat:
