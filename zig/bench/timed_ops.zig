@@ -170,6 +170,8 @@ pub const elementwise = struct {
         record(t, .{ .op = "copy residual", .bytes = bytesOf(T, 2 * dst.len) });
     }
 
+    pub const scale = plain.elementwise.scale; // Adapters only.
+
     pub fn fill(comptime T: type, ex: *Exec, x: []T, value: T) void {
         const t = now();
         plain.elementwise.fill(T, ex, x, value);
