@@ -1,10 +1,8 @@
-"""The TRL engine: a `RunSpec` through `trl.SFTTrainer`.
+"""The TRL engine: a `RunSpec` through `trl.SFTTrainer` or `trl.DPOTrainer`, adapters through PEFT.
 
 TRL computes the loss, its gradient, the accumulation over micro-batches and the clipping; torch
 computes the update. Ours are the order of the rows, the learning rate of each update, the log and
-the checkpoint folder, because those must be the same on both engines. Two cases compute the loss
-here, as TRL does but by hand: float64, since TRL's head works in float32, and label smoothing,
-which TRL is about to drop.
+the checkpoint folder, because those must be the same on both engines.
 
 Runs in one process on one device: the first GPU, or the CPU. Importing this package imports torch;
 `libraries` alone names it.
@@ -14,8 +12,10 @@ Runs in one process on one device: the first GPU, or the CPU. Importing this pac
     rows         the recorded order of rows, as torch's loader
     settings     our configuration in TRL's words
     update       the optimizer and the learning rate of each update
-    loss         the loss where TRL's own does not serve
-    trainer      `SFTTrainer` with all of these in it
+    loss, head   loss and statistics where TRL's own do not serve
+    adapter      PEFT's adapters, and their names in files
+    loop         transformers' loop with all of these in it
+    sft, dpo     `SFTTrainer` and `DPOTrainer` in that loop
     saved        checkpoint folders: writing one, and the moments of the optimizer
     surroundings torch's threads, the libraries' chatter
 """

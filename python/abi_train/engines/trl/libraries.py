@@ -19,6 +19,7 @@ try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import datasets
+        import peft
         import tokenizers
         import torch
         import transformers
@@ -26,26 +27,37 @@ try:
         from safetensors.torch import load_file, save_file
         from torch.utils.data import DataLoader, Sampler
         from transformers.utils import logging
+        from trl.trainer.dpo_trainer import DataCollatorForPreference
 except ImportError as error:
     raise EngineError(
         f"the trl engine needs {error.name or 'torch'}: pip install 'abi-train[trl]', or use "
         "engine native"
     ) from error
 
+DPOConfig: Any = trl.DPOConfig
+DPOTrainer: Any = trl.DPOTrainer
+PairCollator: Any = DataCollatorForPreference
 SFTConfig: Any = trl.SFTConfig
 SFTTrainer: Any = trl.SFTTrainer
+adapters: Any = peft
+Mxfp4Config: Any = getattr(transformers, "Mxfp4Config", None)
 Loader: Any = DataLoader
 Scheduler: Any = torch.optim.lr_scheduler.LRScheduler
 PreTrainedTokenizerFast: Any = transformers.PreTrainedTokenizerFast
 library_log: Any = logging
 
 __all__ = [
+    "DPOConfig",
+    "DPOTrainer",
     "Loader",
+    "Mxfp4Config",
+    "PairCollator",
     "PreTrainedTokenizerFast",
     "SFTConfig",
     "SFTTrainer",
     "Sampler",
     "Scheduler",
+    "adapters",
     "datasets",
     "library_log",
     "load_file",

@@ -13,15 +13,18 @@ from typing import Any
 
 from ...errors import ConfigError
 from ..native import open_any
-from .libraries import torch, transformers
+from .libraries import Mxfp4Config, torch, transformers
 from .surroundings import one_line
 
 
-def load_model(source: Path, *, seed: int, precision: str, attention: str, scratch: Path) -> Any:
+def load_model(
+    source: Path, *, seed: int, precision: str, attention: str, scratch: Path, frozen: bool = False
+) -> Any:
     """The model at `source` in float64 or float32; bf16 is a matter of the products alone.
 
-    scratch: a folder that outlives the model. Raises `ConfigError` when transformers does not know
-    the model.
+    frozen: its weights will not be trained, so in a bf16 run weights that are stored as bfloat16
+    stay so. scratch: an empty folder that outlives the model. Raises `ConfigError` when
+    transformers does not know the model.
     """
     dtype = "float64" if precision == "float64" else "float32"
     if source.is_file():
@@ -29,12 +32,18 @@ def load_model(source: Path, *, seed: int, precision: str, attention: str, scrat
             source = scratch / "start"
             opened.save(source)
     try:
+        known = transformers.AutoConfig.from_pretrained(
+            str(source), local_files_only=True, trust_remote_code=False
+        )
+        if frozen and precision == "bf16" and known.dtype == torch.bfloat16:
+            dtype = "bfloat16"
         model = transformers.AutoModelForCausalLM.from_pretrained(
             str(source),
             dtype=getattr(torch, dtype),
-            attn_implementation=attention,
+            attn_implementation="eager" if known.model_type == "gpt_oss" else attention,
             local_files_only=True,
             trust_remote_code=False,
+            **_expanded(known),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{source}: transformers cannot open it: {one_line(error)}") from error
@@ -46,6 +55,15 @@ def load_model(source: Path, *, seed: int, precision: str, attention: str, scrat
     if dtype == "float64":
         _norms_in_double(model)
     return model
+
+
+def _expanded(known: Any) -> dict[str, Any]:
+    """MXFP4 weights cannot be trained as they are, nor run everywhere: expand them."""
+    quantised = getattr(known, "quantization_config", None)
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    if method != "mxfp4":
+        return {}
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
 
 
 def attention_kind(device: str, precision: str, *, compared: bool) -> str:

@@ -12,9 +12,18 @@ from ...data.rows import IGNORED, TokenRows
 from .libraries import Loader, Sampler, torch
 
 
-def loader(rows: TokenRows, order: Callable[[int], Any]) -> Any:
-    """A loader of the micro-batches of an epoch, which follows `order(epoch)`."""
-    return _EpochLoader(rows, batch_sampler=_Order(rows, order), collate_fn=collate)
+def loader(
+    rows: TokenRows, order: Callable[[int], Any], batch: Callable[[list[int], Any], Any]
+) -> Any:
+    """A loader of the micro-batches of an epoch, which follows `order(epoch)`.
+
+    batch: makes a micro-batch of row numbers.
+    """
+
+    def collated(numbers: list[int]) -> Any:
+        return batch(numbers, rows)
+
+    return _EpochLoader(range(len(rows)), batch_sampler=_Order(rows, order), collate_fn=collated)
 
 
 class _Order(Sampler[list[int]]):

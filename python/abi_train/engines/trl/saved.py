@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ... import checkpoint as folders
 from ...errors import CheckpointError
+from . import adapter
+from .adapter import trained
 from .libraries import load_file, save_file, torch
 from .surroundings import one_line
 
@@ -23,7 +25,12 @@ def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: f
     """Write weights, tokenizer, moments and state into a folder."""
     from ... import __version__
 
-    model.save_pretrained(folder)
+    if session.lora is None:
+        model.save_pretrained(folder)
+    else:
+        tensors = {key: value.detach().cpu().contiguous() for key, value in trained(model)}
+        adapter.write(folder, tensors, model)
+        model.get_base_model().config.save_pretrained(folder)
     folders.copy_tokenizer(session.spec.tokenizer_dir or session.resume_from, folder)
     moments = _moments(model, optimizer)
     save_file(moments, folder / folders.OPTIMIZER_FILE, metadata={"format": "pt"})
@@ -44,7 +51,7 @@ def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: f
 
 def _moments(model: Any, optimizer: Any) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model):
         state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
         for moment in folders.MOMENTS:
             if moment in state:
@@ -61,7 +68,7 @@ def load_moments(checkpoint: Path, model: Any, optimizer: Any, *, step: int) -> 
         raise CheckpointError(
             f"{path}: cannot be read ({one_line(error)}). Resume from another checkpoint."
         ) from error
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained(model):
         for moment in folders.MOMENTS:
             key = f"{moment}.{name}"
             if key not in tensors or tensors[key].shape != parameter.shape:

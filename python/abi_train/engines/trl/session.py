@@ -17,16 +17,17 @@ import numpy as np
 from ... import checkpoint as folders
 from ...config import broken
 from ...data.order import epoch_order
-from ...data.rows import TokenRows
-from ...errors import DataError
+from ...data.rows import PreferenceRows, TokenRows
+from ...errors import ConfigError, DataError
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
 from .. import Probe, too_little
 from ..resume import resume_point
+from . import adapter
 from .libraries import torch
 from .model import attention_kind, load_model
-from .trainer import Trainer
+from .sft import SftLoop
 
 
 class Session:
@@ -46,10 +47,15 @@ class Session:
         self.precision = spec.precision_where(
             bf16_gpu=self.device == "cuda" and torch.cuda.is_bf16_supported()
         )
+        self.lora = None if spec.lora is None else spec.lora.with_adapter_sizes()
+        self.dpo = spec.dpo
+        self.head_is_trained = self.lora is not None and "lm_head" in self.lora.target_modules
         self.result = RunResult(engine="trl")
         self.rows = self._open(spec.data)
         self.eval_rows = self._open(spec.eval_data) if spec.eval_data else None
         self.result.checkpoint = self.resume_from = resume_point(spec, observer)
+        if self.resume_from is not None:
+            adapter.require_adapter(self.resume_from, self.lora)
         self.start = folders.read_state(self.resume_from) if self.resume_from else None
         self.identity = self._identity()
         if self.start is not None:
@@ -58,9 +64,10 @@ class Session:
         self.total_steps = self.config.max_steps or self.updates_per_epoch * self.config.epochs
         self.state = self._first_state()
 
-    def _open(self, path: Path) -> TokenRows:
+    def _open(self, path: Path) -> Any:
         size, length = self.config.batch_size, self.config.max_seq_len
-        rows = TokenRows.open(path, batch_size=size, max_seq_len=length)
+        kind: Any = TokenRows if self.spec.objective == "sft" else PreferenceRows
+        rows = kind.open(path, batch_size=size, max_seq_len=length)
         if rows.batch_count == 0:
             raise too_little(path, rows.token_ids.size, self.config)
         return rows
@@ -115,25 +122,8 @@ class Session:
                 own = self.resume_from and self.resume_from.resolve().parent == run_dir.resolve()
                 if not own:
                     folders.require_unused(run_dir)
-            model = load_model(
-                self.resume_from or self.spec.model,
-                seed=self.config.seed,
-                precision=self.precision,
-                attention=attention_kind(
-                    self.device, self.precision, compared=self.probe is not None
-                ),
-                scratch=Path(scratch),
-            )
-            self._check_length(getattr(model.config, "max_position_embeddings", None))
-            self._check_vocabulary(model.get_input_embeddings().weight.shape[0])
-            trainer = Trainer(self, model, scratch)
-            start = {
-                "engine": "trl",
-                "device": self.device,
-                "precision": self.precision,
-                "start_step": self.state["global_step"],
-            }
-            self.observer.on_start(self.total_steps, start)
+            trainer = self._trainer(Path(scratch))
+            self.observer.on_start(self.total_steps, self._start_info())
             if self.out_of_patience():  # it had stopped early; with more patience it goes on
                 self.stop("early_stopped")
             elif self.state["global_step"] < self.total_steps:
@@ -145,6 +135,81 @@ class Session:
             trainer.finish()
         self._report()
         return self.result
+
+    def _trainer(self, scratch: Path) -> Any:
+        """The model, with its adapter if it gets one, in TRL's trainer for the objective."""
+        source = self.spec.model
+        if self.lora is None:
+            source = self.resume_from or source
+        model = self._load(source, scratch / "model", frozen=self.lora is not None)
+        self._check_length(getattr(model.config, "max_position_embeddings", None))
+        self._check_vocabulary(model.get_input_embeddings().weight.shape[0])
+        before = None
+        if self.lora is not None:
+            before = self.lora.adapter
+            model = self._with_adapter(model, scratch)
+        if self.dpo is None:
+            return SftLoop(self, model, str(scratch))
+        from .dpo import DpoLoop
+
+        reference = self._reference_model(model, scratch)
+        return DpoLoop(self, model, str(scratch), ref_model=reference, ref_adapter=before)
+
+    def _load(self, source: Path, scratch: Path, *, frozen: bool) -> Any:
+        scratch.mkdir()
+        return load_model(
+            source,
+            seed=self.config.seed,
+            precision=self.precision,
+            attention=attention_kind(self.device, self.precision, compared=self.probe is not None),
+            scratch=scratch,
+            frozen=frozen,
+        )
+
+    def _with_adapter(self, model: Any, scratch: Path) -> Any:
+        """The model with the adapter of the checkpoint, the one to go on from, or a first one."""
+        assert self.lora is not None
+        torch.manual_seed(self.lora.seed if self.lora.seed is not None else self.config.seed)
+        made = adapter.with_adapter(model, self.lora, base=str(self.spec.model.resolve()))
+        source = self.resume_from or self.lora.adapter or self._first_adapter(scratch)
+        if source is not None:
+            adapter.put(made, source)
+        return made
+
+    def _first_adapter(self, scratch: Path) -> Path | None:
+        return None
+
+    def _reference_model(self, model: Any, scratch: Path) -> Any:
+        """A second model for DPO to compare with; None when the first one without its adapter,
+        or with the adapter it began with, is the reference."""
+        assert self.dpo is not None
+        source = self.dpo.ref_model
+        if source is None:
+            if self.lora is not None:
+                return None
+            source = self.spec.model
+        reference = self._load(source, scratch / "reference", frozen=True)
+        for parameter in reference.parameters():
+            parameter.requires_grad_(False)
+        words = [made.get_input_embeddings().weight.shape[0] for made in (reference, model)]
+        if words[0] != words[1]:
+            raise ConfigError(
+                f"dpo.ref_model: {source} knows {words[0]} words, the model {words[1]}; the "
+                "reference must have the model's vocabulary"
+            )
+        return reference
+
+    def _start_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {
+            "engine": "trl",
+            "device": self.device,
+            "precision": self.precision,
+            "start_step": self.state["global_step"],
+        }
+        reference = self.spec.reference
+        if reference is not None:
+            info["reference"] = reference.kind
+        return info
 
     def _check_length(self, limit: int | None) -> None:
         if limit is not None and self.config.max_seq_len > limit:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...config import LlmTrainingConfig
+from .adapter import trained
 from .libraries import Scheduler, torch
 
 
@@ -28,7 +29,7 @@ class Schedule(Scheduler):  # type: ignore[misc]
 
 def make_optimizer(model: Any, config: LlmTrainingConfig, *, rate: float, fused: bool) -> Any:
     """The optimizer of a configuration; `rate` is that of the first update."""
-    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    parameters = trained(model)
     if config.optimizer == "sgd":
         return torch.optim.SGD([p for _, p in parameters], lr=rate, foreach=False)
     betas, eps = (config.beta1, config.beta2), config.eps

@@ -1,8 +1,9 @@
-"""`SFTTrainer` with our order, learning rate, log, evaluation and checkpoints.
+"""The loop of transformers' trainer with our order, learning rate, log, evaluation and checkpoints.
 
-Overrides methods of transformers' `Trainer` by name, some of them private: those are the places
-where TRL does something of its own that must be the same on both engines. What is decided there
-stands in `session`. Does not know: where models and data come from.
+Overrides methods of `Trainer` by name, some of them private: those are the places where it does
+something of its own that must be the same on both engines. What is decided there stands in
+`session`. `sft` and `dpo` put this in front of TRL's trainers. Does not know: where models and data
+come from, or what the loss is.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ... import checkpoint as folders
-from ...data.rows import IGNORED
 from ...errors import NumericsError
 from ...runspec import EvalRecord, StepRecord
-from .libraries import SFTTrainer, datasets, torch, transformers
-from .loss import token_sums
-from .rows import collate, loader
+from .adapter import trained
+from .libraries import torch, transformers
+from .rows import loader
 from .saved import fill, load_moments
-from .settings import placeholder_tokenizer, sft_config
 from .update import Schedule, make_optimizer
 
 if TYPE_CHECKING:
     from .session import Session
 
+Inherited: Any = object
+"""TRL's trainer, which stands behind the loop in a class that has both."""
 
-class Trainer(SFTTrainer):  # type: ignore[misc]
-    """The loop of TRL around one model, for one session."""
 
-    def __init__(self, session: Session, model: Any, folder: str) -> None:
+class Loop(Inherited):  # type: ignore[misc]
+    """The loop around one model, for one session."""
+
+    def begin(self, session: Session) -> None:
+        """Set the counters, before TRL's trainer is made."""
         self.session = session
         self.optimizer: Any = None
         self.lr_scheduler: Any = None
@@ -43,18 +44,20 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         self._step_began = time.perf_counter_ns()
         self._saved_step = -1
         self._done_step = session.state["global_step"]
-        super().__init__(
-            model=model,
-            args=sft_config(
-                session.config, folder, device=session.device, precision=session.precision
-            ),
-            data_collator=collate,
-            train_dataset=datasets.Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]}),
-            processing_class=placeholder_tokenizer(),
-        )
+
+    def made(self) -> None:
+        """Undo what TRL's trainer did that is not wanted here."""
         self.processing_class = None  # or the model's special ids would be set from the placeholder
         for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
             self.remove_callback(callback)
+
+    def collated(self, numbers: list[int], rows: Any) -> Any:
+        """The micro-batch of these rows."""
+        raise NotImplementedError
+
+    def step_metrics(self) -> dict[str, float]:
+        """What the objective has to tell of an update besides its loss; begins the next one."""
+        return {}
 
     @property
     def plain_optimizer(self) -> Any:
@@ -64,7 +67,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
     # ---- what goes in ----
 
     def get_train_dataloader(self) -> Any:
-        return loader(self.session.rows, self.session.order)
+        return loader(self.session.rows, self.session.order, self.collated)
 
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
@@ -83,43 +86,6 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    # ---- loss ----
-
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        labels = inputs["labels"]
-        targets = int((labels[:, 1:] != IGNORED).sum())
-        # A stream's row has one id more than it has inputs.
-        extra = len(labels) if self.session.rows.is_stream else 0
-        self._tokens += int(inputs["attention_mask"].sum()) - extra
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self._losses.append(loss)
-        self._targets += targets
-        shares = self._metrics["train"]["mean_token_accuracy"]
-        if shares and targets:
-            self._hits += shares[-1] * targets
-        self._metrics["train"].clear()
-        return loss
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: Any,
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        if num_items_in_batch is not None and int(num_items_in_batch) == 0:
-            num_items_in_batch = 1  # nothing to learn in this update: a loss of 0, not of 0/0
-        smoothing = self.session.config.label_smoothing
-        if self.session.precision != "float64" and smoothing == 0.0:
-            return super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-        sums = token_sums(model, inputs)
-        total = sums.count if num_items_in_batch is None else num_items_in_batch
-        hits = float(sums.hits) / max(1, int(sums.count))
-        self._metrics["train"]["mean_token_accuracy"].append(hits)
-        return ((1.0 - smoothing) * sums.nll + smoothing * sums.smooth) / total
-
     # ---- one update ----
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -136,7 +102,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         probe = self.session.probe
         if probe is None or probe.gradients or self.state.global_step > 0:
             return
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in trained(self.model):
             if parameter.grad is not None:
                 probe.gradients[name] = parameter.grad.detach().cpu().numpy().copy()
 
@@ -145,7 +111,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             culprit = next(
                 (
                     name
-                    for name, parameter in self.model.named_parameters()
+                    for name, parameter in trained(self.model)
                     if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
                 ),
                 "the loss",
@@ -180,6 +146,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
             accuracy=self._hits / max(1, self._targets),
             tokens=self.session.state["tokens_processed"] + self._tokens,
             tokens_per_second=self._tokens / (max(1, elapsed_ns) / 1e9),
+            metrics=self.step_metrics(),
         )
         self._losses.clear()
         self._hits, self._targets, self._tokens = 0.0, 0, 0
@@ -193,7 +160,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         last = step >= session.total_steps
         improved = patience_is_out = False
         if session.eval_rows is not None and (last or _due(step, config.eval_interval)):
-            improved = session.evaluation_done(self.evaluate_tokens())
+            improved = session.evaluation_done(self.evaluated())
             patience_is_out = session.out_of_patience()
         if patience_is_out:
             self._stop("early_stopped")
@@ -217,35 +184,26 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         assert self.session.start is not None
         self.state.global_step = self.session.state["global_step"]
         self.state.epoch = self.session.start["epoch"]
-        self.session.evaluation_done(self.evaluate_tokens())
+        self.session.evaluation_done(self.evaluated())
 
-    def evaluate_tokens(self) -> EvalRecord:
-        """Token means over all of the evaluation data."""
+    def evaluated(self) -> EvalRecord:
+        """Means over all of the evaluation data."""
         rows = self.session.eval_rows
         assert rows is not None
-        nll, hits, count = 0.0, 0, 0
         self.model.eval()
         with torch.no_grad():
-            for numbers in rows.batches(np.arange(rows.order_count)):
-                inputs = self._prepare_inputs(collate([rows[number] for number in numbers]))
-                with self.accelerator.autocast():
-                    sums = token_sums(self.model, inputs)
-                nll += float(sums.nll)
-                hits += int(sums.hits)
-                count += int(sums.count)
+            record = self.evaluate_rows(rows)
         self.model.train()
-        if not math.isfinite(nll):
+        if not math.isfinite(record.loss):
             raise NumericsError(
-                f"evaluation at update {self.state.global_step}: the loss is {nll}; the last "
-                "checkpoint is the state to go back to."
+                f"evaluation at update {self.state.global_step}: the loss is {record.loss}; the "
+                "last checkpoint is the state to go back to."
             )
-        return EvalRecord(
-            step=self.state.global_step,
-            epoch=float(self.state.epoch or 0.0),
-            loss=nll / max(1, count),
-            accuracy=hits / max(1, count),
-            tokens=count,
-        )
+        return record
+
+    def evaluate_rows(self, rows: Any) -> EvalRecord:
+        """Means over these rows; the model is in evaluation mode."""
+        raise NotImplementedError
 
     # ---- checkpoints ----
 
@@ -253,7 +211,7 @@ class Trainer(SFTTrainer):  # type: ignore[misc]
         """Save the last state, or hand it to the probe when a comparison is looking."""
         session = self.session
         if session.probe is not None:
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trained(self.model):
                 session.probe.weights[name] = parameter.detach().cpu().numpy().copy()
         elif session.result.history and self._saved_step != session.state["global_step"]:
             self.save()

@@ -1,0 +1,150 @@
+"""`DPOTrainer` in our loop: learning pairs of a chosen and a rejected answer.
+
+TRL computes the loss, its metrics and the reference; ours is where the reference comes from, which
+is the same on both engines and after a resume. The figures of an update are means over its
+micro-batches, as TRL logs them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...preference import METRICS
+from ...runspec import EvalRecord
+from . import adapter
+from .head import use_plain_head
+from .libraries import DPOTrainer, PairCollator, datasets, torch
+from .loop import Loop
+from .settings import dpo_config, hidden_head, placeholder_tokenizer
+
+if TYPE_CHECKING:
+    from .session import Session
+
+CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"
+
+
+class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
+    """TRL's DPO around one model, for one session."""
+
+    def __init__(
+        self,
+        session: Session,
+        model: Any,
+        folder: str,
+        *,
+        ref_model: Any = None,
+        ref_adapter: Path | None = None,
+    ) -> None:
+        self.begin(session)
+        assert session.dpo is not None
+        self.ref_model: Any = None
+        self._pairs = PairCollator(pad_token_id=0, max_length=session.config.max_seq_len)
+        self._known: dict[int, Any] = {}
+        special = _special_ids(model)
+        row = {"prompt_ids": [[0]], "chosen_ids": [[0]], "rejected_ids": [[0]]}
+        with hidden_head(model, session.head_is_trained):
+            super().__init__(
+                model=model,
+                ref_model=ref_model,
+                args=dpo_config(session, folder),
+                data_collator=self._pairs,
+                train_dataset=datasets.Dataset.from_dict(row),
+                processing_class=placeholder_tokenizer(),
+            )
+        self.made()
+        _restore_ids(model, special)
+        if session.lora is not None:
+            # TRL copies the adapter as it is now, which after a resume is not where it started.
+            if ref_adapter is not None:
+                adapter.add_reference(self.model, ref_adapter)
+            else:
+                adapter.forget_reference(self.model)
+        if session.precision == "float64" or session.head_is_trained:
+            base = self.model if session.lora is None else self.model.get_base_model()
+            use_plain_head(base)
+            if self.ref_model is not None:
+                use_plain_head(self.ref_model)
+        if session.dpo.precompute_ref_log_probs:
+            self._ask_reference()
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Rows come tokenised."""
+        return dataset
+
+    def _ask_reference(self) -> None:
+        """Log probabilities of the reference for every pair, once; then it is let go."""
+        model = self.ref_model or self.model
+        model.eval()
+        for rows in (self.session.rows, self.session.eval_rows):
+            if rows is None:
+                continue
+            chosen, rejected = np.zeros(len(rows)), np.zeros(len(rows))
+            for numbers in rows.batches(np.arange(rows.order_count)):
+                inputs = self._prepare_inputs(self.collated(numbers, rows))
+                first, second = self.compute_ref_log_probs(model, inputs)
+                chosen[numbers] = first.double().cpu().numpy()
+                rejected[numbers] = second.double().cpu().numpy()
+            self._known[id(rows)] = (chosen, rejected)
+        self.precompute_ref_logps = True
+        self.ref_model = None
+        self.model.train()
+
+    def collated(self, numbers: list[int], rows: Any) -> Any:
+        batch = self._pairs([rows[number] for number in numbers])
+        known = self._known.get(id(rows))
+        if known is not None:
+            kind = torch.float64 if self.session.precision == "float64" else torch.float32
+            for key, values in zip((CHOSEN, REJECTED), known, strict=True):
+                batch[key] = torch.tensor(values[numbers], dtype=kind)
+        return batch
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._tokens += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._losses.append(loss)
+        return loss
+
+    def step_metrics(self) -> dict[str, float]:
+        seen = self._metrics["train"]
+        means = {key: float(np.mean(seen[key])) for key in METRICS}
+        means["mean_token_accuracy"] = float(np.mean(seen["mean_token_accuracy"]))
+        seen.clear()
+        return means
+
+    def evaluate_rows(self, rows: Any) -> EvalRecord:
+        seen = self._metrics["eval"]
+        seen.clear()
+        losses, weights, answers = [], [], 0
+        for numbers in rows.batches(np.arange(rows.order_count)):
+            inputs = self._prepare_inputs(self.collated(numbers, rows))
+            with self.accelerator.autocast():
+                losses.append(float(self._compute_loss(self.model, inputs, False)))
+            weights.append(len(numbers))
+            answers += int(inputs["completion_mask"][:, 1:].sum())
+        means = {
+            key: float(np.average(seen[key], weights=weights))
+            for key in (*METRICS, "mean_token_accuracy")
+        }
+        seen.clear()
+        return EvalRecord(
+            step=self.state.global_step,
+            epoch=float(self.state.epoch or 0.0),
+            loss=float(np.average(losses, weights=weights)),
+            accuracy=means["mean_token_accuracy"],
+            tokens=answers,
+            metrics=means,
+        )
+
+
+def _special_ids(model: Any) -> tuple[Any, Any]:
+    text, generation = model.config.get_text_config(), model.generation_config
+    return text.pad_token_id, generation.pad_token_id
+
+
+def _restore_ids(model: Any, ids: tuple[Any, Any]) -> None:
+    """TRL sets the pad token from the tokenizer, and ours is a placeholder."""
+    model.config.get_text_config().pad_token_id = ids[0]
+    model.generation_config.pad_token_id = ids[1]

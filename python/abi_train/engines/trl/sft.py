@@ -1,0 +1,101 @@
+"""`SFTTrainer` in our loop: learning texts.
+
+TRL computes the loss in tiles. Three cases compute it here from whole logits, as TRL does but by
+hand: float64, since TRL's head works in float32, an adapter on the head, which TRL's head passes
+by, and label smoothing, which TRL is about to drop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...data.rows import IGNORED
+from ...runspec import EvalRecord
+from .libraries import SFTTrainer, datasets
+from .loop import Loop
+from .loss import token_sums
+from .rows import collate
+from .settings import hidden_head, placeholder_tokenizer, sft_config
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT around one model, for one session."""
+
+    def __init__(self, session: Session, model: Any, folder: str) -> None:
+        self.begin(session)
+        self._by_hand = (
+            session.precision == "float64"
+            or session.config.label_smoothing > 0.0
+            or session.head_is_trained
+        )
+        with hidden_head(model, session.head_is_trained):
+            super().__init__(
+                model=model,
+                args=sft_config(session, folder),
+                data_collator=collate,
+                train_dataset=datasets.Dataset.from_dict(
+                    {"input_ids": [[0, 0]], "labels": [[0, 0]]}
+                ),
+                processing_class=placeholder_tokenizer(),
+            )
+        self.made()
+
+    def collated(self, numbers: list[int], rows: Any) -> Any:
+        return collate([rows[number] for number in numbers])
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        labels = inputs["labels"]
+        targets = int((labels[:, 1:] != IGNORED).sum())
+        # A stream's row has one id more than it has inputs.
+        extra = len(labels) if self.session.rows.is_stream else 0
+        self._tokens += int(inputs["attention_mask"].sum()) - extra
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._losses.append(loss)
+        self._targets += targets
+        shares = self._metrics["train"]["mean_token_accuracy"]
+        if shares and targets:
+            self._hits += shares[-1] * targets
+        self._metrics["train"].clear()
+        return loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if num_items_in_batch is not None and int(num_items_in_batch) == 0:
+            num_items_in_batch = 1  # nothing to learn in this update: a loss of 0, not of 0/0
+        if not self._by_hand:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        sums = token_sums(model, inputs)
+        total = sums.count if num_items_in_batch is None else num_items_in_batch
+        hits = float(sums.hits) / max(1, int(sums.count))
+        self._metrics["train"]["mean_token_accuracy"].append(hits)
+        smoothing = self.session.config.label_smoothing
+        return ((1.0 - smoothing) * sums.nll + smoothing * sums.smooth) / total
+
+    def evaluate_rows(self, rows: Any) -> EvalRecord:
+        nll, hits, count = 0.0, 0, 0
+        for numbers in rows.batches(np.arange(rows.order_count)):
+            inputs = self._prepare_inputs(self.collated(numbers, rows))
+            with self.accelerator.autocast():
+                sums = token_sums(self.model, inputs)
+            nll += float(sums.nll)
+            hits += int(sums.hits)
+            count += int(sums.count)
+        return EvalRecord(
+            step=self.state.global_step,
+            epoch=float(self.state.epoch or 0.0),
+            loss=nll / max(1, count),
+            accuracy=hits / max(1, count),
+            tokens=count,
+        )
