@@ -8,6 +8,7 @@ pub const gguf_import = @import("gguf_import.zig");
 pub const json = @import("json.zig");
 pub const safetensors = @import("safetensors.zig");
 pub const hf_config = @import("hf_config.zig");
+pub const adapter_config = @import("adapter_config.zig");
 pub const gguf_export = @import("gguf_export.zig");
 pub const export_pre = @import("export_pre.zig");
 pub const export_tokenizer = @import("export_tokenizer.zig");
@@ -21,6 +22,7 @@ test {
     _ = json;
     _ = safetensors;
     _ = hf_config;
+    _ = adapter_config;
     _ = name_map;
     _ = gguf;
     _ = gguf_writer;

@@ -1,0 +1,278 @@
+//! PEFT's `adapter_config.json` to and from `arch.LoraSettings`, and the same settings as a JSON object of our own files.
+//!
+//! A key is either read, or known to change nothing about weights that are there, or must be at its neutral value, or is
+//! refused: an adapter computed differently trains without an error and is worth nothing.
+//! Does not know: folders, tensors, models.
+
+const std = @import("std");
+const base = @import("base");
+const arch = @import("arch");
+const json = @import("json.zig");
+const Allocator = std.mem.Allocator;
+const Diagnostic = base.Diagnostic;
+const LoraSettings = arch.LoraSettings;
+
+pub const Error = error{
+    OutOfMemory,
+    /// No JSON, a wrong type, an unknown key, or a setting that is not computed here.
+    InvalidAdapterConfig,
+};
+
+/// What the file says. Strings live in the arena given to `parse`.
+pub const AdapterConfig = struct {
+    settings: LoraSettings,
+    base_model_name_or_path: ?[]const u8,
+};
+
+/// Keys that say nothing about weights that are already there.
+const without_effect = [_][]const u8{
+    "auto_mapping",      "inference_mode", "init_lora_weights", "megatron_core", "peft_version",
+    "qalora_group_size", "revision",       "task_type",
+};
+
+/// Keys that must be null, false, empty, or the given text, with the reason.
+const unsupported = [_]struct { []const u8, []const u8, []const u8 }{
+    .{ "use_dora", "", "DoRA is not computed here" },
+    .{ "bias", "none", "trained biases are not read" },
+    .{ "lora_bias", "", "biases of the adapter are not computed here" },
+    .{ "fan_in_fan_out", "", "only matrices stored as (out, in) are read" },
+    .{ "modules_to_save", "", "whole trained modules are not read; merge the adapter with PEFT first" },
+    .{ "layers_to_transform", "", "list the layers' modules in target_modules instead" },
+    .{ "layers_pattern", "", "list the layers' modules in target_modules instead" },
+    .{ "exclude_modules", "", "list what has an adapter in target_modules instead" },
+    .{ "target_parameters", "", "experts have no native adapter" },
+    .{ "trainable_token_indices", "", "trained tokens are not read" },
+    .{ "layer_replication", "", "replicated layers are not computed here" },
+    .{ "alora_invocation_tokens", "", "activated adapters are not computed here" },
+    .{ "use_qalora", "", "QALoRA is not computed here" },
+    .{ "use_bdlora", "", "block-diagonal adapters are not computed here" },
+    .{ "megatron_config", "", "Megatron's layers are not computed here" },
+    .{ "loftq_config", "", "the adapter belongs to a changed base; merge it with PEFT first" },
+    .{ "eva_config", "", "remove the key: the weights are there already" },
+    .{ "corda_config", "", "the adapter belongs to a changed base; merge it with PEFT first" },
+    .{ "lora_ga_config", "", "the adapter belongs to a changed base; merge it with PEFT first" },
+    .{ "velora_config", "", "VeLoRA is not computed here" },
+    .{ "monteclora_config", "", "MonteCLoRA is not computed here" },
+    .{ "arrow_config", "", "routing between adapters is not computed here" },
+    .{ "kasa_config", "", "KaSA is not computed here" },
+    .{ "ensure_weight_tying", "", "tied adapters are not computed here" },
+    .{ "runtime_config", "", "remove the key" },
+};
+
+const setting_keys = [_][]const u8{ "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern" };
+
+/// The text of `adapter_config.json`. Everything returned lives in `arena`.
+pub fn parse(arena: Allocator, text: []const u8, diag: *Diagnostic) Error!AdapterConfig {
+    const value = json.parse(arena, text, .{ .size_bytes = 4 << 20 }, diag) catch |err| return narrow(err);
+    const root = json.asObject(value, "adapter_config.json", diag) catch |err| return narrow(err);
+    const kind = json.getString(root, "peft_type", diag) catch |err| return narrow(err);
+    if (kind == null or !std.mem.eql(u8, kind.?, "LORA"))
+        return refuse(diag, "peft_type is {s}; only LORA is read", .{kind orelse "missing"});
+    for (root.keys(), root.values()) |key, entry| try checkKey(key, entry, diag);
+    inline for (.{ "r", "target_modules" }) |key| if (json.get(root, key) == null)
+        return refuse(diag, key ++ " is missing", .{});
+    // PEFT's own defaults where the file leaves a key out.
+    const settings = try fromObject(arena, root, .{ .lora_alpha = 8 }, diag);
+    settings.validate(diag) catch return error.InvalidAdapterConfig;
+    return .{
+        .settings = settings,
+        .base_model_name_or_path = json.getString(root, "base_model_name_or_path", diag) catch |err| return narrow(err),
+    };
+}
+
+fn checkKey(key: []const u8, value: json.Value, diag: *Diagnostic) Error!void {
+    for (setting_keys ++ without_effect ++ .{ "peft_type", "base_model_name_or_path" }) |known| if (std.mem.eql(u8, key, known)) return;
+    for (unsupported) |entry| {
+        const name, const neutral, const reason = entry;
+        if (!std.mem.eql(u8, key, name)) continue;
+        const unset = switch (value) {
+            .null => true,
+            .bool => |b| !b,
+            .string => |s| std.mem.eql(u8, s, neutral),
+            .array => |a| a.items.len == 0,
+            .object => |o| o.count() == 0,
+            else => false,
+        };
+        if (!unset) return refuse(diag, "{s} is set; {s}", .{ key, reason });
+        return;
+    }
+    return refuse(diag, "\"{s}\" is no key of an adapter configuration known here. A newer PEFT may have written it: " ++
+        "if it changes nothing for this adapter, remove it", .{key});
+}
+
+/// Takes over the settings an object has; the others stay as in `start`. Keys that are no settings are passed over.
+pub fn fromObject(arena: Allocator, object: json.Object, start: LoraSettings, diag: *Diagnostic) Error!LoraSettings {
+    return take(arena, object, start, diag) catch |err| narrow(err);
+}
+
+fn take(arena: Allocator, object: json.Object, start: LoraSettings, diag: *Diagnostic) (json.Error || Error)!LoraSettings {
+    var s = start;
+    if (try json.getU32(object, "r", diag)) |r| s.r = r;
+    if (try json.getFloat(object, "lora_alpha", diag)) |alpha| s.lora_alpha = alpha;
+    if (try json.getFloat(object, "lora_dropout", diag)) |p| s.lora_dropout = p;
+    if (try json.getBool(object, "use_rslora", diag)) |b| s.use_rslora = b;
+    if (json.get(object, "target_modules")) |value| s.target_modules = try targets(arena, value, diag);
+    if (json.get(object, "rank_pattern")) |value| {
+        const table = try json.asObject(value, "rank_pattern", diag);
+        const list = try arena.alloc(LoraSettings.Rank, table.count());
+        for (list, table.keys()) |*item, name| item.* = .{
+            .name = name,
+            .value = try json.getU32(table, name, diag) orelse return refuse(diag, "rank_pattern: \"{s}\" is null", .{name}),
+        };
+        s.rank_pattern = list;
+    }
+    if (json.get(object, "alpha_pattern")) |value| {
+        const table = try json.asObject(value, "alpha_pattern", diag);
+        const list = try arena.alloc(LoraSettings.Alpha, table.count());
+        for (list, table.keys()) |*item, name| item.* = .{
+            .name = name,
+            .value = try json.getFloat(table, name, diag) orelse return refuse(diag, "alpha_pattern: \"{s}\" is null", .{name}),
+        };
+        s.alpha_pattern = list;
+    }
+    return s;
+}
+
+/// A list of names, one name, or `all-linear`: every matrix of the layers.
+fn targets(arena: Allocator, value: json.Value, diag: *Diagnostic) Error![]const []const u8 {
+    const words = "target_modules must be a list of module names such as \"q_proj\", or \"all-linear\"";
+    switch (value) {
+        .string => |s| {
+            const list = try arena.alloc([]const u8, if (std.mem.eql(u8, s, "all-linear")) arch.Target.in_layers.len else 1);
+            if (list.len == 1) list[0] = s else for (list, arch.Target.in_layers) |*name, target| name.* = @tagName(target);
+            return list;
+        },
+        .array => |array| {
+            const list = try arena.alloc([]const u8, array.items.len);
+            for (list, array.items) |*name, item| name.* = if (item == .string) item.string else return refuse(diag, words, .{});
+            return list;
+        },
+        else => return refuse(diag, words, .{}),
+    }
+}
+
+/// The settings as members of an object that `out` has begun.
+pub fn writeSettings(out: *std.json.Stringify, s: LoraSettings) std.Io.Writer.Error!void {
+    try out.objectField("r");
+    try out.write(s.r);
+    try out.objectField("lora_alpha");
+    try writeNumber(out, s.lora_alpha);
+    try out.objectField("lora_dropout");
+    try out.write(s.lora_dropout);
+    try out.objectField("use_rslora");
+    try out.write(s.use_rslora);
+    try out.objectField("target_modules");
+    try out.write(s.target_modules);
+    try out.objectField("rank_pattern");
+    try out.beginObject();
+    for (s.rank_pattern) |p| {
+        try out.objectField(p.name);
+        try out.write(p.value);
+    }
+    try out.endObject();
+    try out.objectField("alpha_pattern");
+    try out.beginObject();
+    for (s.alpha_pattern) |p| {
+        try out.objectField(p.name);
+        try writeNumber(out, p.value);
+    }
+    try out.endObject();
+}
+
+/// PEFT writes whole alphas as integers, and some readers expect them so.
+fn writeNumber(out: *std.json.Stringify, x: f64) std.Io.Writer.Error!void {
+    if (x == @trunc(x) and @abs(x) < 1 << 53) try out.write(@as(i64, @trunc(x))) else try out.write(x);
+}
+
+/// The whole file, with what PEFT needs to open it.
+pub fn write(w: *std.Io.Writer, settings: LoraSettings, base_model_name_or_path: ?[]const u8) std.Io.Writer.Error!void {
+    var out: std.json.Stringify = .{ .writer = w, .options = .{ .whitespace = .indent_2 } };
+    try out.beginObject();
+    try out.objectField("peft_type");
+    try out.write("LORA");
+    try out.objectField("task_type");
+    try out.write("CAUSAL_LM");
+    try out.objectField("base_model_name_or_path");
+    try out.write(base_model_name_or_path);
+    try writeSettings(&out, settings);
+    inline for (.{ .{ "bias", "none" }, .{ "fan_in_fan_out", false }, .{ "init_lora_weights", true }, .{ "inference_mode", true }, .{ "use_dora", false }, .{ "lora_bias", false } }) |pair| {
+        try out.objectField(pair[0]);
+        try out.write(pair[1]);
+    }
+    inline for (.{ "modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters" }) |key| {
+        try out.objectField(key);
+        try out.write(null);
+    }
+    try out.endObject();
+    try w.writeByte('\n');
+}
+
+fn narrow(err: (json.Error || Error)) Error {
+    return if (err == error.OutOfMemory) error.OutOfMemory else error.InvalidAdapterConfig;
+}
+
+fn refuse(diag: *Diagnostic, comptime fmt: []const u8, args: anytype) error{InvalidAdapterConfig} {
+    diag.set(fmt, args);
+    return error.InvalidAdapterConfig;
+}
+
+const testing = std.testing;
+
+test "what is written reads back to the same settings" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    const a = arena.allocator();
+    const settings: LoraSettings = .{
+        .r = 4,
+        .lora_alpha = 6.5,
+        .lora_dropout = 0.05,
+        .use_rslora = true,
+        .target_modules = &.{ "q_proj", "embed_tokens" },
+        .rank_pattern = &.{.{ .name = "layers.0.self_attn.q_proj", .value = 2 }},
+        .alpha_pattern = &.{.{ .name = "embed_tokens", .value = 3 }},
+    };
+    var text: std.Io.Writer.Allocating = .init(a);
+    try write(&text.writer, settings, "models/\"tiny\"");
+    var diag: Diagnostic = .{};
+    const back = try parse(a, text.written(), &diag);
+    try testing.expectEqualDeep(settings, back.settings);
+    try testing.expectEqualStrings("models/\"tiny\"", back.base_model_name_or_path.?);
+}
+
+fn expectRefused(members: []const u8, words: []const u8) !void {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    const text = try std.fmt.allocPrint(arena.allocator(), "{{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": [\"q_proj\"]{s}}}", .{members});
+    var diag: Diagnostic = .{};
+    try testing.expectError(error.InvalidAdapterConfig, parse(arena.allocator(), text, &diag));
+    if (std.mem.find(u8, diag.text(), words) == null) {
+        std.debug.print("\"{s}\" is not in \"{s}\"\n", .{ words, diag.text() });
+        return error.WrongWords;
+    }
+}
+
+test "settings that are not computed, unknown keys and wrong types are refused by name; neutral ones pass" {
+    try expectRefused(", \"use_dora\": true", "use_dora is set; DoRA");
+    try expectRefused(", \"bias\": \"all\"", "bias is set");
+    try expectRefused(", \"modules_to_save\": [\"lm_head\"]", "modules_to_save is set");
+    try expectRefused(", \"loftq_config\": {\"bits\": 4}", "loftq_config is set");
+    try expectRefused(", \"newest_idea\": 1", "\"newest_idea\" is no key");
+    try expectRefused(", \"lora_alpha\": \"much\"", "\"lora_alpha\" must be a number");
+    try expectRefused(", \"lora_dropout\": 1.5", "lora_dropout is 1.5");
+    try expectRefused(", \"rank_pattern\": {\"q_proj\": 0}", "\"q_proj\" is 0");
+    try expectRefused(", \"target_modules\": [1]", "twice");
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    var diag: Diagnostic = .{};
+    const same = "{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": \"all-linear\", \"use_dora\": false, \"bias\": \"none\", \"loftq_config\": {}, " ++
+        "\"modules_to_save\": null, \"megatron_core\": \"megatron.core\", \"qalora_group_size\": 16}";
+    const config = try parse(arena.allocator(), same, &diag);
+    try testing.expectEqual(7, config.settings.target_modules.len);
+    try testing.expectEqual(8, config.settings.lora_alpha);
+    try testing.expectError(error.InvalidAdapterConfig, parse(arena.allocator(), "{\"peft_type\": \"IA3\"}", &diag));
+    try testing.expectError(error.InvalidAdapterConfig, parse(arena.allocator(), "{\"peft_type\": \"LORA\", \"r\": 2}", &diag));
+    try testing.expectEqualStrings("target_modules is missing", diag.text());
+}
