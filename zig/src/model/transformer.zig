@@ -49,6 +49,9 @@ pub fn LossOptions(comptime T: type) type {
         label_smoothing: T = 0,
         /// (batch·time): receives the negative log-probability of each row's target, 0 where there is none.
         row_nll: ?[]f64 = null,
+        /// (batch·time) each: the mean of a row's logits over the vocabulary, and whether its target is their first maximum.
+        row_mean_logit: ?[]f64 = null,
+        row_correct: ?[]bool = null,
     };
 }
 
@@ -144,10 +147,35 @@ pub fn Transformer(comptime T: type) type {
                 },
                 .adapter => |flat| std.debug.assert(flat.len == weights.adapter.?.layout.total),
             }
-            const dhidden = self.activations.scratch.dnormed[0 .. batch.tokens() * self.config.hidden_size];
+            const dhidden = self.hiddenGradient(batch);
             const result = self.headLoss(weights, gradients, batch, options, dhidden);
             self.backward(weights, gradients, batch, dhidden);
             return result;
+        }
+
+        /// `loss`, together with the gradient by the hidden states, which stays in the scratch for `gradientFromKept`. Costs one
+        /// product with the head less than `loss` and `gradient`, and is for frozen heads: the head gets no gradient.
+        pub fn lossKeepingGradient(self: *Self, weights: Weights, batch: Batch, options: Options) Loss {
+            std.debug.assert(weights.adapter != null);
+            self.forward(weights, batch);
+            return self.headLoss(weights, null, batch, options, self.hiddenGradient(batch));
+        }
+
+        /// After `lossKeepingGradient` with the same weights and batch: adds the gradient with each row weighted by `row_scale`.
+        pub fn gradientFromKept(self: *Self, weights: Weights, gradients: Gradients, batch: Batch, row_scale: []const T) void {
+            std.debug.assert(gradients.adapter.len == weights.adapter.?.layout.total);
+            const c: usize = self.config.hidden_size;
+            const dhidden = self.hiddenGradient(batch);
+            std.debug.assert(row_scale.len == batch.tokens());
+            for (row_scale, 0..) |factor, row| for (dhidden[row * c ..][0..c]) |*d| {
+                d.* *= factor;
+            };
+            self.backward(weights, gradients, batch, dhidden);
+        }
+
+        /// Where the gradient at the final norm's output lies between the head and the layers.
+        fn hiddenGradient(self: *Self, batch: Batch) []T {
+            return self.activations.scratch.dnormed[0 .. batch.tokens() * self.config.hidden_size];
         }
 
         /// Logits (batch·time, vocab_size) into `out`.
@@ -174,7 +202,10 @@ pub fn Transformer(comptime T: type) type {
                 .row_scale = options.row_scale,
                 .label_smoothing = options.label_smoothing,
                 .row_nll = options.row_nll,
+                .row_mean_logit = options.row_mean_logit,
+                .row_correct = options.row_correct,
                 .dhidden = dhidden,
+                .room = self.hiddenGradient(batch),
                 .dweight = if (gradients) |g| switch (g) {
                     .base => |flat| head.slice(T, flat),
                     .adapter => null,

@@ -39,6 +39,13 @@ pub fn Args(comptime T: type) type {
         dweight: ?[]T = null,
         /// [N]: receives the negative log-probability of each row's target, 0 in rows without one. null = not wanted.
         row_nll: ?[]f64 = null,
+        /// [N]: receives the mean of each row's logits over the vocabulary, 0 in rows without a target.
+        row_mean_logit: ?[]f64 = null,
+        /// [N]: receives whether a row's first arg-max is its target.
+        row_correct: ?[]bool = null,
+        /// [N, C]: room to set the rows with a target side by side when `dhidden` is not wanted, so that the others cost
+        /// nothing. Must not alias `hidden`.
+        room: ?[]T = null,
 
         fn columns(self: @This()) usize {
             return switch (self.weight) {
@@ -82,14 +89,17 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
     std.debug.assert(args.hidden.len >= n * c);
     if (args.row_scale) |list| std.debug.assert(list.len >= n);
     if (args.row_nll) |list| @memset(list[0..n], 0);
+    if (args.row_mean_logit) |list| @memset(list[0..n], 0);
+    if (args.row_correct) |list| @memset(list[0..n], false);
     const logits = ex.sharedScratch(T, scratchCount(n, v));
     var rows: [max_chunk_rows]Row = undefined;
     var origin: [max_chunk_rows]usize = undefined;
     var result: Result = .{};
     // Where hidden gradients are wanted their buffer first holds the rows that have a target, side by side: rows outside
     // the loss then cost nothing. Chunks turn into their gradients in place; at the end the rows go home.
-    const gathered = if (args.dhidden) |dh| gather(T, dh, args.hidden, args.targets, c) else null;
-    const source: []const T = if (gathered != null) args.dhidden.? else args.hidden;
+    const room = args.dhidden orelse args.room;
+    const gathered = if (room) |to| gather(T, to, args.hidden, args.targets, c) else null;
+    const source: []const T = if (gathered != null) room.? else args.hidden;
     const total = gathered orelse n;
     var cursor: usize = 0; // in args.targets
     var begin: usize = 0; // in source
@@ -113,6 +123,8 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
         }.f);
         for (rows[0..m], origin[0..m]) |row, at| {
             if (args.row_nll) |list| list[at] = row.nll;
+            if (args.row_mean_logit) |list| list[at] = row.mean_logit;
+            if (args.row_correct) |list| list[at] = row.correct;
             result.loss_sum += row.loss;
             result.nll_sum += row.nll;
             result.correct += @intFromBool(row.correct);
@@ -125,7 +137,7 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
         };
         begin += m;
     }
-    if (gathered) |count| scatter(T, args.dhidden.?, args.targets, c, count);
+    if (args.dhidden) |dh| if (gathered) |count| scatter(T, dh, args.targets, c, count);
     return result;
 }
 
@@ -162,7 +174,7 @@ fn scatter(comptime T: type, x: []T, targets: []const i32, c: usize, count: usiz
     std.debug.assert(i == 0);
 }
 
-const Row = struct { loss: f64 = 0, nll: f64 = 0, correct: bool = false, counted: bool = false };
+const Row = struct { loss: f64 = 0, nll: f64 = 0, mean_logit: f64 = 0, correct: bool = false, counted: bool = false };
 
 fn Job(comptime T: type) type {
     return struct { args: Args(T), origin: []const usize, logits: []T, rows: []Row };
@@ -195,7 +207,7 @@ fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
         table.logit_gradient(v, logits.ptr, max, @floatCast(1 / exp_sum), @floatCast(smoothing / vocabulary), scale);
         logits[target] -= (1 - job.args.label_smoothing) * scale;
     }
-    return .{ .loss = (1 - smoothing) * nll + smoothing * mean, .nll = nll, .correct = best == target, .counted = true };
+    return .{ .loss = (1 - smoothing) * nll + smoothing * mean, .nll = nll, .mean_logit = plain_sum / vocabulary, .correct = best == target, .counted = true };
 }
 
 /// The definition, one row at a time; `logits` [V] is scratch.
@@ -205,6 +217,8 @@ pub fn runNaive(comptime T: type, logits: []T, args: Args(T)) Result {
     const weight = args.weight.dense;
     var result: Result = .{};
     if (args.row_nll) |list| @memset(list[0..args.targets.len], 0);
+    if (args.row_mean_logit) |list| @memset(list[0..args.targets.len], 0);
+    if (args.row_correct) |list| @memset(list[0..args.targets.len], false);
     if (args.dhidden) |dh| @memset(dh[0 .. args.targets.len * c], 0);
     for (args.targets, 0..) |target_signed, r| {
         if (target_signed < 0) continue;
@@ -227,6 +241,8 @@ pub fn runNaive(comptime T: type, logits: []T, args: Args(T)) Result {
         result.nll_sum += nll;
         result.loss_sum += (1 - smoothing) * nll + smoothing * (lse - total / @as(f64, @floatFromInt(v)));
         if (args.row_nll) |list| list[r] = nll;
+        if (args.row_mean_logit) |list| list[r] = total / @as(f64, @floatFromInt(v));
+        if (args.row_correct) |list| list[r] = best == target;
         const scale = if (args.row_scale) |list| args.scale * list[r] else args.scale;
         result.count += 1;
         if (best == target) result.correct += 1;
@@ -269,11 +285,15 @@ test "fast equals plain: several chunks, ignored rows, smoothing, small vocabula
         const got = [_][]T{ bag.normal(T, n * c), bag.copy(T, start) };
         const want = [_][]T{ bag.zeros(T, n * c), bag.copy(T, start) };
         const row_nll = [_][]f64{ bag.zeros(f64, n), bag.zeros(f64, n) };
-        var args: Args(T) = .{ .hidden = hidden, .weight = .{ .dense = weight }, .targets = targets, .vocab_size = v, .scale = 0.25, .row_scale = bag.normal(T, n), .label_smoothing = smoothing, .dhidden = got[0], .dweight = got[1], .row_nll = row_nll[0] };
+        const row_mean = [_][]f64{ bag.zeros(f64, n), bag.zeros(f64, n) };
+        const row_correct = [_][]bool{ @ptrCast(bag.zeros(u8, n)), @ptrCast(bag.zeros(u8, n)) };
+        var args: Args(T) = .{ .hidden = hidden, .weight = .{ .dense = weight }, .targets = targets, .vocab_size = v, .scale = 0.25, .row_scale = bag.normal(T, n), .label_smoothing = smoothing, .dhidden = got[0], .dweight = got[1], .row_nll = row_nll[0], .row_mean_logit = row_mean[0], .row_correct = row_correct[0] };
         const fast = run(T, &rig.ex, args);
         args.dhidden = want[0];
         args.dweight = want[1];
         args.row_nll = row_nll[1];
+        args.row_mean_logit = row_mean[1];
+        args.row_correct = row_correct[1];
         const plain = runNaive(T, bag.zeros(T, v), args);
         try std.testing.expectEqual(plain.count, fast.count);
         try std.testing.expectEqual(plain.correct, fast.correct);
@@ -281,10 +301,16 @@ test "fast equals plain: several chunks, ignored rows, smoothing, small vocabula
         try std.testing.expectApproxEqAbs(plain.nll_sum, fast.nll_sum, tolerance * (1 + plain.nll_sum));
         for (want, got) |w, g| try check.expectClose(T, w, g, tolerance);
         for (row_nll[0], row_nll[1]) |g, w| try std.testing.expectApproxEqAbs(w, g, tolerance * (1 + w));
-        // Without gradients the sums are the same.
+        for (row_mean[0], row_mean[1]) |g, w| try std.testing.expectApproxEqAbs(w, g, tolerance * (1 + @abs(w)));
+        try std.testing.expectEqualSlices(bool, row_correct[1], row_correct[0]);
+        // Without gradients the sums are the same, with room to leave rows out and without.
         args.dhidden = null;
         args.dweight = null;
         try std.testing.expectEqual(fast, run(T, &rig.ex, args));
+        args.room = got[0];
+        @memset(row_nll[1], -1);
+        try std.testing.expectEqual(fast, run(T, &rig.ex, args));
+        try std.testing.expectEqualSlices(f64, row_nll[0], row_nll[1]);
     };
 }
 
