@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from abi_train.adapters import LoraConfig
 from abi_train.config import TRL_ALIASES, LlmTrainingConfig
+from abi_train.preference import DpoConfig
 from abi_train.runspec import ENGINES, METHODS, OBJECTIVES, PRECISIONS, RunSpec
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
@@ -44,7 +46,9 @@ RECIPE = {
     + ", ".join(f"`{word}`" for word in PRECISIONS)
     + "; `auto` is float32 on a CPU and bf16 on a GPU that has it",
     "resume": "a checkpoint folder, or `latest`",
-    "training": "the table below",
+    "lora": "the table `lora` below; given without `method`, it means `lora`",
+    "dpo": "the table `dpo` below; given without `objective`, it means `dpo`",
+    "training": "the table `training` below",
 }
 
 MIDDLE = """
@@ -56,6 +60,30 @@ update sees `batch_size` × `grad_accum_steps` rows; the loss is averaged over a
 
 | key | meaning | default | rule | TRL's name |
 |---|---|---|---|---|
+"""
+
+LORA = """
+## `lora`: `LoraConfig`
+
+For method `lora`. The keys are PEFT's and mean the same; `seed` and `adapter` are ours. The native
+engine and PEFT begin with the same adapter, because it is drawn once and handed to both. With
+`adapter` the sizes are those of that adapter; any that are given besides must agree.
+
+| key | meaning | default | rule |
+|---|---|---|---|
+"""
+
+DPO = """
+## `dpo`: `DpoConfig`
+
+For objective `dpo`. The keys are TRL's and mean the same; `data` then holds pairs, and `batch_size`
+counts pairs. The reference is `ref_model`, else a frozen copy of `lora.adapter`, else, with method
+`lora`, the model without its adapter, else the model as it was at the start; the run's log says
+which (`ref_model`, `starting_adapter`, `adapter_off`, `starting_model`). Not decided by the path
+inside a model, as in TRL, so a merged model is compared with itself and never with its base.
+
+| key | meaning | default | rule |
+|---|---|---|---|
 """
 
 TAIL = """
@@ -93,7 +121,13 @@ def recipe_rows() -> list[str]:
     for item in dataclasses.fields(RunSpec):
         name = "training" if item.name == "config" else item.name
         needed = item.default is dataclasses.MISSING
-        default = "" if name == "training" else "required" if needed else shown(item.default)
+        default = (
+            ""
+            if name in ("training", "lora", "dpo")
+            else "required"
+            if needed
+            else shown(item.default)
+        )
         rows.append(f"| `{name}` | {RECIPE[name]} | {default} |")
     return rows
 
@@ -112,10 +146,31 @@ def training_rows() -> list[str]:
     return rows
 
 
+def table_rows(kind: Any) -> list[str]:
+    """One line a field of a table beside the training configuration."""
+    rows = []
+    for item in dataclasses.fields(kind):
+        rule = item.metadata["rule"]
+        default: Any = item.default
+        if default is dataclasses.MISSING:
+            default = None
+        if isinstance(default, tuple):
+            default = ", ".join(default) or None
+        rows.append(
+            f"| `{item.name}` | {rule.note} | {shown(default)} | {rule.words.removeprefix('it ')} |"
+        )
+    return rows
+
+
 def page() -> str:
     """The whole document."""
-    recipe, training = "\n".join(recipe_rows()), "\n".join(training_rows())
-    return f"{HEAD}{recipe}\n{MIDDLE}{training}\n{TAIL}"
+    parts = (
+        (HEAD, recipe_rows()),
+        (MIDDLE, training_rows()),
+        (LORA, table_rows(LoraConfig)),
+        (DPO, table_rows(DpoConfig)),
+    )
+    return "".join(head + "\n".join(rows) + "\n" for head, rows in parts) + TAIL
 
 
 def main() -> None:

@@ -239,7 +239,7 @@ class LoraConfig:
     def identity(self) -> dict[str, Any]:
         """What must be the same when a run with these adapters is resumed."""
         values = self.to_dict()
-        return {k: v for k, v in values.items() if k not in _OURS}
+        return {name: value for name, value in values.items() if name not in _OURS}
 
 
 def is_adapter(folder: str | Path) -> bool:

@@ -302,13 +302,23 @@ def trainer_state(
 
 def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` for the first thing that makes the resumed run another run."""
+    for key, unsaid in (("method", "full"), ("objective", "sft")):
+        _require_equal(key, saved.get(key, unsaid), now.get(key, unsaid))
     for key, value in now.items():
-        if saved.get(key) != value:
-            raise CheckpointError(
-                f"cannot resume: {key} was {saved.get(key)} when the checkpoint was saved and is "
-                f"{value} now. Use the same value, or start a new run from the checkpoint's "
-                "weights."
-            )
+        before = saved.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            for inner, part in value.items():
+                _require_equal(f"{key}.{inner}", before.get(inner), part)
+        else:
+            _require_equal(key, before, value)
+
+
+def _require_equal(key: str, before: Any, value: Any) -> None:
+    if before != value:
+        raise CheckpointError(
+            f"cannot resume: {key} was {before} when the checkpoint was saved and is {value} now. "
+            "Use the same value, or start a new run from the checkpoint's weights."
+        )
 
 
 def _endless(value: Any) -> bool:

@@ -35,6 +35,8 @@ class Tolerances:
     """Absolute, the largest element."""
     gradients: float = 1e-5
     """Relative L2, each tensor at update one."""
+    metrics: float = 1e-6
+    """What a preference run tells besides, see `metric_difference`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,13 @@ class StepDifference:
     loss: tuple[float, float]
     grad_norm: tuple[float, float]
     learning_rate: tuple[float, float]
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def metrics_difference(self) -> float:
+        """The largest of any metric."""
+        found = (metric_difference(name, *pair) for name, pair in self.metrics.items())
+        return max((_rank(value) for value in found), default=0.0)
 
     @property
     def loss_difference(self) -> float:
@@ -55,6 +64,12 @@ class StepDifference:
     def grad_norm_difference(self) -> float:
         """Relative to the second engine."""
         return _distance(*self.grad_norm) / max(abs(self.grad_norm[1]), 1e-30)
+
+
+def metric_difference(name: str, left: float, right: float) -> float:
+    """Absolute for rewards and shares; relative to its size, if that is above 1, for the rest."""
+    size = 1.0 if name.startswith("rewards/") else max(1.0, abs(right))
+    return _distance(left, right) / size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +87,7 @@ class Fault:
     """The first figure out of tolerance."""
 
     kind: str
-    """`loss`, `grad_norm`, `learning_rate`, `gradient`, `weight` or `shape`."""
+    """`loss`, `metric`, `grad_norm`, `learning_rate`, `gradient`, `weight` or `shape`."""
     where: str
     difference: float
     tolerance: float
@@ -120,7 +135,17 @@ class Comparison:
             "learning_rate": max((_distance(*s.learning_rate) for s in self.steps), default=0.0),
             "gradients": max((t.difference for t in self.gradients), default=0.0),
             "weights": max((t.difference for t in self.weights), default=0.0),
+            **(
+                {"metrics": max(s.metrics_difference for s in self.steps)}
+                if self.has_metrics
+                else {}
+            ),
         }
+
+    @property
+    def has_metrics(self) -> bool:
+        """True for runs that tell more than their loss."""
+        return any(step.metrics for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -143,6 +168,11 @@ class Comparison:
                         "learning_rate": list(s.learning_rate),
                         "loss_difference": s.loss_difference,
                         "grad_norm_difference": s.grad_norm_difference,
+                        **(
+                            {"metrics": {k: list(v) for k, v in s.metrics.items()}}
+                            if s.metrics
+                            else {}
+                        ),
                     }
                 )
                 for s in self.steps
@@ -180,6 +210,9 @@ def compare(
             loss=(a.loss, b.loss),
             grad_norm=(a.grad_norm, b.grad_norm),
             learning_rate=(a.learning_rate, b.learning_rate),
+            metrics={
+                name: (a.metrics.get(name, math.nan), value) for name, value in b.metrics.items()
+            },
         )
         for a, b in zip(left.history, right.history, strict=False)
     ]
@@ -247,6 +280,21 @@ def _first_fault(
                 if index == 1
                 else "an error that grows from update to update: rounding, or a moment of the "
                 "optimizer",
+            )
+        if not step.metrics_difference <= limits.metrics:
+            name, pair = next(
+                (name, pair)
+                for name, pair in step.metrics.items()
+                if not metric_difference(name, *pair) <= limits.metrics
+            )
+            return Fault(
+                kind="metric",
+                where=f"{name} of update {step.step}",
+                difference=metric_difference(name, *pair),
+                tolerance=limits.metrics,
+                cause="the reference, or how an answer's log probabilities are added"
+                if first
+                else "rounding in long answers, whose log probabilities are sums of many terms",
             )
         if first:
             worst = max(gradients, key=lambda tensor: _rank(tensor.difference), default=None)

@@ -1,8 +1,9 @@
 """`crosscheck`: the same training on both engines, compared figure by figure.
 
 Both get the same rows in the same order, the same start and the same learning rates. Compared are
-the loss, gradient norm and learning rate of every update, every gradient at update one, and every
-weight at the end. See `compare` for the tolerances.
+the loss, gradient norm and learning rate of every update, the rewards of pairs, every gradient at
+update one, and every weight at the end; with method lora those of the adapter. See `compare` for
+the tolerances.
 """
 
 from __future__ import annotations
@@ -40,8 +41,20 @@ def crosscheck(
     Raises `EngineError` when torch and TRL are not installed, and what `engines.run` raises.
     """
     spec.check_paths()
+    if tolerances is None and spec.objective == "dpo":
+        tolerances = Tolerances(loss=1e-6)
+    if spec.lora is not None and spec.lora.dropped:
+        # Each engine draws dropout from its own generator.
+        spec = spec.replace(lora=spec.lora.replace(lora_dropout=0.0))
+        if observer is not None:
+            observer.on_note("lora_dropout is left out of the comparison: it is random")
     result = _once(spec, steps, precision, tolerances, observer or Observer())
-    late = result.fault is not None and result.fault.kind in ("weight", "loss", "grad_norm")
+    late = result.fault is not None and result.fault.kind in (
+        "weight",
+        "loss",
+        "grad_norm",
+        "metric",
+    )
     if late and explain and precision == "float32":
         double = _once(spec, steps, "float64", tolerances, observer or Observer())
         result = dataclasses.replace(result, in_float64=double)

@@ -144,6 +144,10 @@ def _tiles(comparison: Comparison) -> str:
         ("Gradients, update one", worst["gradients"], limits.gradients, "relative L2"),
         ("Weights at the end", worst["weights"], limits.weights, "absolute"),
     ]
+    if comparison.has_metrics:
+        rows.insert(
+            1, ("Rewards, log probabilities", worst["metrics"], limits.metrics, "see below")
+        )
     tiles = []
     for title, value, limit, unit in rows:
         kind = "ok" if value <= limit else "no"
@@ -169,6 +173,7 @@ def _charts(comparison: Comparison) -> list[str]:
             "Loss difference, absolute (log scale; dashed: allowed)",
             _dots(x, [s.loss_difference for s in steps], limits.loss),
         ),
+        *_metric_charts(comparison, x),
         _figure(
             "Gradient norm before clipping",
             _lines(x, [s.grad_norm[0] for s in steps], [s.grad_norm[1] for s in steps]),
@@ -187,6 +192,26 @@ def _charts(comparison: Comparison) -> list[str]:
                 [float(at) for at in range(1, len(comparison.gradients) + 1)],
                 [tensor.difference for tensor in comparison.gradients],
                 limits.gradients,
+            ),
+        ),
+    ]
+
+
+def _metric_charts(comparison: Comparison, x: Sequence[float]) -> list[str]:
+    if not comparison.has_metrics:
+        return []
+    margins = [step.metrics["rewards/margins"] for step in comparison.steps]
+    return [
+        _figure(
+            "Margin of rewards, chosen less rejected",
+            _lines(x, [pair[0] for pair in margins], [pair[1] for pair in margins]),
+        ),
+        _figure(
+            "Largest difference of any reward (absolute), log probability or logit (relative)",
+            _dots(
+                x,
+                [step.metrics_difference for step in comparison.steps],
+                comparison.tolerances.metrics,
             ),
         ),
     ]

@@ -32,6 +32,7 @@ def _steps(comparison: Comparison) -> Table:
     for at, step in enumerate(comparison.steps):
         broken = not (
             step.loss_difference <= limits.loss
+            and step.metrics_difference <= limits.metrics
             and step.grad_norm_difference <= limits.grad_norm
             and step.learning_rate[0] == step.learning_rate[1]
         )
@@ -64,6 +65,8 @@ def _summary(comparison: Comparison) -> Table:
         ("gradients, update one", worst["gradients"], limits.gradients, _at(comparison.gradients)),
         ("weights at the end", worst["weights"], limits.weights, _at(comparison.weights)),
     ]
+    if comparison.has_metrics:
+        rows.insert(1, ("rewards, log probs", worst["metrics"], limits.metrics, ""))
     for title, value, limit, where in rows:
         table.add_row(title, _mark(value, limit), f"{limit:.0e}" if limit else "0", where)
     return table

@@ -26,6 +26,11 @@ def check(
         Path | None, typer.Option(help="Model folder, .gguf, or config.json for random weights.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Token file (.bin) to train on.")] = None,
+    method: Annotated[str | None, typer.Option(help="full or lora. (default: full)")] = None,
+    objective: Annotated[str | None, typer.Option(help="sft or dpo. (default: sft)")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder to go on from; means --method lora.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Updates to compare.")] = 30,
     precision: Annotated[str, typer.Option(help="float32 or float64, on both.")] = "float32",
     report: Annotated[
@@ -37,15 +42,19 @@ def check(
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One training setting, NAME=VALUE; may be repeated."),
+        typer.Option(
+            "--set",
+            help="One training setting, NAME=VALUE, lora.NAME=VALUE or dpo.NAME=VALUE; may be "
+            "repeated.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a few updates on the native engine and through TRL and compare every figure.
 
-    Compared are loss, gradient norm and learning rate of each update, every gradient at update one
-    and every weight at the end. Leaves with code 1 when something is out of tolerance. Needs the
-    trl extra: pip install 'abi-train\\[trl]'.
+    Compared are loss, gradient norm and learning rate of each update, with DPO its rewards too,
+    every gradient at update one and every weight at the end. Leaves with code 1 when something is
+    out of tolerance. Needs the trl extra: pip install 'abi-train\\[trl]'.
     """
     from ..check.crosscheck import crosscheck
     from ..check.report import write_report
@@ -54,9 +63,14 @@ def check(
 
     if precision not in ("float32", "float64"):
         raise typer.BadParameter("--precision is float32 or float64")
-    spec = build_spec(
-        recipe, {"model": model, "data": data, "run_dir": Path("unused")}, settings or []
-    )
+    options = {
+        "model": model,
+        "data": data,
+        "run_dir": Path("unused"),
+        "method": method,
+        "objective": objective,
+    }
+    spec = build_spec(recipe, options, settings or [], adapter=adapter)
     result = crosscheck(
         spec,
         steps=steps,

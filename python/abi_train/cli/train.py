@@ -17,6 +17,8 @@ EXAMPLES = """[bold]Examples[/]
 abi-train train recipe.yaml
 
 abi-train train --model ./model --data train.bin --run-dir runs/a --set epochs=1 --engine trl
+
+abi-train train --model ./model --data train.bin --run-dir runs/b --method lora --set lora.r=16
 """
 
 
@@ -34,6 +36,15 @@ def train(
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of checkpoints and logs.")] = None,
     engine: Annotated[str | None, typer.Option(help="native or trl. (default: native)")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="full, or lora for an adapter. (default: full)")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="sft, or dpo for pairs of answers. (default: sft)")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter folder to go on from; means --method lora.")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, float32, float64 or bf16. (default: auto)")
     ] = None,
@@ -42,7 +53,11 @@ def train(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="One training setting, NAME=VALUE; may be repeated."),
+        typer.Option(
+            "--set",
+            help="One training setting, NAME=VALUE, lora.NAME=VALUE or dpo.NAME=VALUE; may be "
+            "repeated.",
+        ),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -63,10 +78,13 @@ def train(
             "tokenizer": tokenizer,
             "run_dir": run_dir,
             "engine": engine,
+            "method": method,
+            "objective": objective,
             "precision": precision,
             "resume": resume,
         },
         settings or [],
+        adapter=adapter,
     )
     if spec.resume is None:
         earlier = list_checkpoints(spec.checkpoint_dir)
@@ -89,7 +107,16 @@ def train(
         raise typer.Exit(128 + (stop.signal or 2))
 
 
-def build_spec(recipe: Path | None, options: dict[str, Any], settings: list[str]) -> Any:
+TABLES = ("lora", "dpo")
+
+
+def build_spec(
+    recipe: Path | None,
+    options: dict[str, Any],
+    settings: list[str],
+    *,
+    adapter: Path | None = None,
+) -> Any:
     """The run of a recipe, with the options given on the command line in place of its own."""
     from ..runspec import RunSpec
 
@@ -103,31 +130,66 @@ def build_spec(recipe: Path | None, options: dict[str, Any], settings: list[str]
                 raise typer.BadParameter(f"name a recipe file, or give {option}")
         spec = RunSpec(model=given["model"], data=given["data"], run_dir=given["run_dir"])
     with from_the_command_line():
-        if settings:
-            given["config"] = _changed(spec.config, settings)
+        flat = [s for s in settings if s.partition(".")[0] not in TABLES or "=" not in s]
+        if flat:
+            given["config"] = _changed(spec.config, flat)
+        given.update(_changed_tables(spec, given, settings, adapter))
         return spec.replace(**given) if given else spec
 
 
-def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfig:
+def _changed_tables(
+    spec: Any, given: dict[str, Any], settings: list[str], adapter: Path | None
+) -> dict[str, Any]:
+    """The tables `lora` and `dpo` with what the command line says of them. A setting of a table
+    means its method or objective, unless another one is named."""
+    from ..adapters import LoraConfig
+    from ..preference import DpoConfig
+
+    changes: dict[str, Any] = {}
+    kinds: dict[str, Any] = {"lora": LoraConfig, "dpo": DpoConfig}
+    for table, word in zip(TABLES, ("method", "objective"), strict=True):
+        values = {}
+        for setting in settings:
+            if setting.startswith(f"{table}.") and "=" in setting:
+                name, value = _name_and_value(setting)
+                values[name.removeprefix(f"{table}.")] = value
+        if table == "lora" and adapter is not None:
+            values["adapter"] = adapter
+        if values:
+            before = getattr(spec, table)
+            old = {} if before is None else before.to_dict()
+            changes[table] = kinds[table].from_dict({**old, **values})
+            changes[word] = given.get(word, table)
+        elif given.get(word) not in (None, table):
+            changes[table] = None  # the recipe's table is of the method that was replaced
+    return changes
+
+
+def _name_and_value(setting: str) -> tuple[str, Any]:
     import yaml
 
-    from ..config import TRL_ALIASES, TRL_SCHEDULE_KEY, YamlLoader
+    from ..config import YamlLoader
+
+    name, sign, text = setting.partition("=")
+    if not sign:
+        raise ConfigError(f"--set {setting}: write NAME=VALUE, for example epochs=1")
+    try:
+        return name, yaml.load(text, Loader=YamlLoader)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {setting}: the value is not a number, a word or a list") from None
+
+
+def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfig:
+    from ..config import TRL_ALIASES, TRL_SCHEDULE_KEY
 
     # What nobody set stays unset, because TRL's schedule depends on it.
     fresh = LlmTrainingConfig()
     values = {k: v for k, v in config.to_dict().items() if v != getattr(fresh, k)}
     for setting in settings:
-        name, sign, text = setting.partition("=")
-        if not sign:
-            raise ConfigError(f"--set {setting}: write NAME=VALUE, for example epochs=1")
+        name, value = _name_and_value(setting)
         ours = "lr_schedule" if name == TRL_SCHEDULE_KEY else TRL_ALIASES.get(name, name)
         values.pop(ours, None)
-        try:
-            values[name] = yaml.load(text, Loader=YamlLoader)
-        except yaml.YAMLError:
-            raise ConfigError(
-                f"--set {setting}: the value is not a number, a word or a list"
-            ) from None
+        values[name] = value
     return LlmTrainingConfig.from_dict(values)
 
 
@@ -140,9 +202,14 @@ def _summary(result: Any) -> None:
         "early_stopped": "evaluation stopped improving",
         "interrupted": "stopped on request",
     }[result.stop_reason]
+    metrics = result.history[-1].metrics if result.history else {}
+    besides = f"perplexity {result.final_perplexity:.2f}"
+    if metrics:
+        share = 100 * metrics["rewards/accuracies"]
+        besides = f"margin {metrics['rewards/margins']:.4f}, {share:.0f}% of pairs the right way"
     facts = {
         "updates": f"{result.total_steps} ({reason})",
-        "loss": f"{result.final_loss:.4f}, perplexity {result.final_perplexity:.2f}",
+        "loss": f"{result.final_loss:.4f}, {besides}",
     }
     if result.evaluations:
         facts["evaluation"] = f"best loss {result.best_val_loss:.4f} at update {result.best_step}"

@@ -34,6 +34,16 @@ class Probe:
     weights: dict[str, FloatArray] = field(default_factory=dict)
 
 
+def announce(spec: RunSpec, observer: Observer, total_steps: int, info: Mapping[str, Any]) -> None:
+    """Tell the observer that the run begins, and what a run on pairs is compared with."""
+    reference = spec.reference
+    if reference is None:
+        observer.on_start(total_steps, info)
+        return
+    observer.on_start(total_steps, {**info, "reference": reference.kind})
+    observer.on_note(f"reference: {reference.words}")
+
+
 def too_little(path: Path, tokens: int, config: LlmTrainingConfig) -> DataError:
     """The error for a stream, of training or evaluation, that makes no batch."""
     return DataError(

@@ -16,7 +16,7 @@ from ..model import Model
 from ..progress import Observer
 from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
 from ..trainer import CheckpointEvent, EvaluationEvent, FinishedEvent, StepEvent, Trainer
-from . import Probe, too_little
+from . import Probe, announce, too_little
 from .resume import resume_point
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
             "precision": precision,
             "start_step": trainer.global_step,
         }
-        observer.on_start(trainer.max_steps, start)
+        announce(spec, observer, trainer.max_steps, start)
         stopping = False
         for event in trainer:
             _note(event, observer, result)

@@ -67,13 +67,14 @@ def _check_targets(model: Any, lora: LoraConfig) -> None:
 
 
 def _check_ranks(model: Any) -> None:
-    for key, parameter in trained(model):
-        if ".experts." in key or not key.endswith(("lora_A.weight", "lora_embedding_A")):
+    sides = {key: tuple(parameter.shape) for key, parameter in trained(model)}
+    for key, (rank, width) in sides.items():
+        if ".experts." in key or ("lora_A" not in key and "lora_embedding_A" not in key):
             continue
-        rank, width = parameter.shape
-        if rank > width:
+        narrow = min(width, sides[key.replace("lora_A", "lora_B").replace("g_A", "g_B")][0])
+        if rank > narrow:
             module = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
-            rule = f"{module} is {width} wide, and a rank above that adds nothing"
+            rule = f"the narrower side of {module} is {narrow}; a rank above that adds nothing"
             raise broken("lora.r", rank, rule)
 
 

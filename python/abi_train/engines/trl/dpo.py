@@ -103,9 +103,7 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self._tokens += int(inputs["attention_mask"].sum())
-        loss = super().training_step(model, inputs, *args, **kwargs)
-        self._losses.append(loss)
-        return loss
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def step_metrics(self) -> dict[str, float]:
         seen = self._metrics["train"]

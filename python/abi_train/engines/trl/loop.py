@@ -19,7 +19,7 @@ from ...runspec import EvalRecord, StepRecord
 from .adapter import trained
 from .libraries import torch, transformers
 from .rows import loader
-from .saved import fill, load_moments
+from .saved import fill, load_moments, set_random_state
 from .update import Schedule, make_optimizer
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Loop(Inherited):  # type: ignore[misc]
         self._step_began = time.perf_counter_ns()
         self._saved_step = -1
         self._done_step = session.state["global_step"]
+        self._resumed = session.resume_from is not None
 
     def made(self) -> None:
         """Undo what TRL's trainer did that is not wanted here."""
@@ -54,6 +55,25 @@ class Loop(Inherited):  # type: ignore[misc]
     def collated(self, numbers: list[int], rows: Any) -> Any:
         """The micro-batch of these rows."""
         raise NotImplementedError
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if self._resumed:
+            self._resumed = False
+            self._resume_random()
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._losses.append(loss)
+        return loss
+
+    def _resume_random(self) -> None:
+        """Dropout goes on where it was; nothing else is random, as the order is recorded."""
+        session = self.session
+        assert session.resume_from is not None
+        dropped = session.lora is not None and session.lora.dropped
+        if dropped and not set_random_state(session.resume_from):
+            session.observer.on_note(
+                f"{session.resume_from} was saved by the other engine, whose dropout draws other "
+                "numbers: this part of the run drops other inputs than one engine alone would"
+            )
 
     def step_metrics(self) -> dict[str, float]:
         """What the objective has to tell of an update besides its loss; begins the next one."""
@@ -238,7 +258,7 @@ class Loop(Inherited):  # type: ignore[misc]
         """The weights came from the checkpoint when the model was opened."""
 
     def _load_rng_state(self, checkpoint: Any) -> None:
-        """Nothing random is left: the order is recorded and there is no dropout."""
+        """Done before the first update, see `_resume_random`."""
 
     def _load_scaler(self, checkpoint: Any) -> None:
         """No loss scaler: bf16 does not need one."""

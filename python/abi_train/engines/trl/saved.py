@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ... import checkpoint as folders
 from ...errors import CheckpointError
@@ -19,6 +19,9 @@ from .surroundings import one_line
 
 if TYPE_CHECKING:
     from .session import Session
+
+RANDOM_FILE: Final = "torch_random.safetensors"
+"""Where torch's generators stand; only in checkpoints of runs with dropout."""
 
 
 def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: float) -> None:
@@ -32,6 +35,8 @@ def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: f
         adapter.write(folder, tensors, model)
         model.get_base_model().config.save_pretrained(folder)
     folders.copy_tokenizer(session.spec.tokenizer_dir or session.resume_from, folder)
+    if session.lora is not None and session.lora.dropped:
+        save_file(random_state(), folder / RANDOM_FILE)
     moments = _moments(model, optimizer)
     save_file(moments, folder / folders.OPTIMIZER_FILE, metadata={"format": "pt"})
     best = session.state["best_step"]
@@ -47,6 +52,26 @@ def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: f
     )
     text = json.dumps(document, indent=2) + "\n"
     (folder / folders.STATE_FILE).write_text(text, encoding="utf-8")
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators, from which dropout is drawn."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_random_state(checkpoint: Path) -> bool:
+    """Put torch's generators where they were; False when the checkpoint does not say where."""
+    path = checkpoint / RANDOM_FILE
+    if not path.is_file():
+        return False
+    states = load_file(path)
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    return True
 
 
 def _moments(model: Any, optimizer: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ...errors import ConfigError, DataError
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
-from .. import Probe, too_little
+from .. import Probe, announce, too_little
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
@@ -75,11 +75,23 @@ class Session:
     def _identity(self) -> dict[str, Any]:
         """What must be the same when the run is resumed."""
         names = ("batch_size", "grad_accum_steps", "max_seq_len", "shuffle", "seed")
+        what: dict[str, Any] = {}
+        if self.lora is not None:
+            what |= {"method": "lora", "lora": self.lora.identity()}
+        if self.dpo is not None:
+            reference = self.spec.reference
+            assert reference is not None
+            what |= {
+                "objective": "dpo",
+                "dpo": self.dpo.identity(),
+                "reference": reference.kind,
+            }
         return {
             **{name: getattr(self.config, name) for name in names},
             "data_tokens": int(self.rows.token_ids.size),
             "data_rows": 0 if self.rows.starts is None else int(self.rows.starts.size) - 1,
             "data_crc32c": folders.ends_checksum(self.rows.token_ids),
+            **what,
         }
 
     def _first_state(self) -> dict[str, Any]:
@@ -123,7 +135,7 @@ class Session:
                 if not own:
                     folders.require_unused(run_dir)
             trainer = self._trainer(Path(scratch))
-            self.observer.on_start(self.total_steps, self._start_info())
+            announce(self.spec, self.observer, self.total_steps, self._start_info())
             if self.out_of_patience():  # it had stopped early; with more patience it goes on
                 self.stop("early_stopped")
             elif self.state["global_step"] < self.total_steps:
@@ -200,16 +212,12 @@ class Session:
         return reference
 
     def _start_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {
+        return {
             "engine": "trl",
             "device": self.device,
             "precision": self.precision,
             "start_step": self.state["global_step"],
         }
-        reference = self.spec.reference
-        if reference is not None:
-            info["reference"] = reference.kind
-        return info
 
     def _check_length(self, limit: int | None) -> None:
         if limit is not None and self.config.max_seq_len > limit:

@@ -55,7 +55,6 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
         extra = len(labels) if self.session.rows.is_stream else 0
         self._tokens += int(inputs["attention_mask"].sum()) - extra
         loss = super().training_step(model, inputs, *args, **kwargs)
-        self._losses.append(loss)
         self._targets += targets
         shares = self._metrics["train"]["mean_token_accuracy"]
         if shares and targets:
