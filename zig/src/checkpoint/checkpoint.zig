@@ -9,6 +9,7 @@ pub const initialize = @import("initialize.zig");
 pub const folder = @import("folder.zig");
 pub const save_file = @import("save.zig");
 pub const model_folder = @import("model_folder.zig");
+pub const adapter = @import("adapter.zig");
 pub const store = @import("store.zig");
 pub const ablc = @import("ablc.zig");
 
@@ -23,6 +24,11 @@ pub const SaveOptions = save_file.SaveOptions;
 pub const Moments = save_file.Moments;
 pub const save = save_file.save;
 pub const saveModel = model_folder.saveModel;
+pub const LoadedAdapter = adapter.LoadedAdapter;
+pub const loadAdapter = adapter.loadAdapter;
+pub const initAdapter = adapter.initAdapter;
+pub const saveAdapter = adapter.saveAdapter;
+pub const mergeInto = adapter.mergeInto;
 pub const loadOptimizer = store.loadOptimizer;
 pub const readState = store.readState;
 pub const Found = store.Found;
@@ -39,6 +45,7 @@ test {
     _ = folder;
     _ = save_file;
     _ = model_folder;
+    _ = adapter;
     _ = store;
     _ = ablc;
     _ = @import("durability_test.zig");

@@ -32,13 +32,21 @@ pub fn addConfig(comptime T: type, gpa: Allocator, target: *AtomicFolder, config
     return target.addFile(folder.config_name, text.written());
 }
 
+pub fn addAdapterConfig(gpa: Allocator, target: *AtomicFolder, settings: arch.LoraSettings, base_name: ?[]const u8) Error!Digest {
+    var text: std.Io.Writer.Allocating = .init(gpa);
+    defer text.deinit();
+
+    formats.adapter_config.write(&text.writer, settings, base_name) catch return error.OutOfMemory;
+    return target.addFile(folder.adapter_config_name, text.written());
+}
+
 /// All parameters of each group in layout order, straight from the buffers to the file.
 pub fn addTensors(
     comptime T: type,
     gpa: Allocator,
     target: *AtomicFolder,
     name: []const u8,
-    layout: *const arch.Layout,
+    parameters: []const arch.Parameter,
     groups: []const Group(T),
 ) Error!Digest {
     var arena: std.heap.ArenaAllocator = .init(gpa);
@@ -46,9 +54,9 @@ pub fn addTensors(
 
     const a = arena.allocator();
     const dtype: tensor.DType = if (T == f32) .f32 else .f64;
-    const entries = try a.alloc(safetensors.Entry, layout.parameters.len * groups.len);
-    for (groups, 0..) |group, g| for (layout.parameters, 0..) |*p, i| {
-        entries[g * layout.parameters.len + i] = .{
+    const entries = try a.alloc(safetensors.Entry, parameters.len * groups.len);
+    for (groups, 0..) |group, g| for (parameters, 0..) |*p, i| {
+        entries[g * parameters.len + i] = .{
             .name = try std.mem.concat(a, u8, &.{ group.prefix, p.name }),
             .dtype = dtype,
             .shape = p.dims(),
@@ -57,7 +65,7 @@ pub fn addTensors(
     var file = try target.createFile(name, try a.alloc(u8, 64 << 10));
     defer file.close();
 
-    streamTensors(T, gpa, &file.interface, entries, layout, groups) catch |err| return switch (err) {
+    streamTensors(T, gpa, &file.interface, entries, parameters, groups) catch |err| return switch (err) {
         error.WriteFailed => file.cause(),
         error.OutOfMemory, error.SizeOverflow => |e| e,
     };
@@ -69,12 +77,12 @@ fn streamTensors(
     gpa: Allocator,
     out: *std.Io.Writer,
     entries: []const safetensors.Entry,
-    layout: *const arch.Layout,
+    parameters: []const arch.Parameter,
     groups: []const Group(T),
 ) safetensors.WriteError!void {
     // The metadata that transformers asks for.
     var writer = try safetensors.Writer.begin(gpa, out, entries, &.{.{ .key = "format", .value = "pt" }});
-    for (groups) |group| for (layout.parameters) |p| try writer.writeFloats(T, p.sliceConst(T, group.values));
+    for (groups) |group| for (parameters) |p| try writer.writeFloats(T, p.sliceConst(T, group.values));
     writer.finish();
 }
 
@@ -93,13 +101,12 @@ pub fn addCopy(gpa: Allocator, storage: Storage, target: *AtomicFolder, from: []
     return try target.addFile(name, mapping.bytes);
 }
 
-pub const NonFinite = struct { name: []const u8, at: usize };
+pub const NonFinite = struct { name: []const u8, at: usize, value: f64 };
 
 /// The first value that is NaN or infinite, by parameter.
-pub fn findNonFinite(comptime T: type, layout: *const arch.Layout, values: []const T) ?NonFinite {
-    std.debug.assert(values.len == layout.total);
-    for (layout.parameters) |p| {
-        if (model_file.firstNonFinite(T, p.sliceConst(T, values))) |at| return .{ .name = p.name, .at = at };
+pub fn findNonFinite(comptime T: type, parameters: []const arch.Parameter, values: []const T) ?NonFinite {
+    for (parameters) |p| {
+        if (model_file.firstNonFinite(T, p.sliceConst(T, values))) |at| return .{ .name = p.name, .at = at, .value = p.sliceConst(T, values)[at] };
     }
     return null;
 }

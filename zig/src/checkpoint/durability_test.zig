@@ -68,7 +68,7 @@ const Run = struct {
             .run_dir = "run",
             .step = step,
             .config = config,
-            .layout = &self.model.layout,
+            .parameters = self.model.layout.parameters,
             .weights = self.model.weights,
             .optimizer = .{ .first_moment = self.first, .second_moment = self.second },
             .state_json = state,
@@ -86,7 +86,7 @@ const Run = struct {
         var loaded = try model_file.loadModelOn(f32, self.scratch, s, found.path, &inner);
         defer loaded.deinit(self.scratch);
 
-        try store.loadOptimizerOn(f32, self.scratch, s, found.path, &loaded.layout, self.first, self.second, &inner);
+        try store.loadOptimizerOn(f32, self.scratch, s, found.path, loaded.layout.parameters, self.first, self.second, &inner);
         for (loaded.weights, self.first, self.second, 0..) |w, m, v, i| {
             try testing.expectEqual(value(found.step, i), w);
             try testing.expectEqual(w * 2, m);
@@ -352,7 +352,7 @@ test "weights and moments that are no numbers are refused by name, and nothing i
             .run_dir = "run",
             .step = 1,
             .config = config,
-            .layout = &run.model.layout,
+            .parameters = run.model.layout.parameters,
             .weights = run.model.weights,
             .optimizer = .{ .first_moment = run.first, .second_moment = run.second },
             .state_json = "{}",
@@ -372,28 +372,28 @@ test "optimizer state of another kind is refused" {
     const s = disk.storage();
     var diag: Diagnostic = .{};
     try run.save(s, 2, 0, &diag);
-    try testing.expectError(error.UnexpectedTensor, store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-2", &run.model.layout, run.first, null, &diag));
+    try testing.expectError(error.UnexpectedTensor, store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-2", run.model.layout.parameters, run.first, null, &diag));
     @memset(run.first, 0);
     gpa.free(try save_file.saveOn(f32, gpa, s, .{
         .run_dir = "run",
         .step = 3,
         .config = config,
-        .layout = &run.model.layout,
+        .parameters = run.model.layout.parameters,
         .weights = run.model.weights,
         .optimizer = .{ .first_moment = run.first },
         .state_json = "{}",
     }, &diag));
-    try store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-3", &run.model.layout, run.first, null, &diag);
-    try testing.expectError(error.MissingTensor, store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-3", &run.model.layout, run.first, run.second, &diag));
+    try store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-3", run.model.layout.parameters, run.first, null, &diag);
+    try testing.expectError(error.MissingTensor, store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-3", run.model.layout.parameters, run.first, run.second, &diag));
     gpa.free(try save_file.saveOn(f32, gpa, s, .{
         .run_dir = "run",
         .step = 4,
         .config = config,
-        .layout = &run.model.layout,
+        .parameters = run.model.layout.parameters,
         .weights = run.model.weights,
         .state_json = "{}",
     }, &diag));
-    try testing.expectError(error.FileNotFound, store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-4", &run.model.layout, run.first, run.second, &diag));
+    try testing.expectError(error.FileNotFound, store.loadOptimizerOn(f32, gpa, s, "run/checkpoint-4", run.model.layout.parameters, run.first, run.second, &diag));
 }
 
 test "every allocation failure during a save is survived, with the old checkpoint whole" {
@@ -415,7 +415,7 @@ test "every allocation failure during a save is survived, with the old checkpoin
                 .run_dir = "run",
                 .step = 4,
                 .config = model.config,
-                .layout = &model.layout,
+                .parameters = model.layout.parameters,
                 .weights = model.weights,
                 .state_json = "{}",
                 .tokenizer_dir = "tokenizer",
@@ -447,7 +447,7 @@ test "a real run folder: locked once, saved, found, loaded bit by bit" {
         .run_dir = run_dir,
         .step = 12,
         .config = config,
-        .layout = &model.layout,
+        .parameters = model.layout.parameters,
         .weights = model.weights,
         .state_json = "{}",
     }, &diag);
@@ -486,7 +486,7 @@ test "every allocation failure while looking for the newest checkpoint is surviv
             defer allocator.free(found.path);
 
             try testing.expectEqual(2, found.step);
-            try store.loadOptimizerOn(f32, allocator, storage, found.path, &r.model.layout, r.first, r.second, &inner);
+            try store.loadOptimizerOn(f32, allocator, storage, found.path, r.model.layout.parameters, r.first, r.second, &inner);
             allocator.free(try store.readStateOn(allocator, storage, found.path, &inner));
         }
     }.once, .{ s, &run });

@@ -16,6 +16,7 @@ pub const config_name = "config.json";
 pub const model_name = "model.safetensors";
 pub const index_name = "model.safetensors.index.json";
 pub const adapter_name = "adapter_model.safetensors";
+pub const adapter_config_name = "adapter_config.json";
 pub const optimizer_name = "optimizer.safetensors";
 pub const state_name = "trainer_state.json";
 pub const checksums_name = "checksums.json";
@@ -165,7 +166,7 @@ pub fn verify(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnos
     if (try readSums(a, storage, path, diag)) |sums| {
         for (sums) |sum| try checkFile(gpa, storage, path, sum, diag);
         // The list must cover what matters, or a file could be swapped unseen.
-        for ([_][]const u8{ config_name, model_name, optimizer_name, state_name, adapter_name }) |name| {
+        for ([_][]const u8{ config_name, model_name, optimizer_name, state_name, adapter_name, adapter_config_name }) |name| {
             if (try storage.kind(try base.storage.join(a, path, name)) == null) continue;
             for (sums) |sum| {
                 if (std.mem.eql(u8, sum.name, name)) break;

@@ -34,7 +34,7 @@ pub fn initRandom(comptime T: type, gpa: Allocator, config: arch.ModelConfig, se
 }
 
 /// FNV-1a of the name, mixed with the seed so that near seeds are far apart.
-fn streamSeed(seed: u64, name: []const u8) u64 {
+pub fn streamSeed(seed: u64, name: []const u8) u64 {
     var hash: u64 = 0xcbf2_9ce4_8422_2325;
     for (name) |c| hash = (hash ^ c) *% 0x0000_0100_0000_01b3;
     var mixed = seed +% 0x9e37_79b9_7f4a_7c15;

@@ -43,9 +43,8 @@ pub fn saveModelOn(
     diag: *Diagnostic,
 ) Error!void {
     diag.clear();
-    if (contents.findNonFinite(T, &model.layout, model.weights)) |bad| {
-        const value = model.layout.find(bad.name).?.sliceConst(T, model.weights)[bad.at];
-        diag.set("\"{s}\" holds {d} at element {d}; {s} was not written", .{ bad.name, value, bad.at, path });
+    if (contents.findNonFinite(T, model.layout.parameters, model.weights)) |bad| {
+        diag.set("\"{s}\" holds {d} at element {d}; {s} was not written", .{ bad.name, bad.value, bad.at, path });
         return error.NonFiniteWeights;
     }
     writeAll(T, gpa, storage, path, model, tokenizer_dir, diag) catch |err| {
@@ -69,7 +68,7 @@ fn writeAll(
     defer target.deinit();
 
     _ = try contents.addConfig(T, gpa, &target, model.config);
-    const digest = try contents.addTensors(T, gpa, &target, folder.model_name, &model.layout, &.{
+    const digest = try contents.addTensors(T, gpa, &target, folder.model_name, model.layout.parameters, &.{
         .{ .prefix = "", .values = model.weights },
     });
     if (tokenizer_dir) |from| for (folder.tokenizer_names) |name| {

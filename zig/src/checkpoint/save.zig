@@ -22,14 +22,24 @@ pub fn Moments(comptime T: type) type {
     };
 }
 
+pub const AdapterPart = struct {
+    settings: arch.LoraSettings,
+    /// What `adapter_config.json` calls the base.
+    base_name: ?[]const u8 = null,
+};
+
 pub fn SaveOptions(comptime T: type) type {
     return struct {
         run_dir: []const u8,
         /// Optimizer steps done: the N of `checkpoint-N`.
         step: u64,
         config: arch.ModelConfig,
-        layout: *const arch.Layout,
+        /// The model's parameters; of an adapter's run, the adapter's.
+        parameters: []const arch.Parameter,
+        /// Of `parameters`, flat.
         weights: []const T,
+        /// Set in an adapter's run: the folder then holds the adapter in place of the model.
+        adapter: ?AdapterPart = null,
         optimizer: ?Moments(T) = null,
         /// The text of `trainer_state.json`.
         state_json: []const u8,
@@ -80,19 +90,22 @@ fn writeFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const
     defer sums.deinit(gpa);
 
     try sums.append(gpa, folder.sumOf(folder.config_name, try contents.addConfig(T, gpa, &target, options.config)));
-    const weights = try contents.addTensors(T, gpa, &target, folder.model_name, options.layout, &.{
+    const name = if (options.adapter == null) folder.model_name else folder.adapter_name;
+    const weights = try contents.addTensors(T, gpa, &target, name, options.parameters, &.{
         .{ .prefix = "", .values = options.weights },
     });
-    try sums.append(gpa, folder.sumOf(folder.model_name, weights));
+    try sums.append(gpa, folder.sumOf(name, weights));
+    if (options.adapter) |adapter|
+        try sums.append(gpa, folder.sumOf(folder.adapter_config_name, try contents.addAdapterConfig(gpa, &target, adapter.settings, adapter.base_name)));
     if (options.optimizer) |moments| {
         const groups = groupsOf(T, moments);
-        const digest = try contents.addTensors(T, gpa, &target, folder.optimizer_name, options.layout, groups[0..countOf(T, moments)]);
+        const digest = try contents.addTensors(T, gpa, &target, folder.optimizer_name, options.parameters, groups[0..countOf(T, moments)]);
         try sums.append(gpa, folder.sumOf(folder.optimizer_name, digest));
     }
     try sums.append(gpa, folder.sumOf(folder.state_name, try target.addFile(folder.state_name, options.state_json)));
-    if (options.tokenizer_dir) |from| for (folder.tokenizer_names) |name| {
-        if (try contents.addCopy(gpa, storage, &target, from, name, diag)) |digest|
-            try sums.append(gpa, folder.sumOf(name, digest));
+    if (options.tokenizer_dir) |from| for (folder.tokenizer_names) |file| {
+        if (try contents.addCopy(gpa, storage, &target, from, file, diag)) |digest|
+            try sums.append(gpa, folder.sumOf(file, digest));
     };
     {
         var text: std.Io.Writer.Allocating = .init(gpa);
@@ -126,9 +139,8 @@ fn refuseNonFinite(comptime T: type, options: SaveOptions(T), diag: *Diagnostic)
 }
 
 fn refuseGroup(comptime T: type, options: SaveOptions(T), group: contents.Group(T), diag: *Diagnostic) Error!void {
-    const bad = contents.findNonFinite(T, options.layout, group.values) orelse return;
-    const value = options.layout.find(bad.name).?.sliceConst(T, group.values)[bad.at];
+    const bad = contents.findNonFinite(T, options.parameters, group.values) orelse return;
     diag.set("step {d}: \"{s}{s}\" holds {d} at element {d}; not saved. The last checkpoint is untouched: go on from it " ++
-        "with a lower learning rate", .{ options.step, group.prefix, bad.name, value, bad.at });
+        "with a lower learning rate", .{ options.step, group.prefix, bad.name, bad.value, bad.at });
     return error.NonFiniteWeights;
 }

@@ -154,13 +154,13 @@ pub fn loadOptimizer(
     gpa: Allocator,
     io: std.Io,
     path: []const u8,
-    layout: *const arch.Layout,
+    parameters: []const arch.Parameter,
     first_moment: []T,
     second_moment: ?[]T,
     diag: *Diagnostic,
 ) OptimizerError!void {
     var disk: base.storage.Disk = .init(io);
-    return loadOptimizerOn(T, gpa, disk.storage(), path, layout, first_moment, second_moment, diag);
+    return loadOptimizerOn(T, gpa, disk.storage(), path, parameters, first_moment, second_moment, diag);
 }
 
 pub fn loadOptimizerOn(
@@ -168,7 +168,7 @@ pub fn loadOptimizerOn(
     gpa: Allocator,
     storage: Storage,
     path: []const u8,
-    layout: *const arch.Layout,
+    parameters: []const arch.Parameter,
     first_moment: []T,
     second_moment: ?[]T,
     diag: *Diagnostic,
@@ -192,13 +192,13 @@ pub fn loadOptimizerOn(
     };
     defer file.deinit();
 
-    readMoments(T, gpa, &file, layout, first_moment, second_moment, diag) catch |err| {
+    readMoments(T, gpa, &file, parameters, first_moment, second_moment, diag) catch |err| {
         diag.prepend("{s}: ", .{file_path});
         return err;
     };
 }
 
-fn readMoments(comptime T: type, gpa: Allocator, file: *const safetensors.File, layout: *const arch.Layout, first: []T, second: ?[]T, diag: *Diagnostic) OptimizerError!void {
+fn readMoments(comptime T: type, gpa: Allocator, file: *const safetensors.File, parameters: []const arch.Parameter, first: []T, second: ?[]T, diag: *Diagnostic) OptimizerError!void {
     var name: std.ArrayList(u8) = .empty;
     defer name.deinit(gpa);
 
@@ -206,8 +206,7 @@ fn readMoments(comptime T: type, gpa: Allocator, file: *const safetensors.File, 
     var expected: usize = 0;
     for (groups) |group| {
         const buffer = group[1] orelse continue;
-        std.debug.assert(buffer.len == layout.total);
-        for (layout.parameters) |*p| {
+        for (parameters) |*p| {
             name.clearRetainingCapacity();
             try name.print(gpa, "{s}{s}", .{ group[0], p.name });
             const t = file.find(name.items) orelse {
@@ -215,7 +214,7 @@ fn readMoments(comptime T: type, gpa: Allocator, file: *const safetensors.File, 
                 return error.MissingTensor;
             };
             if (!std.mem.eql(usize, t.shape, p.dims())) {
-                diag.set("tensor \"{s}\" has shape {any}; the model has {any}", .{ name.items, t.shape, p.dims() });
+                diag.set("tensor \"{s}\" has shape {any}; the weight has {any}", .{ name.items, t.shape, p.dims() });
                 return error.WrongShape;
             }
             const out = p.slice(T, buffer);

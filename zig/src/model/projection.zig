@@ -111,7 +111,7 @@ pub fn Projection(comptime T: type) type {
             const p = place.target.weightOf(self.layout, null);
             switch (weights.base) {
                 .dense => |flat| ops.embedding.forward(T, self.exec, out, p.sliceConst(T, flat), ids),
-                .frozen => |matrices| if (T == f32) ops.adapter.storedRows(self.exec, out, matrices[self.layout.positionOf(p)], ids) else unreachable,
+                .frozen => |matrices| ops.frozen.embed(T, self.exec, out, matrices[self.layout.positionOf(p)], ids),
             }
             const own = self.moduleAt(weights, place) orelse return;
             const low = own.product[0 .. ids.len * own.module.rank];

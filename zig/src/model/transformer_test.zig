@@ -365,8 +365,8 @@ test "a frozen f32 base gives the bits of the dense one" {
 
     for (tuned.rig.layout.parameters, matrices) |p, *matrix| matrix.* = .{
         .dtype = .f32,
-        .rows = if (p.rank == 2) p.shape[0] else 1,
-        .columns = if (p.rank == 2) p.shape[1] else p.len,
+        .rows = p.shape[0],
+        .columns = p.shape[1],
         .bytes = std.mem.sliceAsBytes(p.sliceConst(f32, tuned.rig.weights)),
     };
     @memset(tuned.gradients, 0);

@@ -12,7 +12,7 @@ pub fn Base(comptime T: type) type {
     return union(enum) {
         /// Flat, in the layout's order.
         dense: []const T,
-        /// One a parameter of the layout, in its order. Norms and biases are f32, aligned, with one row.
+        /// One a parameter of the layout, in its order. Norms and biases answer `vector()`.
         frozen: []const ops.frozen.Matrix,
     };
 }
@@ -54,11 +54,8 @@ pub fn Weights(comptime T: type) type {
             switch (self.base) {
                 .dense => |flat| return p.sliceConst(T, flat),
                 .frozen => |matrices| {
-                    if (T != f32) unreachable;
-                    const matrix = matrices[layout.positionOf(p)];
-                    std.debug.assert(matrix.dtype == .f32);
-                    const numbers: []const f32 = @ptrCast(@alignCast(matrix.bytes));
-                    return numbers[0..p.len];
+                    if (T != f32) unreachable; // A f64 model is loaded whole.
+                    return matrices[layout.positionOf(p)].vector();
                 },
             }
         }

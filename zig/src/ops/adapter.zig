@@ -1,11 +1,9 @@
-//! What only LoRA needs: dropout whose mask is never stored, columns of an embedding's A, rows of a stored embedding.
+//! What only LoRA needs: dropout whose mask is never stored, and columns of an embedding's A.
 //!
 //! Dropout decides about element i from (key, i) alone, so forward and backward agree without memory, and results have
 //! the same bits for any number of threads. Who gives a fresh key each pass saves the key's source in the checkpoint.
 
 const std = @import("std");
-const tensor = @import("tensor");
-const Matrix = @import("frozen.zig").Matrix;
 const Exec = @import("exec.zig").Exec;
 const partCount = @import("elementwise.zig").partCount;
 const partOf = @import("elementwise.zig").partOf;
@@ -73,20 +71,6 @@ pub fn columnsBackward(comptime T: type, ex: *Exec, dtable: []T, dout: []const T
     }.f);
 }
 
-/// out[N, C]: rows of a stored embedding by id, as f32.
-pub fn storedRows(ex: *Exec, out: []f32, table: Matrix, ids: []const u32) void {
-    std.debug.assert(out.len == ids.len * table.columns);
-    const Job = struct { out: []f32, table: Matrix, ids: []const u32, row_bytes: usize };
-    const job: Job = .{ .out = out, .table = table, .ids = ids, .row_bytes = table.columns / table.dtype.blockLen() * table.dtype.blockBytes() };
-    ex.pool.parallelFor(job, ids.len, struct {
-        fn f(j: Job, i: usize, _: usize) void {
-            const raw = j.table.bytes[j.ids[i] * j.row_bytes ..][0..j.row_bytes];
-            tensor.blocks.toF32(j.table.dtype, raw, j.out[i * j.table.columns ..][0..j.table.columns]) catch
-                @panic("a stored embedding of a type that cannot be expanded: ask tensor.blocks.canDequantize first");
-        }
-    }.f);
-}
-
 const check = @import("check.zig");
 
 test "dropout drops its share, keeps the mean, and gives backward the same mask on any number of threads" {
@@ -143,14 +127,4 @@ test "columns are found and their gradients return in the order of the ids" {
             try std.testing.expectEqual(0, dtable[r * 5 + 1]);
         }
     }
-}
-
-test "rows of a stored embedding are its numbers" {
-    var rig = try check.Rig.init(2);
-    defer rig.deinit();
-
-    const halves = [_]f16{ 0.5, -1, 2, 3, 4, 5 };
-    var out: [4]f32 = undefined;
-    storedRows(&rig.ex, &out, .{ .dtype = .f16, .rows = 3, .columns = 2, .bytes = std.mem.sliceAsBytes(&halves) }, &.{ 2, 0 });
-    try std.testing.expectEqualSlices(f32, &.{ 4, 5, 0.5, -1 }, &out);
 }

@@ -252,7 +252,7 @@ pub fn Trainer(comptime T: type) type {
                 .run_dir = run.dir,
                 .step = s.global_step,
                 .config = self.model.config,
-                .layout = &self.model.layout,
+                .parameters = self.model.layout.parameters,
                 .weights = self.model.weights,
                 .optimizer = if (self.config.optimizer == .sgd) null else .{
                     .first_moment = self.first_moment,
@@ -619,7 +619,7 @@ pub fn Trainer(comptime T: type) type {
 
             try state_file.requireSame(read.identity, self.identity, diag);
             if (self.config.optimizer != .sgd)
-                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, &self.model.layout, self.first_moment, self.second_moment, diag);
+                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.model.layout.parameters, self.first_moment, self.second_moment, diag);
             @memcpy(self.model.weights, loaded.weights);
             const planned = self.state.max_steps;
             self.state = read.state;
