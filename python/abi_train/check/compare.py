@@ -210,9 +210,7 @@ def compare(
             loss=(a.loss, b.loss),
             grad_norm=(a.grad_norm, b.grad_norm),
             learning_rate=(a.learning_rate, b.learning_rate),
-            metrics={
-                name: (a.metrics.get(name, math.nan), value) for name, value in b.metrics.items()
-            },
+            metrics=_metrics(a.metrics, b.metrics, limits.metrics),
         )
         for a, b in zip(left.history, right.history, strict=False)
     ]
@@ -234,6 +232,21 @@ def compare(
         spec=spec or {},
         seconds=(left.seconds, right.seconds),
     )
+
+
+def _metrics(
+    left: Mapping[str, float], right: Mapping[str, float], noise: float
+) -> dict[str, tuple[float, float]]:
+    """Each metric on both engines.
+
+    Before the first update model and reference are the same; if rewards are then not 0 but rounding
+    noise, which answer has the larger one means nothing, and the share of right pairs is left out.
+    """
+    pairs = {name: (left.get(name, math.nan), value) for name, value in right.items()}
+    rewards = [pairs.get(f"rewards/{name}", (math.inf,)) for name in ("chosen", "rejected")]
+    if all(abs(value) <= noise for pair in rewards for value in pair):
+        pairs.pop("rewards/accuracies", None)
+    return pairs
 
 
 def _counts_fault(left: Side, right: Side) -> Fault | None:

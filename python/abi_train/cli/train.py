@@ -95,10 +95,14 @@ def train(
                     "(--resume latest), or train into another folder (--run-dir)."
                 )
     stop = StopOnSignal()
-    observer = Observers(TrainingLine(interval=spec.config.log_interval), stop)
+    first = engines.processes.is_first()
+    shown = [TrainingLine(interval=spec.config.log_interval)] if first else []
+    observer = Observers(*shown, stop)
     with stop.installed():
         result = engines.run(spec, observer)
-    if as_json:
+    if not first:
+        pass
+    elif as_json:
         print_json(result.to_dict())
     else:
         _summary(result)

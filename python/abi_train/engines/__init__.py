@@ -18,6 +18,7 @@ from ..config import LlmTrainingConfig, broken
 from ..errors import DataError
 from ..progress import LOG_FILE, JsonlLog, Observer, Observers
 from ..runspec import RECIPE_FILE, RunResult, RunSpec
+from . import processes
 
 FloatArray = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
@@ -80,7 +81,7 @@ def run(
                 "neither engine writes such logs yet; log.jsonl in the run folder has every figure"
             )
             raise broken(name, True, rule)
-    if probe is not None:
+    if probe is not None or not processes.is_first():
         return _engine(spec, observer or Observer(), probe)
     if spec.config.export_gguf_path:
         from ..export import check_export

@@ -14,16 +14,20 @@ import numpy as np
 
 from ...preference import METRICS
 from ...runspec import EvalRecord
+from .. import processes
 from . import adapter
 from .head import use_plain_head
 from .libraries import DPOTrainer, PairCollator, datasets, torch
 from .loop import Loop
 from .settings import dpo_config, hidden_head, placeholder_tokenizer
+from .together import gathering, share
 
 if TYPE_CHECKING:
     from .session import Session
 
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"
+COUNTS = "pairs"
+"""Pairs of this process, and of all."""
 
 
 class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
@@ -83,7 +87,8 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
                 continue
             chosen, rejected = np.zeros(len(rows)), np.zeros(len(rows))
             for numbers in rows.batches(np.arange(rows.order_count)):
-                inputs = self._prepare_inputs(self.collated(numbers, rows))
+                inputs = self._prepare_inputs(self.collated(numbers, rows, shared=False))
+                inputs.pop(COUNTS)
                 first, second = self.compute_ref_log_probs(model, inputs)
                 chosen[numbers] = first.double().cpu().numpy()
                 rejected[numbers] = second.double().cpu().numpy()
@@ -92,17 +97,37 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
         self.ref_model = None
         self.model.train()
 
-    def collated(self, numbers: list[int], rows: Any) -> Any:
-        batch = self._pairs([rows[number] for number in numbers])
+    def collated(self, numbers: list[int], rows: Any, *, shared: bool = True) -> Any:
+        mine = share(numbers) if shared else list(numbers)
+        there = mine or [numbers[0]]  # a stand-in, from which nothing is learned
+        batch = self._pairs([rows[number] for number in there])
         known = self._known.get(id(rows))
         if known is not None:
             kind = torch.float64 if self.session.precision == "float64" else torch.float32
             for key, values in zip((CHOSEN, REJECTED), known, strict=True):
-                batch[key] = torch.tensor(values[numbers], dtype=kind)
+                batch[key] = torch.tensor(values[there], dtype=kind)
+        whole = len(numbers) if shared else len(numbers) * processes.count()
+        batch[COUNTS] = torch.tensor([len(mine), whole])
         return batch
 
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        mine, all_pairs = inputs.pop(COUNTS).tolist()
+        with gathering(self.accelerator, mine):
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # A mean over this process's pairs; the mean over processes is to be one over all pairs.
+        return loss * (mine * processes.count() / all_pairs)
+
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        self._tokens += int(inputs["attention_mask"].sum())
+        mine = int(inputs[COUNTS][0])
+        half = len(inputs["input_ids"]) // 2
+        rows = [*range(mine), *range(half, half + mine)]
+        self._tokens += int(inputs["attention_mask"][rows].sum())
         return super().training_step(model, inputs, *args, **kwargs)
 
     def step_metrics(self) -> dict[str, float]:
@@ -117,9 +142,9 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
         seen.clear()
         losses, weights, answers = [], [], 0
         for numbers in rows.batches(np.arange(rows.order_count)):
-            inputs = self._prepare_inputs(self.collated(numbers, rows))
+            inputs = self._prepare_inputs(self.collated(numbers, rows, shared=False))
             with self.accelerator.autocast():
-                losses.append(float(self._compute_loss(self.model, inputs, False)))
+                losses.append(float(self.compute_loss(self.model, inputs)))
             weights.append(len(numbers))
             answers += int(inputs["completion_mask"][:, 1:].sum())
         means = {

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from ... import checkpoint as folders
 from ...errors import NumericsError
 from ...runspec import EvalRecord, StepRecord
+from .. import processes
 from .adapter import trained
 from .libraries import torch, transformers
 from .rows import loader
-from .saved import fill, load_moments, set_random_state
+from .saved import fill, load_moments, moments_of, set_random_state, weights_of
+from .together import added, wait
 from .update import Schedule, make_optimizer
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Loop(Inherited):  # type: ignore[misc]
         self._hits = 0.0
         self._targets = 0
         self._tokens = 0
+        self._wish_to_stop = False
         self._step_began = time.perf_counter_ns()
         self._saved_step = -1
         self._done_step = session.state["global_step"]
@@ -52,8 +55,8 @@ class Loop(Inherited):  # type: ignore[misc]
         for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
             self.remove_callback(callback)
 
-    def collated(self, numbers: list[int], rows: Any) -> Any:
-        """The micro-batch of these rows."""
+    def collated(self, numbers: list[int], rows: Any, *, shared: bool = True) -> Any:
+        """The micro-batch of these rows; if shared, this process's part of it."""
         raise NotImplementedError
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -157,16 +160,28 @@ class Loop(Inherited):  # type: ignore[misc]
             return
         self._done_step = self.state.global_step
         elapsed_ns = time.perf_counter_ns() - self._step_began
+        metrics = self.step_metrics()
+        loss, hits, targets, tokens, wish = added(
+            [
+                math.fsum(float(part) for part in self._losses) / processes.count(),
+                self._hits,
+                self._targets,
+                self._tokens,
+                self.session.observer.stop_requested(),
+            ],
+            self.args.device,
+        )
+        self._wish_to_stop = wish > 0.0
         record = StepRecord(
             step=self.state.global_step,
-            loss=math.fsum(float(part) for part in self._losses),
+            loss=loss,
             grad_norm=float(grad_norm),
             learning_rate=float(learning_rate),
             epoch=float(self.state.epoch or 0.0),
-            accuracy=self._hits / max(1, self._targets),
-            tokens=self.session.state["tokens_processed"] + self._tokens,
-            tokens_per_second=self._tokens / (max(1, elapsed_ns) / 1e9),
-            metrics=self.step_metrics(),
+            accuracy=metrics.get("mean_token_accuracy", hits / max(1, targets)),
+            tokens=self.session.state["tokens_processed"] + round(tokens),
+            tokens_per_second=tokens / (max(1, elapsed_ns) / 1e9),
+            metrics=metrics,
         )
         self._losses.clear()
         self._hits, self._targets, self._tokens = 0.0, 0, 0
@@ -184,7 +199,7 @@ class Loop(Inherited):  # type: ignore[misc]
             patience_is_out = session.out_of_patience()
         if patience_is_out:
             self._stop("early_stopped")
-        elif session.observer.stop_requested() and not last:
+        elif self._wish_to_stop and not last:
             self._stop("interrupted")
         # The best weights live in the checkpoint of their update, which retention spares; the last
         # state is saved at the end.
@@ -242,14 +257,19 @@ class Loop(Inherited):  # type: ignore[misc]
         step, best = session.state["global_step"], session.state["best_step"]
         session.state["checkpoints_saved"] += 1
         epoch = float(self.state.epoch or 0.0)
-        path = folders.write_checkpoint(
-            folder,
-            step,
-            lambda work: fill(work, session, self.model, self.plain_optimizer, epoch=epoch),
-        )
+        weights = weights_of(self.model, lora=session.lora is not None)
+        moments = moments_of(self.model, self.plain_optimizer)
+        path = folder / f"checkpoint-{step}"
+        if processes.is_first():
+            folders.write_checkpoint(
+                folder,
+                step,
+                lambda work: fill(work, session, self.model, weights, moments, epoch=epoch),
+            )
+            spare = None if best is None else folder / f"checkpoint-{best}"
+            folders.retire(folder, session.config.max_checkpoints, saved=step, spare=spare)
+        wait()
         self._saved_step, session.result.checkpoint = step, path
-        spare = None if best is None else folder / f"checkpoint-{best}"
-        folders.retire(folder, session.config.max_checkpoints, saved=step, spare=spare)
         session.observer.on_checkpoint(path)
 
     # ---- resume: transformers' own files are not used ----

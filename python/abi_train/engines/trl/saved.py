@@ -16,6 +16,7 @@ from . import adapter
 from .adapter import trained
 from .libraries import load_file, save_file, torch
 from .surroundings import one_line
+from .together import parted, whole
 
 if TYPE_CHECKING:
     from .session import Session
@@ -24,20 +25,26 @@ RANDOM_FILE: Final = "torch_random.safetensors"
 """Where torch's generators stand; only in checkpoints of runs with dropout."""
 
 
-def fill(folder: Path, session: Session, model: Any, optimizer: Any, *, epoch: float) -> None:
+def fill(
+    folder: Path,
+    session: Session,
+    model: Any,
+    tensors: dict[str, Any],
+    moments: dict[str, Any],
+    *,
+    epoch: float,
+) -> None:
     """Write weights, tokenizer, moments and state into a folder."""
     from ... import __version__
 
     if session.lora is None:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=tensors)
     else:
-        tensors = {key: value.detach().cpu().contiguous() for key, value in trained(model)}
         adapter.write(folder, tensors, model)
         model.get_base_model().config.save_pretrained(folder)
     folders.copy_tokenizer(session.spec.tokenizer_dir or session.resume_from, folder)
     if session.lora is not None and session.lora.dropped:
         save_file(random_state(), folder / RANDOM_FILE)
-    moments = _moments(model, optimizer)
     save_file(moments, folder / folders.OPTIMIZER_FILE, metadata={"format": "pt"})
     best = session.state["best_step"]
     document = folders.trainer_state(
@@ -74,13 +81,21 @@ def set_random_state(checkpoint: Path) -> bool:
     return True
 
 
-def _moments(model: Any, optimizer: Any) -> dict[str, Any]:
+def weights_of(model: Any, *, lora: bool) -> dict[str, Any]:
+    """What a checkpoint keeps of a model: the adapter, or all. Every process must ask."""
+    if lora:
+        return {key: whole(value) for key, value in trained(model)}
+    return {key: whole(value) for key, value in model.state_dict().items()}
+
+
+def moments_of(model: Any, optimizer: Any) -> dict[str, Any]:
+    """The optimizer's moments under the names of files. Every process must ask."""
     tensors: dict[str, Any] = {}
     for name, parameter in trained(model):
         state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
         for moment in folders.MOMENTS:
             if moment in state:
-                tensors[f"{moment}.{name}"] = state[moment].detach().cpu().contiguous()
+                tensors[f"{moment}.{name}"] = whole(state[moment])
     return tensors
 
 
@@ -101,6 +116,5 @@ def load_moments(checkpoint: Path, model: Any, optimizer: Any, *, step: int) -> 
                     f'{path}: tensor "{key}" is missing or has another shape than its weight. '
                     "Resume from another checkpoint."
                 )
-            value = tensors[key].to(device=parameter.device, dtype=parameter.dtype)
-            optimizer.state[parameter][moment] = value.clone()
+            optimizer.state[parameter][moment] = parted(tensors[key], parameter)
         optimizer.state[parameter]["step"] = torch.tensor(float(step))

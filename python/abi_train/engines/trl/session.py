@@ -22,7 +22,7 @@ from ...errors import ConfigError, DataError
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
-from .. import Probe, announce, too_little
+from .. import Probe, announce, processes, too_little
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
@@ -40,7 +40,7 @@ class Session:
     def __init__(self, spec: RunSpec, observer: Observer, probe: Probe | None) -> None:
         self.spec = spec
         self.config = spec.config
-        self.observer = observer
+        self.observer = observer if processes.is_first() else _OnlyStop(observer)
         self.probe = probe
         # A comparison stays on the CPU: a GPU sums in another order each time.
         self.device = "cuda" if torch.cuda.is_available() and probe is None else "cpu"
@@ -49,6 +49,12 @@ class Session:
         )
         self.lora = None if spec.lora is None else spec.lora.with_adapter_sizes()
         self.dpo = spec.dpo
+        if self.dpo is not None and "sft" in self.dpo.loss_type and processes.count() > 1:
+            rule = (
+                "sft is a mean over the tokens of a micro-batch, which several processes would "
+                "take in parts; leave it out or start one process"
+            )
+            raise broken("dpo.loss_type", ", ".join(self.dpo.loss_type), rule)
         self.head_is_trained = self.lora is not None and "lm_head" in self.lora.target_modules
         self.result = RunResult(engine="trl")
         self.rows = self._open(spec.data)
@@ -128,7 +134,7 @@ class Session:
         """Do the updates that are left and return the report."""
         with contextlib.ExitStack() as stack:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="abi-train-"))
-            if self.probe is None:
+            if self.probe is None and processes.is_first():
                 stack.enter_context(folders.run_lock(self.spec.checkpoint_dir))
                 run_dir = self.spec.checkpoint_dir
                 own = self.resume_from and self.resume_from.resolve().parent == run_dir.resolve()
@@ -316,6 +322,16 @@ class Session:
             result.best_val_accuracy = state["best_accuracy"]
         result.best_step = state["best_step"]
         result.checkpoints = folders.list_checkpoints(self.spec.checkpoint_dir)
+
+
+class _OnlyStop(Observer):
+    """What processes after the first use of an observer: they are silent, but hear a signal."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def stop_requested(self) -> bool:
+        return self._observer.stop_requested()
 
 
 def _ours(state: dict[str, Any]) -> dict[str, Any]:

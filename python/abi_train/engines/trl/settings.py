@@ -63,6 +63,7 @@ def _common(session: Session, folder: str) -> dict[str, Any]:
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         "dataloader_num_workers": 0,
+        "ddp_find_unused_parameters": False,
         "logging_strategy": "no",
         "logging_nan_inf_filter": False,
         "save_strategy": "no",

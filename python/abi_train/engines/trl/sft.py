@@ -13,11 +13,13 @@ import numpy as np
 
 from ...data.rows import IGNORED
 from ...runspec import EvalRecord
+from .. import processes
 from .libraries import SFTTrainer, datasets
 from .loop import Loop
 from .loss import token_sums
 from .rows import collate
 from .settings import hidden_head, placeholder_tokenizer, sft_config
+from .together import share
 
 if TYPE_CHECKING:
     from .session import Session
@@ -45,15 +47,22 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
             )
         self.made()
 
-    def collated(self, numbers: list[int], rows: Any) -> Any:
-        return collate([rows[number] for number in numbers])
+    def collated(self, numbers: list[int], rows: Any, *, shared: bool = True) -> Any:
+        mine = share(numbers) if shared else list(numbers)
+        if mine:
+            return collate([rows[number] for number in mine])
+        batch = collate([rows[numbers[0]]])  # a stand-in, from which nothing is learned
+        batch["labels"].fill_(IGNORED)
+        batch["attention_mask"][:, 1:] = 0
+        return batch
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         labels = inputs["labels"]
         targets = int((labels[:, 1:] != IGNORED).sum())
-        # A stream's row has one id more than it has inputs.
-        extra = len(labels) if self.session.rows.is_stream else 0
-        self._tokens += int(inputs["attention_mask"].sum()) - extra
+        # A stream's row has one id more than it has inputs; a stand-in has one in all.
+        lengths = inputs["attention_mask"].sum(dim=1)
+        lengths = lengths[lengths > 1] - (1 if self.session.rows.is_stream else 0)
+        self._tokens += int(lengths.sum())
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._targets += targets
         shares = self._metrics["train"]["mean_token_accuracy"]
@@ -80,12 +89,13 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
         hits = float(sums.hits) / max(1, int(sums.count))
         self._metrics["train"]["mean_token_accuracy"].append(hits)
         smoothing = self.session.config.label_smoothing
-        return ((1.0 - smoothing) * sums.nll + smoothing * sums.smooth) / total
+        loss = ((1.0 - smoothing) * sums.nll + smoothing * sums.smooth) / total
+        return loss * processes.count()  # gradients are averaged over processes
 
     def evaluate_rows(self, rows: Any) -> EvalRecord:
         nll, hits, count = 0.0, 0, 0
         for numbers in rows.batches(np.arange(rows.order_count)):
-            inputs = self._prepare_inputs(self.collated(numbers, rows))
+            inputs = self._prepare_inputs(self.collated(numbers, rows, shared=False))
             with self.accelerator.autocast():
                 sums = token_sums(self.model, inputs)
             nll += float(sums.nll)
