@@ -206,21 +206,60 @@ pub fn PreferenceObjective(comptime T: type) type {
             }
         }
 
-        /// Sums of the reference's log-probabilities of each sequence's answer, into `sums` [batch]. Uses the transformer's buffers.
-        pub fn askReference(self: *Self, transformer: *Transformer, live: Weights, batch: model_layer.Batch, sums: []f64) void {
-            const row_nll = self.row_nll[0..batch.tokens()];
-            const weights: Weights = switch (self.reference.?) {
+        /// The reference's numbers. `live` is the policy, whose base an adapter's reference shares.
+        pub fn referenceWeights(self: *const Self, live: Weights) Weights {
+            return switch (self.reference.?) {
                 .adapter_off => live.bare(),
                 .starting_adapter => |values| .{ .base = live.base, .adapter = .{ .layout = live.adapter.?.layout, .values = values } },
                 .starting_model => |values| .dense(values),
                 .ref_model => |other| .dense(other.loaded.weights),
             };
+        }
+
+        /// Sums of the reference's log-probabilities of each sequence's answer, into `sums` [batch]. Uses the transformer's buffers.
+        pub fn askReference(self: *Self, transformer: *Transformer, live: Weights, batch: model_layer.Batch, sums: []f64) void {
+            const row_nll = self.row_nll[0..batch.tokens()];
             const through = switch (self.reference.?) {
                 .ref_model => |other| other.own orelse transformer,
                 else => transformer,
             };
-            _ = through.loss(weights, batch, .{ .row_nll = row_nll });
+            _ = through.loss(self.referenceWeights(live), batch, .{ .row_nll = row_nll });
             sumRows(row_nll, batch.time, sums);
+        }
+
+        /// Asks the reference about every pair of `loader`, so that it is not needed again for them. Leaves the loader at the end
+        /// of an epoch. False if `stop` was set before it was done; nothing is known then.
+        pub fn askAll(
+            self: *Self,
+            transformer: *Transformer,
+            live: Weights,
+            loader: *data.Loader,
+            set: Set,
+            stop: *const std.atomic.Value(bool),
+        ) error{OutOfMemory}!bool {
+            const known = try self.gpa.alloc(f64, 2 * loader.kept.len);
+            errdefer self.gpa.free(known);
+            loader.beginEpoch(0);
+            while (loader.next()) |micro| {
+                if (stop.load(.acquire)) {
+                    self.gpa.free(known);
+                    return false;
+                }
+                const sums = self.reference_sums[0..micro.batch];
+                self.askReference(transformer, live, batchOf(micro), sums);
+                for (micro.units, 0..) |unit, i| {
+                    known[2 * @as(usize, unit)] = sums[i];
+                    known[2 * @as(usize, unit) + 1] = sums[micro.pairs + i];
+                }
+            }
+            self.setKnown(set, known);
+            return true;
+        }
+
+        /// Takes over `sums` (better and worse answer of each kept pair in turn), made by the objective's allocator.
+        pub fn setKnown(self: *Self, set: Set, sums: []f64) void {
+            if (self.known.get(set)) |old| self.gpa.free(old);
+            self.known.set(set, sums);
         }
 
         /// Loss and metrics of a micro-batch of pairs. With `gradients` also adds `share` times the gradient of the loss.
@@ -236,12 +275,7 @@ pub fn PreferenceObjective(comptime T: type) type {
             const pairs = micro.pairs;
             std.debug.assert(pairs > 0);
             std.debug.assert(micro.batch == 2 * pairs);
-            const batch: model_layer.Batch = .{
-                .input_ids = micro.input_ids,
-                .targets = micro.targets,
-                .batch = micro.batch,
-                .time = micro.time,
-            };
+            const batch = batchOf(micro);
             const sums = self.reference_sums[0..micro.batch];
             if (self.known.get(set)) |known| {
                 for (micro.units, 0..) |unit, i| {
@@ -321,6 +355,10 @@ pub fn PreferenceObjective(comptime T: type) type {
             return count;
         }
     };
+}
+
+fn batchOf(micro: data.MicroBatch) model_layer.Batch {
+    return .{ .input_ids = micro.input_ids, .targets = micro.targets, .batch = micro.batch, .time = micro.time };
 }
 
 /// Each sequence's Σ log π, in the order of its rows.
