@@ -373,9 +373,17 @@ typedef struct abt_event {
     double best_val_accuracy;         /* finished */
     int64_t best_step;                /* finished: -1 if no evaluation ran */
     uint32_t checkpoints_saved;       /* finished */
-    uint32_t reserved;
+    uint32_t has_preference;          /* step, evaluation: 1 in a run on pairs, where the last eight have a meaning */
     const char *path;                 /* checkpoint: its folder, UTF-8, not zero-ended; until the next event */
     size_t path_size;
+    double rewards_chosen;            /* beta times the log-ratio to the reference; means over micro-batches */
+    double rewards_rejected;
+    double rewards_margins;
+    double rewards_accuracies;        /* share of pairs whose chosen answer has the larger reward */
+    double logps_chosen;              /* summed log-probability of an answer, mean over answers */
+    double logps_rejected;
+    double logits_chosen;             /* mean logit over vocabulary and answer tokens */
+    double logits_rejected;
 } abt_event;
 
 /* Begins (or resumes) a run. `config_json`: LlmTrainingConfig. `eval_dataset` may be 0. `options` may be

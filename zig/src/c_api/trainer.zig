@@ -228,6 +228,13 @@ fn acquireForWork(trainer: u64, status: *Status) ?handles.Held(Trainer) {
     return held;
 }
 
+fn fillPreference(result: *c.abt_event, metrics: @FieldType(abi.train.TrainingStats, "preference")) void {
+    const m = metrics orelse return;
+    result.has_preference = 1;
+    inline for (.{ "rewards_chosen", "rewards_rejected", "rewards_margins", "rewards_accuracies", "logps_chosen", "logps_rejected", "logits_chosen", "logits_rejected" }) |name|
+        @field(result, name) = @field(m, name);
+}
+
 fn fillEvent(result: *c.abt_event, event: abi.train.Event) void {
     switch (event) {
         .step => |s| {
@@ -243,6 +250,7 @@ fn fillEvent(result: *c.abt_event, event: abi.train.Event) void {
             result.tokens_per_second = s.throughput;
             result.tokens_processed = s.tokens_processed;
             result.time_ns = s.time_ns;
+            fillPreference(result, s.preference);
         },
         .evaluation => |e| {
             result.kind = c.ABT_EVENT_EVALUATION;
@@ -254,6 +262,7 @@ fn fillEvent(result: *c.abt_event, event: abi.train.Event) void {
             result.num_batches = e.num_batches;
             result.eval_tokens = e.total_tokens;
             result.improved = @intFromBool(e.improved);
+            fillPreference(result, e.preference);
         },
         .checkpoint => |s| {
             result.kind = c.ABT_EVENT_CHECKPOINT;

@@ -3,6 +3,7 @@
 //! Names are ABI's (`TrainingStats`, `EvalResult`, `TrainingReport`); sums behind them are in f64.
 
 const std = @import("std");
+const preference = @import("preference.zig");
 
 /// One optimizer update.
 pub const TrainingStats = struct {
@@ -28,6 +29,8 @@ pub const TrainingStats = struct {
     throughput: f64,
     /// Duration of this update.
     time_ns: u64,
+    /// Runs on pairs: means over the update's micro-batches. `accuracy` is then that of the better answers' tokens.
+    preference: ?preference.Metrics = null,
 };
 
 /// One pass over the evaluation data: means over all targets (not means of batch means).
@@ -43,6 +46,8 @@ pub const EvalResult = struct {
     total_tokens: u64,
     /// Better than the best before by at least `early_stopping_min_delta`.
     improved: bool,
+    /// Runs on pairs: means over micro-batches; `loss` is the mean over all pairs.
+    preference: ?preference.Metrics = null,
 };
 
 pub const StopReason = enum {
