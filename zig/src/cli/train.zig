@@ -183,7 +183,7 @@ fn tellWhere(app: *app_file.App, trainer: *const train.Trainer(f32)) void {
 /// `export_gguf_path`: the weights the run ended with, as a file the agent runs.
 fn exportModel(job: *Job, trainer: *train.Trainer(f32)) Failure!void {
     const path = trainer.config.export_gguf_path orelse return;
-    var options = exportOptions(job, path, trainer.config, trainer.model);
+    var options = exportOptions(job, path, trainer.config, trainer.source.dense);
     options.pool = trainer.pool;
     const report = abi.formats.gguf_export.exportGguf(job.app.gpa, job.app.io, options, &job.diag) catch |err| return job.explain(err);
     job.app.tell("exported {s}, {d} bytes\n", .{ report.path, report.bytes });

@@ -6,6 +6,8 @@
 
 const std = @import("std");
 const base = @import("base");
+const arch = @import("arch");
+const formats = @import("formats");
 
 /// One line of the log: an update or an evaluation.
 pub const LogRecord = struct {
@@ -34,7 +36,49 @@ pub const Identity = struct {
     data_rows: u64,
     /// CRC-32C over the first and last 64 KiB of token ids.
     data_crc32c: u32,
+    /// What is trained. Left out of the file when it is all weights.
+    method: Method = .full,
+    /// The adapter's settings: for whoever reads the file. This engine compares the adapters themselves.
+    lora: ?LoraRecord = null,
+    /// `Source.fingerprint` of an adapter's base. An engine that cannot compute it leaves it out; then it is not compared.
+    base_crc32c: ?u32 = null,
+
+    pub const Method = enum { full, lora };
+
+    pub fn jsonStringify(self: Identity, json: *std.json.Stringify) std.Io.Writer.Error!void {
+        try writeWithout(json, self, .{ .method = self.method == .full, .lora = self.lora == null, .base_crc32c = self.base_crc32c == null });
+    }
 };
+
+/// LoRA settings in the file.
+pub const LoraRecord = struct {
+    settings: arch.LoraSettings,
+
+    pub fn jsonStringify(self: LoraRecord, json: *std.json.Stringify) std.Io.Writer.Error!void {
+        try json.beginObject();
+        try formats.adapter_config.writeSettings(json, self.settings);
+        try json.endObject();
+    }
+
+    /// Passed over: `adapter_config.json` beside the file has the same.
+    pub fn jsonParse(_: std.mem.Allocator, source: anytype, _: std.json.ParseOptions) !LoraRecord {
+        try source.skipValue();
+        return .{ .settings = .{} };
+    }
+};
+
+/// All fields of `value`, but not those that are true in `without`.
+fn writeWithout(json: *std.json.Stringify, value: anytype, without: anytype) std.Io.Writer.Error!void {
+    try json.beginObject();
+    inline for (@typeInfo(@TypeOf(value)).@"struct".field_names) |name| {
+        const left_out = if (@hasField(@TypeOf(without), name)) @field(without, name) else false;
+        if (!left_out) {
+            try json.objectField(name);
+            try json.write(@field(value, name));
+        }
+    }
+    try json.endObject();
+}
 
 /// Everything besides weights and moments.
 pub const State = struct {
@@ -53,6 +97,12 @@ pub const State = struct {
     last_loss: f64 = 0,
     last_accuracy: f64 = 0,
     checkpoints_saved: u32 = 0,
+    /// The generator of an adapter's dropout. Left out of the file without dropout.
+    dropout_state: ?[4]u64 = null,
+
+    pub fn jsonStringify(self: State, json: *std.json.Stringify) std.Io.Writer.Error!void {
+        try writeWithout(json, self, .{ .dropout_state = self.dropout_state == null });
+    }
 };
 
 /// Constants of the run that Hugging Face's file also holds.
@@ -207,6 +257,23 @@ pub fn requireSame(saved: Identity, now: Identity, diag: *base.Diagnostic) error
     inline for (@typeInfo(Identity).@"struct".field_names) |name| {
         const was = @field(saved, name);
         const is = @field(now, name);
+        if (comptime std.mem.eql(u8, name, "lora")) continue;
+        if (comptime std.mem.eql(u8, name, "method")) {
+            if (was != is) {
+                diag.set("cannot resume: method was {t} when the checkpoint was saved and is {t} now. " ++
+                    "Use the same method, or start a new run from the checkpoint's weights.", .{ was, is });
+                return error.ResumeMismatch;
+            }
+            continue;
+        }
+        if (comptime std.mem.eql(u8, name, "base_crc32c")) {
+            if (was != null and is != null and was.? != is.?) {
+                diag.set("cannot resume: the checkpoint's adapter was trained on another base than this model. " ++
+                    "Give the model the run began with.", .{});
+                return error.ResumeMismatch;
+            }
+            continue;
+        }
         if (was != is) {
             diag.set("cannot resume: {s} was {any} when the checkpoint was saved and is {any} now. " ++
                 "Use the same value, or start a new run from the checkpoint's weights.", .{ name, was, is });

@@ -5,6 +5,13 @@ pub const config_text = @import("config_text.zig");
 pub const schedule = @import("schedule.zig");
 pub const report = @import("report.zig");
 pub const state = @import("state.zig");
+pub const preference = @import("preference.zig");
+pub const preference_config = @import("preference_config.zig");
+pub const preference_objective = @import("preference_objective.zig");
+pub const preference_cache = @import("preference_cache.zig");
+pub const lora = @import("lora.zig");
+pub const methods = @import("methods.zig");
+pub const source = @import("source.zig");
 pub const trainer = @import("trainer.zig");
 
 pub const LlmTrainingConfig = config.LlmTrainingConfig;
@@ -21,6 +28,13 @@ pub const TrainingStats = report.TrainingStats;
 pub const EvalResult = report.EvalResult;
 pub const TrainingReport = report.TrainingReport;
 pub const StopReason = report.StopReason;
+pub const LoraConfig = lora.LoraConfig;
+pub const Methods = methods.Methods;
+pub const OwnedMethods = methods.OwnedMethods;
+pub const parseMethods = methods.parse;
+pub const Source = source.Source;
+pub const DpoConfig = preference_config.DpoConfig;
+pub const PreferenceMetrics = preference.Metrics;
 pub const Trainer = trainer.Trainer;
 pub const TrainerOptions = trainer.Options;
 
@@ -30,6 +44,13 @@ test {
     _ = schedule;
     _ = report;
     _ = state;
+    _ = preference;
+    _ = preference_config;
+    _ = preference_objective;
+    _ = preference_cache;
+    _ = lora;
+    _ = methods;
+    _ = source;
     _ = trainer;
     _ = @import("trainer_test.zig");
 }

@@ -11,6 +11,8 @@
 //! Semantics are TRL's: the loss is the mean over all targets of the accumulated batch, then clip, then optimizer, with
 //! the learning rate of that update; the last group of an epoch may be short. A non-finite loss or gradient stops the
 //! run before any weight changes.
+//! What is trained is all weights, or with `Options.lora` an adapter alone: then gradients, moments and checkpoints are the
+//! adapter's, and the base is only read.
 //! Order of rows is a permutation of (seed, epoch) alone, so a resumed run reads what the unbroken one would have read.
 //! Does not know: text, terminals, signals.
 
@@ -25,6 +27,8 @@ const config_file = @import("config.zig");
 const schedule = @import("schedule.zig");
 const report = @import("report.zig");
 const state_file = @import("state.zig");
+const lora_file = @import("lora.zig");
+const Source = @import("source.zig").Source;
 
 const firstNonFinite = checkpoint.model_file.firstNonFinite;
 const LlmTrainingConfig = config_file.LlmTrainingConfig;
@@ -39,6 +43,10 @@ pub const Options = struct {
     tokenizer_dir: ?[]const u8 = null,
     /// A `checkpoint-N` folder of this run to go on from.
     resume_from: ?[]const u8 = null,
+    /// Train an adapter on the model instead of the model.
+    lora: ?lora_file.LoraConfig = null,
+    /// What the adapter's file calls its base: a path or the name of a repository.
+    base_name: ?[]const u8 = null,
     version: []const u8 = "0.1.0",
 };
 
@@ -47,7 +55,12 @@ pub fn Trainer(comptime T: type) type {
         gpa: std.mem.Allocator,
         io: std.Io,
         config: LlmTrainingConfig,
-        model: *checkpoint.LoadedModel(T),
+        source: Source(T),
+        /// Of a LoRA run.
+        adapter: ?checkpoint.LoadedAdapter(T),
+        /// Keys of dropout; its state goes into the checkpoint.
+        dropout: base.Prng,
+        trained: Trained,
         pool: *base.Pool,
         exec: ops.Exec,
         transformer: model_layer.Transformer(T),
@@ -75,16 +88,24 @@ pub fn Trainer(comptime T: type) type {
         const Self = @This();
         const Flat = []align(64) T;
 
+        /// What the optimizer walks over: the model's parameters or the adapter's.
+        const Trained = struct {
+            parameters: []const arch.Parameter,
+            /// Flat, in the order of the parameters.
+            values: []align(64) T,
+        };
+
         /// Where checkpoints go.
         const Run = struct {
             dir: []u8,
             tokenizer_dir: ?[]u8,
+            base_name: ?[]u8,
             version: []const u8,
             lock: checkpoint.RunLock,
         };
 
-        /// `model`, `dataset` and `eval_dataset` must outlive the trainer; `model.weights` is trained in place.
-        /// On error `diag` names the thing, the value and the next move.
+        /// `model`, `dataset` and `eval_dataset` must outlive the trainer; without `options.lora` `model.weights` is trained
+        /// in place. On error `diag` names the thing, the value and the next move.
         pub fn init(
             gpa: std.mem.Allocator,
             io: std.Io,
@@ -95,7 +116,21 @@ pub fn Trainer(comptime T: type) type {
             options: Options,
             diag: *base.Diagnostic,
         ) !*Self {
-            try checkInputs(model, dataset, eval_dataset, config, diag);
+            return initOver(gpa, io, .{ .dense = model }, dataset, eval_dataset, config, options, diag);
+        }
+
+        /// The same over any source; a mapped one needs `options.lora`.
+        pub fn initOver(
+            gpa: std.mem.Allocator,
+            io: std.Io,
+            source: Source(T),
+            dataset: *const TokenizedDataset,
+            eval_dataset: ?*const TokenizedDataset,
+            config: LlmTrainingConfig,
+            options: Options,
+            diag: *base.Diagnostic,
+        ) !*Self {
+            try checkInputs(source, dataset, eval_dataset, config, options, diag);
             const self = try gpa.create(Self);
             errdefer gpa.destroy(self);
 
@@ -106,7 +141,10 @@ pub fn Trainer(comptime T: type) type {
                 .gpa = gpa,
                 .io = io,
                 .config = config,
-                .model = model,
+                .source = source,
+                .adapter = null,
+                .dropout = undefined,
+                .trained = undefined,
                 .pool = pool,
                 .exec = try .init(gpa, pool),
                 .transformer = undefined,
@@ -137,13 +175,21 @@ pub fn Trainer(comptime T: type) type {
             }, diag);
             errdefer if (self.eval_loader) |*l| l.deinit();
 
-            self.transformer = try .init(gpa, model.config, &model.layout, &self.exec, self.capacity());
+            if (options.lora) |*lora| self.adapter = try lora.open(T, gpa, io, source.baseModel(), config.seed, diag);
+            errdefer if (self.adapter) |*adapter| adapter.deinit(gpa);
+
+            self.trained = if (self.adapter) |*adapter|
+                .{ .parameters = adapter.layout.parameters, .values = adapter.values }
+            else
+                .{ .parameters = source.layout().parameters, .values = source.dense.weights };
+            self.dropout = .init(dropoutSeed(&options, config.seed));
+            self.transformer = try .init(gpa, source.config(), source.layout(), &self.exec, self.capacity());
             errdefer self.transformer.deinit();
 
-            self.gradients = try zeros(gpa, T, model.layout.total);
+            self.gradients = try zeros(gpa, T, self.trained.values.len);
             errdefer gpa.free(self.gradients);
 
-            const moments = if (config.optimizer == .sgd) 0 else model.layout.total;
+            const moments = if (config.optimizer == .sgd) 0 else self.trained.values.len;
             self.first_moment = try zeros(gpa, T, moments);
             errdefer gpa.free(self.first_moment);
 
@@ -160,6 +206,11 @@ pub fn Trainer(comptime T: type) type {
                 .data_rows = dataset.rowCount() orelse 0,
                 .data_crc32c = fingerprint(dataset.tokens),
             };
+            if (self.adapter) |*adapter| {
+                self.identity.method = .lora;
+                self.identity.lora = .{ .settings = adapter.settings };
+                self.identity.base_crc32c = source.fingerprint();
+            }
             self.state.max_steps = try self.plannedSteps(diag);
             try self.openRun(options, diag);
             errdefer self.closeRun();
@@ -187,6 +238,7 @@ pub fn Trainer(comptime T: type) type {
             gpa.free(self.first_moment);
             gpa.free(self.gradients);
             self.transformer.deinit();
+            if (self.adapter) |*adapter| adapter.deinit(gpa);
             if (self.eval_loader) |*l| l.deinit();
             self.loader.deinit();
             self.exec.deinit();
@@ -238,6 +290,7 @@ pub fn Trainer(comptime T: type) type {
                 std.fmt.bufPrint(&best_buffer, "checkpoint-{d}", .{step}) catch unreachable // 32 bytes hold any u64.
             else
                 null;
+            s.dropout_state = if (self.dropoutProbability() > 0) self.dropout.state else null;
             const text = try state_file.write(self.gpa, s.*, self.identity, .{
                 .epochs = self.config.epochs,
                 .log_interval = self.config.log_interval,
@@ -251,9 +304,10 @@ pub fn Trainer(comptime T: type) type {
             const path = try checkpoint.save(T, self.gpa, self.io, .{
                 .run_dir = run.dir,
                 .step = s.global_step,
-                .config = self.model.config,
-                .parameters = self.model.layout.parameters,
-                .weights = self.model.weights,
+                .config = self.source.config(),
+                .parameters = self.trained.parameters,
+                .weights = self.trained.values,
+                .adapter = if (self.adapter) |*adapter| .{ .settings = adapter.settings, .base_name = run.base_name orelse adapter.base_name } else null,
                 .optimizer = if (self.config.optimizer == .sgd) null else .{
                     .first_moment = self.first_moment,
                     .second_moment = self.second_moment,
@@ -286,7 +340,7 @@ pub fn Trainer(comptime T: type) type {
             var tokens: u64 = 0;
             for (0..group) |_| {
                 const micro = self.loader.next().?;
-                const result = self.transformer.lossAndGradient(.dense(self.model.weights), .{ .base = self.gradients }, .{
+                const result = self.transformer.lossAndGradient(self.weights(.training), self.gradientTarget(), .{
                     .input_ids = micro.input_ids,
                     .targets = micro.targets,
                     .batch = micro.batch,
@@ -332,10 +386,32 @@ pub fn Trainer(comptime T: type) type {
             return stats;
         }
 
+        const Purpose = enum { training, evaluation };
+
+        /// What one pass reads. In training each call draws the key of its own dropout.
+        pub fn weights(self: *Self, purpose: Purpose) model_layer.Weights(T) {
+            const adapter = if (self.adapter) |*a| a else return .{ .base = self.source.weights() };
+            const probability = self.dropoutProbability();
+            const dropout: model_layer.Dropout = if (purpose == .training and probability > 0)
+                .{ .probability = probability, .key = self.dropout.next() }
+            else
+                .{};
+            return .{ .base = self.source.weights(), .adapter = .{ .layout = &adapter.layout, .values = adapter.values, .dropout = dropout } };
+        }
+
+        /// Where a backward pass adds to.
+        pub fn gradientTarget(self: *Self) model_layer.Gradients(T) {
+            return if (self.adapter == null) .{ .base = self.gradients } else .{ .adapter = self.gradients };
+        }
+
+        fn dropoutProbability(self: *const Self) f64 {
+            return if (self.adapter) |*a| a.settings.lora_dropout else 0;
+        }
+
         /// L2 norm of the per-parameter norms, as torch takes it.
         fn gradientNorm(self: *Self) f64 {
             var sum: f64 = 0;
-            for (self.model.layout.parameters) |p| {
+            for (self.trained.parameters) |p| {
                 sum += ops.reduce.sumSquares(T, &self.exec, p.sliceConst(T, self.gradients));
             }
             return @sqrt(sum);
@@ -345,8 +421,8 @@ pub fn Trainer(comptime T: type) type {
         fn guard(self: *Self, loss: f64, grad_norm: f64, diag: *base.Diagnostic) error{NonFinite}!void {
             const step = self.state.global_step + 1;
             if (std.math.isFinite(loss) and std.math.isFinite(grad_norm)) return;
-            for (self.model.layout.parameters) |p| {
-                if (firstNonFinite(T, p.sliceConst(T, self.model.weights)) != null) {
+            for (self.trained.parameters) |p| {
+                if (firstNonFinite(T, p.sliceConst(T, self.trained.values)) != null) {
                     diag.set("step {d}: weight \"{s}\" holds a value that is not finite. " ++
                         "Start from a sound checkpoint.", .{ step, p.name });
                     return error.NonFinite;
@@ -357,7 +433,7 @@ pub fn Trainer(comptime T: type) type {
                     "Lower learning_rate ({e}) or look at the data of this step.", .{ step, loss, self.config.learning_rate });
                 return error.NonFinite;
             }
-            for (self.model.layout.parameters) |p| {
+            for (self.trained.parameters) |p| {
                 if (firstNonFinite(T, p.sliceConst(T, self.gradients)) != null) {
                     diag.set("step {d}: the gradient of \"{s}\" holds a value that is not finite. Weights are " ++
                         "unchanged; the last checkpoint is good. Lower learning_rate ({e}).", .{ step, p.name, self.config.learning_rate });
@@ -375,14 +451,14 @@ pub fn Trainer(comptime T: type) type {
             const norm: T = @floatCast(grad_norm);
             const coefficient: T = if (max_norm > 0) @min(@as(T, 1), @as(T, @floatCast(max_norm)) / (norm + 1e-6)) else 1;
             const moments = self.config.optimizer != .sgd;
-            for (self.model.layout.parameters) |p| {
+            for (self.trained.parameters) |p| {
                 const decays = p.role.decays() and self.config.optimizer != .adam;
                 ops.optimizer.step(T, &self.exec, switch (self.config.optimizer) {
                     .sgd => .sgd,
                     .adam => .adam,
                     .adamw => .adamw,
                 }, .{
-                    .w = p.slice(T, self.model.weights),
+                    .w = p.slice(T, self.trained.values),
                     .g = p.sliceConst(T, self.gradients),
                     .m = if (moments) p.slice(T, self.first_moment) else &.{},
                     .v = if (moments) p.slice(T, self.second_moment) else &.{},
@@ -435,7 +511,7 @@ pub fn Trainer(comptime T: type) type {
             var count: u64 = 0;
             var batches: u64 = 0;
             while (loader.next()) |micro| {
-                const result = self.transformer.loss(.dense(self.model.weights), .{
+                const result = self.transformer.loss(self.weights(.evaluation), .{
                     .input_ids = micro.input_ids,
                     .targets = micro.targets,
                     .batch = micro.batch,
@@ -485,8 +561,8 @@ pub fn Trainer(comptime T: type) type {
                 if (self.run != null) {
                     self.pending.save = true; // The best weights live in this step's checkpoint.
                 } else {
-                    if (self.best_weights == null) self.best_weights = try zeros(self.gpa, T, self.model.weights.len);
-                    @memcpy(self.best_weights.?, self.model.weights);
+                    if (self.best_weights == null) self.best_weights = try zeros(self.gpa, T, self.trained.values.len);
+                    @memcpy(self.best_weights.?, self.trained.values);
                 }
                 return;
             }
@@ -505,17 +581,47 @@ pub fn Trainer(comptime T: type) type {
             const step = self.state.best_step orelse return;
             if (step == self.state.global_step) return;
             if (self.best_weights) |best| {
-                @memcpy(self.model.weights, best);
+                @memcpy(self.trained.values, best);
                 return;
             }
             const run = self.run orelse return;
             const path = try std.fmt.allocPrint(self.gpa, "{s}/checkpoint-{d}", .{ run.dir, step });
             defer self.gpa.free(path);
 
-            var loaded = try checkpoint.loadModel(T, self.gpa, self.io, path, diag);
-            defer loaded.deinit(self.gpa);
+            const saved = try self.readTrained(path, diag);
+            defer self.gpa.free(saved);
 
-            @memcpy(self.model.weights, loaded.weights);
+            @memcpy(self.trained.values, saved);
+        }
+
+        /// The values a checkpoint of this run holds of what is trained. Caller frees.
+        fn readTrained(self: *Self, path: []const u8, diag: *base.Diagnostic) !Flat {
+            if (self.adapter) |*own| {
+                var saved = try checkpoint.loadAdapter(T, self.gpa, self.io, path, self.source.baseModel(), diag);
+                defer saved.deinit(self.gpa);
+
+                try lora_file.requireSame(&own.settings, &own.layout, &saved.settings, &saved.layout, "checkpoint", path, diag);
+                if (own.settings.lora_dropout != saved.settings.lora_dropout) {
+                    diag.set("lora.lora_dropout is {d}, but the checkpoint {s} has {d}. Use the same value to resume.", .{ own.settings.lora_dropout, path, saved.settings.lora_dropout });
+                    return error.ResumeMismatch;
+                }
+                const copy = try self.gpa.alignedAlloc(T, .@"64", saved.values.len);
+                @memcpy(copy, saved.values);
+                return copy;
+            }
+            var loaded = try checkpoint.loadModel(T, self.gpa, self.io, path, diag);
+            defer {
+                loaded.weights = &.{};
+                loaded.deinit(self.gpa);
+            }
+            errdefer self.gpa.free(loaded.weights);
+
+            if (loaded.weights.len != self.trained.values.len or !std.meta.eql(shapeOf(loaded.config), shapeOf(self.source.config()))) {
+                diag.set("{s}: the checkpoint's model has another shape than this run's. " ++
+                    "Resume with the model the run began with.", .{path});
+                return error.ResumeMismatch;
+            }
+            return loaded.weights;
         }
 
         fn finalReport(self: *Self, reason: report.StopReason) report.TrainingReport {
@@ -555,7 +661,14 @@ pub fn Trainer(comptime T: type) type {
                 batch = @max(batch, l.max_batch);
                 time = @max(time, l.max_time);
             }
-            return .{ .batch = batch, .time = time, .recompute = self.config.recompute_activations };
+            return .{
+                .batch = batch,
+                .time = time,
+                .recompute = self.config.recompute_activations,
+                .adapter = if (self.adapter) |*adapter| &adapter.layout else null,
+                .dropout = self.dropoutProbability() > 0,
+                .frozen = self.source == .mapped,
+            };
         }
 
         fn plannedSteps(self: *Self, diag: *base.Diagnostic) !u64 {
@@ -587,7 +700,10 @@ pub fn Trainer(comptime T: type) type {
             errdefer self.gpa.free(owned);
 
             const tokenizer = if (options.tokenizer_dir) |t| try self.gpa.dupe(u8, t) else null;
-            self.run = .{ .dir = owned, .tokenizer_dir = tokenizer, .version = options.version, .lock = lock };
+            errdefer if (tokenizer) |t| self.gpa.free(t);
+
+            const base_name = if (options.base_name) |name| try self.gpa.dupe(u8, name) else null;
+            self.run = .{ .dir = owned, .tokenizer_dir = tokenizer, .base_name = base_name, .version = options.version, .lock = lock };
         }
 
         fn closeRun(self: *Self) void {
@@ -595,19 +711,12 @@ pub fn Trainer(comptime T: type) type {
                 run.lock.release(self.io);
                 self.gpa.free(run.dir);
                 if (run.tokenizer_dir) |t| self.gpa.free(t);
+                if (run.base_name) |name| self.gpa.free(name);
             }
             self.run = null;
         }
 
         fn restore(self: *Self, path: []const u8, diag: *base.Diagnostic) !void {
-            var loaded = try checkpoint.loadModel(T, self.gpa, self.io, path, diag);
-            defer loaded.deinit(self.gpa);
-
-            if (loaded.weights.len != self.model.weights.len or !std.meta.eql(shapeOf(loaded.config), shapeOf(self.model.config))) {
-                diag.set("{s}: the checkpoint's model has another shape than this run's. " ++
-                    "Resume with the model the run began with.", .{path});
-                return error.ResumeMismatch;
-            }
             const text = try checkpoint.readState(self.gpa, self.io, path, diag);
             defer self.gpa.free(text);
 
@@ -618,9 +727,14 @@ pub fn Trainer(comptime T: type) type {
             defer self.gpa.free(read.history);
 
             try state_file.requireSame(read.identity, self.identity, diag);
+            const saved = try self.readTrained(path, diag);
+            defer self.gpa.free(saved);
+
             if (self.config.optimizer != .sgd)
-                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.model.layout.parameters, self.first_moment, self.second_moment, diag);
-            @memcpy(self.model.weights, loaded.weights);
+                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.trained.parameters, self.first_moment, self.second_moment, diag);
+            @memcpy(self.trained.values, saved);
+            // A checkpoint of another engine has no state of this generator: its numbers begin anew.
+            if (read.state.dropout_state) |words| self.dropout.state = words;
             const planned = self.state.max_steps;
             self.state = read.state;
             self.state.max_steps = planned;
@@ -637,10 +751,11 @@ pub fn Trainer(comptime T: type) type {
         }
 
         fn checkInputs(
-            model: *const checkpoint.LoadedModel(T),
+            source: Source(T),
             dataset: *const TokenizedDataset,
             eval_dataset: ?*const TokenizedDataset,
             config: LlmTrainingConfig,
+            options: Options,
             diag: *base.Diagnostic,
         ) !void {
             try config.validate(diag);
@@ -654,20 +769,37 @@ pub fn Trainer(comptime T: type) type {
                 diag.set("mixed_precision is true, but the model is in float64. Use one or the other.", .{});
                 return error.InvalidConfiguration;
             }
-            if (config.max_seq_len > model.config.max_position_embeddings) {
-                diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, model.config.max_position_embeddings });
+            const shape = source.config();
+            if (config.max_seq_len > shape.max_position_embeddings) {
+                diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, shape.max_position_embeddings });
                 return error.InvalidConfiguration;
             }
-            for (model.layout.parameters) |p| {
-                const values = p.sliceConst(T, model.weights);
-                const at = firstNonFinite(T, values) orelse continue;
-                diag.set("weight \"{s}\" holds {d} at element {d}. The model is damaged: get a sound copy.", .{ p.name, values[at], at });
-                return error.NonFinite;
+            switch (source) {
+                .dense => |model| for (model.layout.parameters) |p| {
+                    const values = p.sliceConst(T, model.weights);
+                    const at = firstNonFinite(T, values) orelse continue;
+                    diag.set("weight \"{s}\" holds {d} at element {d}. The model is damaged: get a sound copy.", .{ p.name, values[at], at });
+                    return error.NonFinite;
+                },
+                // Its numbers were looked at when it was opened.
+                .mapped => if (options.lora == null) {
+                    diag.set("the model was opened to stay as its file stores it, so its weights cannot be trained. Train an adapter (lora), or load the model.", .{});
+                    return error.InvalidConfiguration;
+                } else if (T != f32) {
+                    diag.set("the model was opened to stay as its file stores it, which float64 runs cannot use. Load the model.", .{});
+                    return error.InvalidConfiguration;
+                },
             }
-            try dataset.checkVocabulary(model.config.vocab_size, diag);
-            if (eval_dataset) |e| try e.checkVocabulary(model.config.vocab_size, diag);
+            try dataset.checkVocabulary(shape.vocab_size, diag);
+            if (eval_dataset) |e| try e.checkVocabulary(shape.vocab_size, diag);
         }
     };
+}
+
+/// Far from the seeds of rows and of a first adapter.
+fn dropoutSeed(options: *const Options, run_seed: u64) u64 {
+    const lora = options.lora orelse return run_seed;
+    return (lora.seed orelse run_seed) ^ 0x6c6f_7261_2064_726f;
 }
 
 /// The part of a configuration that decides shapes and arithmetic.
