@@ -1,7 +1,7 @@
 """llama.cpp as a witness, in a process of its own.
 
-``ask(path, questions)`` loads the GGUF file and answers each question in order. A question is a
-dictionary with ``kind``:
+``ask(path, questions)`` loads the GGUF file, with a LoRA adapter's where one is given, and answers
+each question in order. A question is a dictionary with ``kind``:
 
 - ``tokenize``: ``text``, ``add_special`` → list of ids
 - ``template``: ``messages`` → prompt text
@@ -30,11 +30,15 @@ class LlamaCppError(AssertionError):
 
 
 def ask(
-    path: Path | str, questions: Sequence[dict[str, Any]], *, timeout_s: float = 120
+    path: Path | str,
+    questions: Sequence[dict[str, Any]],
+    *,
+    adapter: Path | str | None = None,
+    timeout_s: float = 120,
 ) -> list[Any]:
     """Answers of llama.cpp to the questions, in order. Raises ``LlamaCppError``."""
     done = subprocess.run(
-        [sys.executable, __file__, str(path)],
+        [sys.executable, __file__, str(path), *([] if adapter is None else [str(adapter)])],
         input=json.dumps(list(questions)),
         capture_output=True,
         text=True,
@@ -48,7 +52,7 @@ def ask(
     raise LlamaCppError(f"llama.cpp gave no answer for {path}:\n{done.stderr[-2000:]}")
 
 
-def _serve(path: str, questions: list[dict[str, Any]]) -> list[Any]:
+def _serve(path: str, questions: list[dict[str, Any]], adapter: str | None = None) -> list[Any]:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -60,6 +64,11 @@ def _serve(path: str, questions: list[dict[str, Any]]) -> list[Any]:
     params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
     params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if adapter is not None:
+        lora = xllamacpp.CommonAdapterLoraInfo()
+        lora.path = adapter
+        lora.scale = 1.0
+        params.lora_adapters = [lora]
     server = xllamacpp.Server(params)
 
     def post(route: str, body: dict[str, Any]) -> Any:
@@ -113,5 +122,8 @@ def _serve(path: str, questions: list[dict[str, Any]]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    print("ANSWERS " + json.dumps(_serve(sys.argv[1], json.load(sys.stdin))), flush=True)
+    print(
+        "ANSWERS " + json.dumps(_serve(sys.argv[1], json.load(sys.stdin), *sys.argv[2:])),
+        flush=True,
+    )
     os._exit(0)  # The server has threads that do not end by themselves.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from .engines import run
     from .errors import AbiTrainError
-    from .export import export_gguf
+    from .export import export_adapter_gguf, export_gguf
     from .generate import Generator
     from .model import Model
     from .runspec import RunResult, RunSpec
@@ -51,6 +51,7 @@ _HOME = {
     "RunResult": "runspec",
     "run": "engines",
     "crosscheck": "check.crosscheck",
+    "export_adapter_gguf": "export",
     "export_gguf": "export",
     "Generator": "generate",
     "AbiTrainError": "errors",
@@ -72,6 +73,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "crosscheck",
+    "export_adapter_gguf",
     "export_gguf",
     "parse_instruction_dataset",
     "prepare",

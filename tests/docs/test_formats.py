@@ -27,6 +27,8 @@ SETS = {
         "formats/gguf_import.zig",
         "formats/gguf_export.zig",
         "formats/gguf_writer.zig",
+        "formats/adapter_gguf.zig",
+        "formats/adapter_config.zig",
         "formats/export_source.zig",
         "formats/export_tokenizer.zig",
         "formats/export_pre.zig",

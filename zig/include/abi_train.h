@@ -439,6 +439,21 @@ abt_status abt_export_gguf(const abt_export_options *options, uint64_t *bytes, u
 /* The exact number of bytes abt_export_gguf would write. */
 abt_status abt_export_gguf_size(const abt_export_options *options, uint64_t *bytes);
 
+typedef struct abt_adapter_export_options {
+    size_t struct_size;
+    const char *adapter;              /* a PEFT folder: adapter_config.json, adapter_model.safetensors */
+    const char *model;                /* the base: a folder with config.json or a .gguf file; NULL: config.json beside
+                                       * the adapter, else its base_model_name_or_path where that is a path */
+    const char *out_path;             /* *.gguf */
+    const char *dtype;                /* f32, f16 or bf16 */
+    const char *name;                 /* general.name; NULL: from the folder's name */
+} abt_adapter_export_options;
+
+/* Writes a LoRA adapter as a GGUF that llama.cpp puts on the base's GGUF, safely as above. Refused with the reason:
+ * what llama.cpp cannot apply (head or embedding of a tied model, DoRA, whole trained modules, …). *bytes and
+ * *tensors may be NULL. */
+abt_status abt_export_adapter_gguf(const abt_adapter_export_options *options, uint64_t *bytes, uint64_t *tensors);
+
 /* {"version", "alignment", "keys": {key: value}, "tensors": [{"name", "dtype", "shape", "offset", "bytes"}]}.
  * shape is in GGUF's order: the row length first. Of an array with more than array_limit elements only
  * {"type", "count"} is shown. */

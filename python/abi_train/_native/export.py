@@ -1,4 +1,4 @@
-"""Mirror of the group Files: GGUF out of a model folder, and a look into a GGUF file."""
+"""Mirror of the group Files: GGUF out of a model folder or an adapter, and a look into one."""
 
 from __future__ import annotations
 
@@ -74,6 +74,32 @@ def gguf_size(
     size = ffi.new("uint64_t *")
     check(lib.abt_export_gguf_size(options.struct, size))
     return int(size[0])
+
+
+def adapter(
+    folder: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    dtype: str = "f32",
+    name: str | None = None,
+) -> tuple[int, int]:
+    """Writes a GGUF adapter from a PEFT folder; its bytes and number of tensors."""
+    options = ffi.new("abt_adapter_export_options *")
+    options.struct_size = ffi.sizeof("abt_adapter_export_options")
+    kept = {
+        "adapter": c_path(folder, "adapter"),
+        "model": c_optional_path(model, "model"),
+        "out_path": c_path(out_path, "out_path"),
+        "dtype": c_string(dtype, "dtype"),
+        "name": ffi.NULL if name is None else c_string(name, "name"),
+    }
+    for field, value in kept.items():
+        setattr(options, field, value)
+    size = ffi.new("uint64_t *")
+    tensors = ffi.new("uint64_t *")
+    check(lib.abt_export_adapter_gguf(options, size, tensors))
+    return int(size[0]), int(tensors[0])
 
 
 def inspect(path: str | os.PathLike[str], array_limit: int = 16) -> dict[str, Any]:

@@ -15,6 +15,8 @@ EXAMPLES = """[bold]Examples[/]
 abi-train export runs/first
 
 abi-train export runs/first/checkpoint-200 --output abbey.gguf --dtype f16 --name abbey
+
+abi-train export runs/lora --adapter --output abbey-lora.gguf
 """
 
 
@@ -27,9 +29,31 @@ def export(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="File to write. (default: SOURCE/model-DTYPE.gguf)")
+        Path | None,
+        typer.Option(
+            help="File to write. (default: SOURCE/model-DTYPE.gguf; adapter-DTYPE.gguf with "
+            "--adapter)"
+        ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="f32, f16, bf16 or q8_0, for the matrices.")] = "q8_0",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="f32, f16, bf16 or q8_0, for the matrices. (default: q8_0; f32 with --adapter, "
+            "where q8_0 cannot be)"
+        ),
+    ] = None,
+    adapter: Annotated[
+        bool,
+        typer.Option(
+            "--adapter", help="Write the LoRA adapter alone, to be put on the base model's GGUF."
+        ),
+    ] = False,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --adapter: the base model's folder or .gguf, where SOURCE does not say it."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="general.name of the file.")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Tokenizer folder. (default: the model's)")
@@ -37,19 +61,30 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
-    from ..export import DTYPES, export_gguf
+    from ..export import ADAPTER_DTYPES, DTYPES, export_adapter_gguf, export_gguf
 
-    if dtype not in DTYPES:
-        raise typer.BadParameter(f"--dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    kind, dtypes = ("adapter", ADAPTER_DTYPES) if adapter else ("model", DTYPES)
+    dtype = dtype or ("f32" if adapter else "q8_0")
+    if dtype not in dtypes:
+        raise typer.BadParameter(f"--dtype is {dtype!r}; it must be one of {', '.join(dtypes)}")
     if output is not None and output.suffix != ".gguf":
         raise typer.BadParameter(f"--output is {str(output)!r}; the name must end in .gguf")
-    target = output or source / f"model-{dtype}.gguf"
-    report = export_gguf(source, target, dtype=dtype, name=name, tokenizer=tokenizer)
+    if base is not None and not adapter:
+        raise typer.BadParameter("--base belongs to --adapter")
+    if tokenizer is not None and adapter:
+        raise typer.BadParameter("--tokenizer: an adapter has none; the base model's is used")
+    target = output or source / f"{kind}-{dtype}.gguf"
+    if adapter:
+        report = export_adapter_gguf(source, target, model=base, dtype=dtype, name=name)
+    else:
+        report = export_gguf(source, target, dtype=dtype, name=name, tokenizer=tokenizer)
     if as_json:
         print_json(report.to_dict())
         return
     out().print(str(report.path), markup=False, highlight=False)
+    file = shlex.quote(str(target))
+    then = f"llama-server -m BASE.gguf --lora {file}" if adapter else f"abi-train chat {file}"
     say(
         f"{size_text(report.size_bytes)}, {report.tensors} tensors, {report.dtype}, from "
-        f"{report.source}; next: abi-train chat {shlex.quote(str(report.path))}"
+        f"{report.source}; next: {then}"
     )

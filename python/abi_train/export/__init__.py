@@ -15,6 +15,8 @@ from ..errors import ConfigError, FormatError, MissingFileError
 from ..runspec import RECIPE_FILE, RunSpec
 
 DTYPES: Final = ("f32", "f16", "bf16", "q8_0")
+ADAPTER_FILE: Final = "adapter_config.json"
+ADAPTER_DTYPES: Final = ("f32", "f16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,36 @@ def export_gguf(
     size, tensors = _native.export.gguf(
         folder, output, dtype=dtype, name=name, tokenizer_dir=tokenizer
     )
+    return ExportReport(path=output, source=folder, dtype=dtype, size_bytes=size, tensors=tensors)
+
+
+def export_adapter_gguf(
+    source: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path | None = None,
+    dtype: str = "f32",
+    name: str | None = None,
+) -> ExportReport:
+    """Write a LoRA adapter as a GGUF which llama.cpp and Ollama put on the base model's GGUF.
+
+    source: a PEFT folder, a checkpoint of a LoRA run, or its run folder. model: the base, a folder
+    with config.json or a .gguf file, where the adapter does not say it. dtype: f32, f16 or bf16.
+    What llama.cpp cannot apply raises `FormatError` with the reason; also `ConfigError`,
+    `MissingFileError`.
+    """
+    if dtype not in ADAPTER_DTYPES:
+        raise ConfigError(
+            f"dtype is {dtype!r}; for an adapter it must be one of {', '.join(ADAPTER_DTYPES)}"
+        )
+    source, output = Path(source), Path(output)
+    if output.suffix != ".gguf":
+        raise ConfigError(f"{output}: the name must end in .gguf")
+    folder = source if (source / ADAPTER_FILE).is_file() else model_folder(source)
+    if not (folder / ADAPTER_FILE).is_file():
+        raise FormatError(f"{folder}: no {ADAPTER_FILE}, so there is no adapter to export")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    size, tensors = _native.export.adapter(folder, output, model=model, dtype=dtype, name=name)
     return ExportReport(path=output, source=folder, dtype=dtype, size_bytes=size, tensors=tensors)
 
 

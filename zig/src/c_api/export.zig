@@ -1,4 +1,4 @@
-//! Files group: GGUF out of a model folder, and a look into a GGUF file.
+//! Files group: GGUF out of a model folder or an adapter, and a look into a GGUF file.
 
 const std = @import("std");
 const abi = @import("abi");
@@ -58,6 +58,27 @@ fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_exp
         .tokenizer = if (o.without_tokenizer != 0) .none else if (out.optionalString(o.tokenizer_dir)) |folder| .{ .folder = folder } else .from_source,
         .pre = out.optionalString(o.pre),
     };
+}
+
+pub fn abt_export_adapter_gguf(options: ?*const c.abt_adapter_export_options, bytes: ?*u64, tensors: ?*u64) callconv(.c) Status {
+    const o = options orelse return failure.nullArgument("options");
+    if (out.wrongSize(c.abt_adapter_export_options, o.struct_size)) |wrong| return wrong;
+    var status: Status = c.ABT_STATUS_OK;
+    const adapter = out.string(o.adapter, "adapter", &status) orelse return status;
+    const out_path = out.string(o.out_path, "out_path", &status) orelse return status;
+    const dtype = out.string(o.dtype, "dtype", &status) orelse return status;
+    var diag: failure.Diagnostic = .{};
+    const report = abi.formats.adapter_gguf.exportAdapter(out.gpa, out.io(), .{
+        .adapter = adapter,
+        .model = out.optionalString(o.model),
+        .out_path = out_path,
+        .dtype = abi.tensor.DType.fromLabel(dtype) orelse
+            return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is \"{s}\"; it must be f32, f16 or bf16", .{dtype[0..@min(dtype.len, 40)]}),
+        .name = out.optionalString(o.name),
+    }, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
+    if (bytes) |p| p.* = report.bytes;
+    if (tensors) |p| p.* = report.tensors;
+    return c.ABT_STATUS_OK;
 }
 
 pub fn abt_gguf_inspect_json(path: ?[*:0]const u8, array_limit: u64, buffer: ?[*]u8, capacity: usize, needed: ?*usize) callconv(.c) Status {

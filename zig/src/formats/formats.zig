@@ -10,6 +10,7 @@ pub const safetensors = @import("safetensors.zig");
 pub const hf_config = @import("hf_config.zig");
 pub const adapter_config = @import("adapter_config.zig");
 pub const gguf_export = @import("gguf_export.zig");
+pub const adapter_gguf = @import("adapter_gguf.zig");
 pub const export_pre = @import("export_pre.zig");
 pub const export_tokenizer = @import("export_tokenizer.zig");
 
@@ -17,6 +18,7 @@ test {
     _ = export_tokenizer;
     _ = export_pre;
     _ = gguf_export;
+    _ = adapter_gguf;
     _ = gguf_import;
     _ = gguf_config;
     _ = json;
