@@ -53,4 +53,5 @@ test {
     _ = source;
     _ = trainer;
     _ = @import("trainer_test.zig");
+    _ = @import("lora_test.zig");
 }

@@ -1,0 +1,291 @@
+//! Tests of runs that train an adapter: learning, exact resume, threads, a mapped base, and everything that is refused.
+
+const std = @import("std");
+const base = @import("base");
+const arch = @import("arch");
+const formats = @import("formats");
+const data = @import("data");
+const checkpoint = @import("checkpoint");
+const Trainer = @import("trainer.zig").Trainer;
+const Options = @import("trainer.zig").Options;
+const LlmTrainingConfig = @import("config.zig").LlmTrainingConfig;
+const LoraConfig = @import("lora.zig").LoraConfig;
+
+const testing = std.testing;
+const gpa = testing.allocator;
+
+const model_config: arch.ModelConfig = .{
+    .vocab_size = 23,
+    .hidden_size = 16,
+    .intermediate_size = 24,
+    .num_hidden_layers = 2,
+    .num_attention_heads = 4,
+    .num_key_value_heads = 2,
+    .head_dim = 4,
+    .max_position_embeddings = 64,
+};
+
+const config: LlmTrainingConfig = .{
+    .epochs = 3,
+    .batch_size = 2,
+    .max_seq_len = 12,
+    .grad_accum_steps = 3,
+    .learning_rate = 3e-2,
+    .warmup_steps = 2,
+    .decay_steps = 0,
+    .checkpoint_interval = 2,
+    .eval_interval = 0,
+    .log_interval = 1,
+    .threads = 2,
+};
+
+const lora: LoraConfig = .{ .settings = .{ .r = 4, .lora_alpha = 8, .target_modules = &.{ "q_proj", "v_proj", "down_proj", "embed_tokens" } } };
+
+/// Rows of a pattern: each token is the one before plus 3.
+const Rows = struct {
+    tokens: [13 * 9]u32,
+    starts: [14]u64,
+
+    fn init() Rows {
+        var self: Rows = undefined;
+        for (0..13) |r| {
+            self.starts[r] = r * 9;
+            for (0..9) |c| self.tokens[r * 9 + c] = @intCast((r + 3 * c) % 23);
+        }
+        self.starts[13] = 13 * 9;
+        return self;
+    }
+
+    fn dataset(self: *const Rows) data.TokenizedDataset {
+        return .{ .arena = .init(gpa), .disk = null, .path = "test.bin", .tokens = &self.tokens, .row_starts = &self.starts };
+    }
+};
+
+const Run = struct {
+    losses: std.ArrayList(f64) = .empty,
+    values: []f32 = &.{},
+    last_path: []u8 = &.{},
+
+    fn deinit(self: *Run) void {
+        self.losses.deinit(gpa);
+        gpa.free(self.values);
+        gpa.free(self.last_path);
+    }
+};
+
+const Setup = struct {
+    config: LlmTrainingConfig = config,
+    options: Options = .{ .lora = lora },
+    model_seed: u64 = 5,
+    /// A folder to map the model from instead of having it in memory.
+    mapped: ?[]const u8 = null,
+    abandon_after: ?u64 = null,
+};
+
+fn train(setup: Setup, diag: *base.Diagnostic) !Run {
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, setup.model_seed);
+    defer model.deinit(gpa);
+
+    const before = try gpa.dupe(f32, model.weights);
+    defer gpa.free(before);
+
+    var mapped: ?checkpoint.MappedModel = if (setup.mapped) |path| try checkpoint.openMapped(gpa, testing.io, path, diag) else null;
+    defer if (mapped) |*m| m.deinit();
+
+    var run: Run = .{};
+    errdefer run.deinit();
+    const trainer = if (mapped) |*m|
+        try Trainer(f32).initOver(gpa, testing.io, .{ .mapped = m }, &dataset, null, setup.config, setup.options, diag)
+    else
+        try Trainer(f32).init(gpa, testing.io, &model, &dataset, null, setup.config, setup.options, diag);
+    defer trainer.deinit();
+
+    while (try trainer.next(diag)) |event| switch (event) {
+        .step => |s| {
+            try run.losses.append(gpa, s.loss);
+            if (setup.abandon_after == s.global_step) break;
+        },
+        .checkpoint => |c| {
+            gpa.free(run.last_path);
+            run.last_path = try gpa.dupe(u8, c.path);
+        },
+        else => {},
+    };
+    run.values = try gpa.dupe(f32, trainer.trained.values);
+    if (setup.options.lora != null) try testing.expectEqualSlices(f32, before, model.weights);
+    return run;
+}
+
+fn mustTrain(setup: Setup) !Run {
+    var diag: base.Diagnostic = .{};
+    errdefer std.debug.print("{s}\n", .{diag.text()});
+    return train(setup, &diag);
+}
+
+fn expectRefused(setup: Setup, err: anyerror, words: []const u8) !void {
+    var diag: base.Diagnostic = .{};
+    if (train(setup, &diag)) |run| {
+        var done = run;
+        done.deinit();
+        return error.NotRefused;
+    } else |got| {
+        errdefer std.debug.print("\"{s}\"\n", .{diag.text()});
+        try testing.expectEqual(err, got);
+        try testing.expect(std.mem.find(u8, diag.text(), words) != null);
+    }
+}
+
+const Tmp = struct {
+    dir: testing.TmpDir,
+    buffer: [96]u8 = undefined,
+
+    fn init() Tmp {
+        return .{ .dir = testing.tmpDir(.{}) };
+    }
+
+    fn path(self: *Tmp, arena: std.mem.Allocator, name: []const u8) ![]u8 {
+        return std.fmt.allocPrint(arena, ".zig-cache/tmp/{s}/{s}", .{ &self.dir.sub_path, name });
+    }
+};
+
+test "an adapter learns a pattern while the base keeps its bits, with the same bits for any number of threads" {
+    var one = config;
+    one.threads = 1;
+    var first = try mustTrain(.{ .config = one });
+    defer first.deinit();
+
+    try testing.expectEqual(9, first.losses.items.len);
+    try testing.expect(first.losses.items[8] < 0.97 * first.losses.items[0]);
+    for ([_]u32{ 2, 3 }) |threads| {
+        var c = config;
+        c.threads = threads;
+        var other = try mustTrain(.{ .config = c });
+        defer other.deinit();
+
+        try testing.expectEqualSlices(f64, first.losses.items, other.losses.items);
+        try testing.expectEqualSlices(f32, first.values, other.values);
+    }
+}
+
+test "a LoRA run with dropout that was dropped and resumed ends with the bits of the unbroken one" {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+
+    var tmp: Tmp = .init();
+    defer tmp.dir.cleanup();
+
+    var dropping = lora;
+    dropping.settings.lora_dropout = 0.2;
+    const dir = try tmp.path(arena.allocator(), "run");
+    var unbroken = try mustTrain(.{ .options = .{ .lora = dropping } });
+    defer unbroken.deinit();
+    var first = try mustTrain(.{ .options = .{ .lora = dropping, .run_dir = dir, .base_name = "tiny" }, .abandon_after = 5 });
+    defer first.deinit();
+
+    try testing.expect(std.mem.endsWith(u8, first.last_path, "checkpoint-4"));
+    var second = try mustTrain(.{ .options = .{ .lora = dropping, .run_dir = dir, .resume_from = first.last_path } });
+    defer second.deinit();
+
+    try testing.expectEqualSlices(f64, unbroken.losses.items[4..], second.losses.items);
+    try testing.expectEqualSlices(f32, unbroken.values, second.values);
+    var without = try mustTrain(.{});
+    defer without.deinit();
+
+    try testing.expect(without.losses.items[1] != unbroken.losses.items[1]);
+}
+
+test "a run goes on from an adapter folder, and sizes that are not its own are refused" {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+
+    const a = arena.allocator();
+    var tmp: Tmp = .init();
+    defer tmp.dir.cleanup();
+
+    var first = try mustTrain(.{ .options = .{ .lora = lora, .run_dir = try tmp.path(a, "one") } });
+    defer first.deinit();
+
+    var none = config;
+    none.learning_rate = 1e-30;
+    none.min_learning_rate = 0;
+    none.weight_decay = 0;
+    const continued: LoraConfig = .{ .adapter = first.last_path };
+    var second = try mustTrain(.{ .config = none, .options = .{ .lora = continued } });
+    defer second.deinit();
+
+    try testing.expectEqualSlices(f32, first.values, second.values);
+    try testing.expect(second.losses.items[0] < first.losses.items[1]);
+
+    var diag: base.Diagnostic = .{};
+    var asked = try LoraConfig.parse(a, try formats.json.parse(a, "{\"r\": 3}", .{}, &diag), &diag);
+    asked.adapter = first.last_path;
+    try expectRefused(.{ .options = .{ .lora = asked } }, error.InvalidConfiguration, "lora.r is 3, but the adapter");
+    asked = try LoraConfig.parse(a, try formats.json.parse(a, "{\"target_modules\": [\"q_proj\"]}", .{}, &diag), &diag);
+    asked.adapter = first.last_path;
+    try expectRefused(.{ .options = .{ .lora = asked } }, error.InvalidConfiguration, "leaves out model.embed_tokens");
+}
+
+test "resuming with another base, another adapter, other dropout or another method is refused by name" {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+
+    var tmp: Tmp = .init();
+    defer tmp.dir.cleanup();
+
+    const dir = try tmp.path(arena.allocator(), "run");
+    var first = try mustTrain(.{ .options = .{ .lora = lora, .run_dir = dir }, .abandon_after = 5 });
+    defer first.deinit();
+
+    const options: Options = .{ .lora = lora, .run_dir = dir, .resume_from = first.last_path };
+    try expectRefused(.{ .options = options, .model_seed = 6 }, error.ResumeMismatch, "trained on another base");
+    var other = options;
+    other.lora.?.settings.r = 3;
+    try expectRefused(.{ .options = other }, error.InvalidConfiguration, "lora.r is 3, but the checkpoint");
+    other = options;
+    other.lora.?.settings.lora_dropout = 0.1;
+    try expectRefused(.{ .options = other }, error.ResumeMismatch, "lora_dropout is 0.1");
+    other = options;
+    other.lora = null;
+    try expectRefused(.{ .options = other }, error.ResumeMismatch, "method was lora");
+}
+
+test "settings that do not fit the model are refused before anything is made" {
+    var bad = lora;
+    bad.settings.r = 9;
+    bad.settings.target_modules = &.{"v_proj"};
+    try expectRefused(.{ .options = .{ .lora = bad } }, error.InvalidAdapter, "above the module's narrower side (8");
+    bad = .{ .adapter = "nowhere" };
+    try expectRefused(.{ .options = .{ .lora = bad } }, error.NotAnAdapter, "nowhere is no adapter");
+}
+
+test "over a mapped base a run has the bits of the one in memory, and each resumes the other's checkpoint" {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+
+    const a = arena.allocator();
+    var tmp: Tmp = .init();
+    defer tmp.dir.cleanup();
+
+    const folder = try tmp.path(a, "model");
+    const dir = try tmp.path(a, "run");
+    {
+        var diag: base.Diagnostic = .{};
+        var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+        defer model.deinit(gpa);
+
+        try checkpoint.saveModel(f32, gpa, testing.io, folder, &model, null, &diag);
+    }
+    var loaded = try mustTrain(.{});
+    defer loaded.deinit();
+    var mapped = try mustTrain(.{ .mapped = folder, .options = .{ .lora = lora, .run_dir = dir }, .abandon_after = 5 });
+    defer mapped.deinit();
+
+    try testing.expectEqualSlices(f64, loaded.losses.items[0..5], mapped.losses.items);
+    var rest = try mustTrain(.{ .options = .{ .lora = lora, .run_dir = dir, .resume_from = mapped.last_path } });
+    defer rest.deinit();
+
+    try testing.expectEqualSlices(f32, loaded.values, rest.values);
+    try expectRefused(.{ .mapped = folder, .options = .{} }, error.InvalidConfiguration, "cannot be trained");
+}
