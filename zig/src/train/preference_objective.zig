@@ -52,6 +52,8 @@ pub fn PreferenceObjective(comptime T: type) type {
         kind: ReferenceKind,
         /// Null once `dropReference` was called.
         reference: ?Reference,
+        /// False when the reference's numbers are the caller's.
+        owns_reference: bool,
         /// Reference sums of the pairs that are kept, better and worse in turn; null: the reference is asked each time.
         known: std.enums.EnumArray(Set, ?[]f64) = .initFill(null),
         /// Per token of a micro-batch.
@@ -95,9 +97,11 @@ pub fn PreferenceObjective(comptime T: type) type {
             exec: *ops.Exec,
             /// Largest micro-batch, in sequences and positions.
             capacity: model_layer.Capacity,
+            /// The reference will be dropped before the policy changes: its numbers need no copy.
+            dropped_before_change: bool = false,
         };
 
-        /// `dpo.terms` and `setting.exec` must outlive the objective. Caller calls `deinit`.
+        /// `setting.exec` must outlive the objective. Caller calls `deinit`.
         pub fn init(gpa: std.mem.Allocator, io: std.Io, dpo: DpoConfig, setting: Setting, diag: *base.Diagnostic) Error!Self {
             if (setting.start.adapter) |adapter| if (adapter.layout.get(null, .lm_head) != null) {
                 diag.set("lora.target_modules has lm_head, which dpo does not train: log-probabilities come from the head's own " ++
@@ -124,12 +128,17 @@ pub fn PreferenceObjective(comptime T: type) type {
             errdefer gpa.free(drejected);
             const reference_sums = try gpa.alloc(f64, 2 * pairs);
             errdefer gpa.free(reference_sums);
+            const terms = try gpa.dupe(preference.Term, dpo.terms);
+            errdefer gpa.free(terms);
+            var options = dpo.lossOptions();
+            options.terms = terms;
             const reference = try makeReference(gpa, io, dpo, setting, diag);
             return .{
                 .gpa = gpa,
-                .options = dpo.lossOptions(),
+                .options = options,
                 .kind = reference,
                 .reference = reference,
+                .owns_reference = reference == .ref_model or !setting.dropped_before_change,
                 .row_nll = row_nll,
                 .row_mean_logit = row_mean_logit,
                 .row_correct = row_correct,
@@ -148,14 +157,19 @@ pub fn PreferenceObjective(comptime T: type) type {
             for (std.enums.values(Set)) |set| if (self.known.get(set)) |sums| gpa.free(sums);
             inline for (.{ "reference_sums", "drejected", "dchosen", "rejected", "chosen", "row_scale", "row_correct", "row_mean_logit", "row_nll" }) |name|
                 gpa.free(@field(self, name));
+            gpa.free(self.options.terms);
             self.* = undefined;
         }
 
         fn makeReference(gpa: std.mem.Allocator, io: std.Io, dpo: DpoConfig, setting: Setting, diag: *base.Diagnostic) Error!Reference {
             if (dpo.ref_model) |path| return .{ .ref_model = try openOther(gpa, io, path, setting, diag) };
-            if (setting.start.adapter) |adapter|
-                return if (setting.adapter_given) .{ .starting_adapter = try gpa.dupe(T, adapter.values) } else .adapter_off;
-            return .{ .starting_model = try gpa.dupe(T, setting.start.base.dense) };
+            const live = setting.dropped_before_change;
+            if (setting.start.adapter) |adapter| {
+                if (!setting.adapter_given) return .adapter_off;
+                return .{ .starting_adapter = if (live) adapter.values else try gpa.dupe(T, adapter.values) };
+            }
+            const flat = setting.start.base.dense;
+            return .{ .starting_model = if (live) flat else try gpa.dupe(T, flat) };
         }
 
         fn openOther(gpa: std.mem.Allocator, io: std.Io, path: []const u8, setting: Setting, diag: *base.Diagnostic) Error!Other {
@@ -194,7 +208,7 @@ pub fn PreferenceObjective(comptime T: type) type {
             self.reference = null;
             switch (reference) {
                 .adapter_off => {},
-                inline .starting_adapter, .starting_model => |values| self.gpa.free(values),
+                inline .starting_adapter, .starting_model => |values| if (self.owns_reference) self.gpa.free(values),
                 .ref_model => |other| {
                     if (other.own) |own| {
                         own.deinit();
