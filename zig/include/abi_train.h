@@ -281,7 +281,8 @@ typedef uint64_t abt_model;
 
 typedef enum abt_dtype {
     ABT_DTYPE_F32 = 0,
-    ABT_DTYPE_F64 = 1
+    ABT_DTYPE_F64 = 1,
+    ABT_DTYPE_STORED = 2              /* the file's own types, mapped: for runs that train an adapter in float32 */
 } abt_dtype;
 
 typedef struct abt_parameter {
@@ -294,7 +295,8 @@ typedef struct abt_parameter {
     uint32_t decays;                  /* 1: weight decay applies */
 } abt_parameter;
 
-/* Reads a model folder (config.json and safetensors) or a .gguf file. */
+/* Reads a model folder (config.json and safetensors) or a .gguf file. With ABT_DTYPE_STORED nothing is read into
+ * memory: the weights stay in the file, which must not change, and have no pointer (ABT_STATUS_UNSUPPORTED). */
 abt_status abt_model_open(const char *path, abt_dtype dtype, abt_model *model);
 
 /* Random weights for a Hugging Face config.json given as text: normal with initializer_range, norms 1,
@@ -323,6 +325,21 @@ abt_status abt_model_save(abt_model model, const char *folder, const char *token
 abt_status abt_model_import_checkpoint(abt_model model, const char *path, uint64_t *step);
 abt_status abt_model_export_checkpoint(abt_model model, const char *path, uint32_t weights_only, uint64_t step);
 
+/* ---- Adapters ----------------------------------------------------------------------------------------
+ * LoRA adapters as PEFT keeps them: a folder with adapter_config.json and adapter_model.safetensors. A trainer
+ * trains one when its methods_json has a table "lora". */
+
+/* Writes the adapter a run with these settings begins with into the new folder `folder`. lora_json: the table
+ * "lora" ("seed" null: 42; with "adapter" that adapter is copied). base_name: what adapter_config.json calls the
+ * base; may be NULL. */
+abt_status abt_adapter_create(abt_model model, const char *lora_json, const char *base_name, const char *folder);
+
+/* Adds an adapter to the weights of the model at `model_path` and writes the sum as the new model folder
+ * `out_folder`: W + s B A, summed in double and rounded once, as F32. A tied model whose embedding or head has an
+ * adapter is written with a head of its own. tokenizer_dir: NULL: the model's folder. */
+abt_status abt_adapter_merge(const char *model_path, const char *adapter, const char *out_folder,
+                             const char *tokenizer_dir);
+
 /* ---- Trainer ----------------------------------------------------------------------------------------
  * The training loop, one event a call: an optimizer step, an evaluation, a saved checkpoint, or the end.
  * Example: examples/c/train.c */
@@ -334,6 +351,8 @@ typedef struct abt_trainer_options {
     const char *run_dir;              /* receives checkpoint-N; NULL: checkpoint_path of the configuration */
     const char *tokenizer_dir;        /* its files go into each checkpoint; may be NULL */
     const char *resume_from;          /* a checkpoint-N folder to go on from; may be NULL */
+    const char *methods_json;         /* {"lora": {...}, "dpo": {...}}; a table left out, or NULL: all weights, next tokens */
+    const char *base_name;            /* what adapter_config.json calls the model: a path or a repository; may be NULL */
 } abt_trainer_options;
 
 typedef enum abt_event_kind {
@@ -387,7 +406,8 @@ typedef struct abt_event {
 } abt_event;
 
 /* Begins (or resumes) a run. `config_json`: LlmTrainingConfig. `eval_dataset` may be 0. `options` may be
- * NULL. The trainer keeps model and data sets alive; the model's weights are trained in place. */
+ * NULL. The trainer keeps model and data sets alive; the model's weights are trained in place, or not at all
+ * when methods_json has a table "lora": then an adapter is trained, which the trainer owns. */
 abt_status abt_trainer_open(const char *config_json, abt_model model, abt_dataset dataset,
                             abt_dataset eval_dataset, const abt_trainer_options *options, abt_trainer *trainer);
 abt_status abt_trainer_free(abt_trainer trainer);
@@ -411,8 +431,19 @@ abt_status abt_checkpoint_latest_json(const char *run_dir, char *buffer, size_t 
 /* Updates done, and updates planned in all. */
 abt_status abt_trainer_progress(abt_trainer trainer, uint64_t *global_step, uint64_t *max_steps);
 
-/* Gradients of the last update (before clipping) and AdamW's moments: flat arrays laid out like the
- * weights and of the same dtype. The moments have 0 elements with sgd. Each pointer may be NULL if not
+/* What is trained: the model's parameters, or an adapter's under the names PEFT gives them. */
+abt_status abt_trainer_size(abt_trainer trainer, uint64_t *parameters, uint64_t *elements, abt_dtype *dtype);
+abt_status abt_trainer_parameter(abt_trainer trainer, uint64_t index, abt_parameter *parameter);
+
+/* The values of what is trained: `elements` values of abt_trainer_size's dtype. Read and write them between calls
+ * of abt_trainer_next. */
+abt_status abt_trainer_weights(abt_trainer trainer, void **weights, uint64_t *elements);
+
+/* Writes the adapter as it is now into the new folder `folder`. ABT_STATUS_UNSUPPORTED without one. */
+abt_status abt_trainer_save_adapter(abt_trainer trainer, const char *folder);
+
+/* Gradients of the last update (before clipping) and AdamW's moments: flat arrays laid out like
+ * abt_trainer_parameter says and of the same dtype. The moments have 0 elements with sgd. Each pointer may be NULL if not
  * wanted. Read them between calls of abt_trainer_next. */
 abt_status abt_trainer_buffers(abt_trainer trainer, const void **gradients, const void **first_moment,
                                const void **second_moment, uint64_t *gradient_elements, uint64_t *moment_elements);

@@ -16,6 +16,7 @@ const groups = .{
     @import("c_api/tokenizer.zig"),
     @import("c_api/chat.zig"),
     @import("c_api/model.zig"),
+    @import("c_api/adapter.zig"),
     @import("c_api/trainer.zig"),
     @import("c_api/export.zig"),
     @import("c_api/generator.zig"),

@@ -13,9 +13,12 @@ const checkpoint = abi.checkpoint;
 const Any = union(enum) {
     f32: checkpoint.LoadedModel(f32),
     f64: checkpoint.LoadedModel(f64),
+    /// Weights stay in the file.
+    stored: checkpoint.MappedModel,
 
     pub fn deinit(self: *Any) void {
         switch (self.*) {
+            .stored => |*model| model.deinit(),
             inline else => |*model| model.deinit(out.gpa),
         }
     }
@@ -36,6 +39,7 @@ const Any = union(enum) {
         return switch (self.*) {
             .f32 => c.ABT_DTYPE_F32,
             .f64 => c.ABT_DTYPE_F64,
+            .stored => c.ABT_DTYPE_STORED,
         };
     }
 };
@@ -51,6 +55,7 @@ pub fn abt_model_open(path: ?[*:0]const u8, dtype: c.abt_dtype, model: ?*u64) ca
     const opened: Any = switch (dtype) {
         c.ABT_DTYPE_F32 => .{ .f32 = checkpoint.loadModel(f32, out.gpa, out.io(), name, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag) },
         c.ABT_DTYPE_F64 => .{ .f64 = checkpoint.loadModel(f64, out.gpa, out.io(), name, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag) },
+        c.ABT_DTYPE_STORED => .{ .stored = checkpoint.openMapped(out.gpa, out.io(), name, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag) },
         else => return badDType(dtype),
     };
     return give(opened, result);
@@ -81,7 +86,7 @@ fn give(value: Any, result: *u64) Status {
 }
 
 fn badDType(dtype: c.abt_dtype) Status {
-    return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is {d}; it must be ABT_DTYPE_F32 or ABT_DTYPE_F64", .{dtype});
+    return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is {d}; it must be ABT_DTYPE_F32, ABT_DTYPE_F64 or, to open a file, ABT_DTYPE_STORED", .{dtype});
 }
 
 pub fn abt_model_free(model: u64) callconv(.c) Status {
@@ -123,7 +128,12 @@ pub fn abt_model_parameter(model: u64, index: u64, parameter: ?*c.abt_parameter)
     const all = held.object.value.layout().parameters;
     if (index >= all.len) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "index is {d}; the model has {d} parameters", .{ index, all.len });
     const p = &all[@intCast(index)];
-    result.* = .{
+    result.* = describe(p);
+    return c.ABT_STATUS_OK;
+}
+
+pub fn describe(p: *const abi.arch.Parameter) c.abt_parameter {
+    return .{
         .name = p.name.ptr,
         .name_size = p.name.len,
         .offset = p.offset,
@@ -132,7 +142,6 @@ pub fn abt_model_parameter(model: u64, index: u64, parameter: ?*c.abt_parameter)
         .rank = p.rank,
         .decays = @intFromBool(p.role.decays()),
     };
-    return c.ABT_STATUS_OK;
 }
 
 /// Also while a trainer works: the address does not change, and reading between its calls is the caller's promise.
@@ -146,6 +155,7 @@ pub fn abt_model_weights(model: u64, weights: ?*?*anyopaque, elements: ?*u64) ca
     defer held.release();
 
     switch (held.object.value) {
+        .stored => return inFile(),
         inline else => |*m| {
             pointer.* = m.weights.ptr;
             count.* = m.weights.len;
@@ -162,6 +172,7 @@ pub fn abt_model_save(model: u64, folder: ?[*:0]const u8, tokenizer_dir: ?[*:0]c
 
     var diag: failure.Diagnostic = .{};
     switch (held.object.value) {
+        .stored => return inFile(),
         inline else => |*m, tag| checkpoint.saveModel(Element(tag), out.gpa, out.io(), path, m, out.optionalString(tokenizer_dir), &diag) catch |err|
             return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag),
     }
@@ -178,6 +189,7 @@ pub fn abt_model_import_checkpoint(model: u64, path: ?[*:0]const u8, step: ?*u64
 
     var diag: failure.Diagnostic = .{};
     const header = switch (held.object.value) {
+        .stored => return inFile(),
         inline else => |*m, tag| checkpoint.ablc.importFile(Element(tag), out.gpa, out.io(), name, &m.layout, .{ .weights = m.weights }, &diag),
     } catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
     result.* = header.step;
@@ -192,6 +204,7 @@ pub fn abt_model_export_checkpoint(model: u64, path: ?[*:0]const u8, weights_onl
 
     var diag: failure.Diagnostic = .{};
     switch (held.object.value) {
+        .stored => return inFile(),
         inline else => |*m, tag| checkpoint.ablc.exportFile(
             Element(tag),
             out.gpa,
@@ -210,5 +223,10 @@ fn Element(comptime tag: std.meta.Tag(Any)) type {
     return switch (tag) {
         .f32 => f32,
         .f64 => f64,
+        .stored => comptime unreachable,
     };
+}
+
+fn inFile() Status {
+    return failure.say(c.ABT_STATUS_UNSUPPORTED, "the model was opened with ABT_DTYPE_STORED: its weights stay in their file. Open it with ABT_DTYPE_F32", .{});
 }

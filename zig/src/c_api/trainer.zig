@@ -22,6 +22,7 @@ const Loop = union(enum) {
 const Payload = struct {
     loop: Loop,
     config: abi.train.OwnedConfig,
+    methods: ?abi.train.OwnedMethods,
     model_handle: u64,
     /// Keep what the loop points into.
     model: *handles.Header,
@@ -35,6 +36,7 @@ const Payload = struct {
             inline else => |loop| loop.deinit(),
         };
         self.config.deinit();
+        if (self.methods) |*m| m.deinit();
         self.model.release();
         self.dataset.release();
         if (self.eval_dataset) |e| e.release();
@@ -54,11 +56,14 @@ pub fn abt_trainer_open(
     const result = trainer orelse return failure.nullArgument("trainer");
     result.* = 0;
     var given: abi.train.TrainerOptions = .{ .version = abi.version };
+    var methods_json: ?[]const u8 = null;
     if (options) |o| {
         if (out.wrongSize(c.abt_trainer_options, o.struct_size)) |status| return status;
         given.run_dir = out.optionalString(o.run_dir);
         given.tokenizer_dir = out.optionalString(o.tokenizer_dir);
         given.resume_from = out.optionalString(o.resume_from);
+        given.base_name = out.optionalString(o.base_name);
+        methods_json = out.optionalString(o.methods_json);
     }
     var status: Status = c.ABT_STATUS_OK;
     const held_model = handles.acquire(Model, model, .exclusive, &status) orelse return status;
@@ -72,16 +77,26 @@ pub fn abt_trainer_open(
 
     var config = config_group.parse(config_json, &status) orelse return status;
     var diag: failure.Diagnostic = .{};
+    var methods: ?abi.train.OwnedMethods = if (methods_json) |text| abi.train.parseMethods(out.gpa, text, &diag) catch |err| {
+        config.deinit();
+        return failure.from(err, c.ABT_STATUS_CONFIG, &diag);
+    } else null;
+    if (methods) |*m| {
+        given.lora = m.value.lora;
+        if (@hasField(abi.train.TrainerOptions, "dpo")) given.dpo = m.value.dpo;
+    }
     const eval_data = if (held_eval) |h| &h.object.value.dataset else null;
     const loop: Loop = switch (held_model.object.value) {
         inline else => |*model_value, tag| blk: {
-            const T = if (tag == .f32) f32 else f64;
-            const loop = abi.train.Trainer(T).init(out.gpa, out.io(), model_value, &held_data.object.value.dataset, eval_data, config.value, given, &diag) catch |err| {
+            const T = if (tag == .f64) f64 else f32;
+            const source: abi.train.Source(T) = if (tag == .stored) .{ .mapped = model_value } else .{ .dense = model_value };
+            const loop = abi.train.Trainer(T).initOver(out.gpa, out.io(), source, &held_data.object.value.dataset, eval_data, config.value, given, &diag) catch |err| {
                 config.deinit();
+                if (methods) |*m| m.deinit();
                 // What is wrong with a checkpoint has many names; without one the configuration is to blame.
                 return failure.from(err, if (given.resume_from != null) c.ABT_STATUS_CHECKPOINT else c.ABT_STATUS_CONFIG, &diag);
             };
-            break :blk @unionInit(Loop, @tagName(tag), loop);
+            break :blk @unionInit(Loop, @typeName(T), loop);
         },
     };
     held_model.object.header.retain();
@@ -90,6 +105,7 @@ pub fn abt_trainer_open(
     var payload: Payload = .{
         .loop = loop,
         .config = config,
+        .methods = methods,
         .model_handle = model,
         .model = &held_model.object.header,
         .dataset = &held_data.object.header,
@@ -189,6 +205,68 @@ pub fn abt_trainer_progress(trainer: u64, global_step: ?*u64, max_steps: ?*u64) 
             step.* = loop.state.global_step;
             total.* = loop.state.max_steps;
         },
+    }
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_trainer_size(trainer: u64, parameters: ?*u64, elements: ?*u64, dtype: ?*c.abt_dtype) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Trainer, trainer, .shared, &status) orelse return status;
+    defer held.release();
+
+    switch (held.object.value.loop) {
+        inline else => |loop, tag| {
+            if (parameters) |p| p.* = loop.trained.parameters.len;
+            if (elements) |p| p.* = loop.trained.values.len;
+            if (dtype) |p| p.* = if (tag == .f32) c.ABT_DTYPE_F32 else c.ABT_DTYPE_F64;
+        },
+    }
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_trainer_parameter(trainer: u64, index: u64, parameter: ?*c.abt_parameter) callconv(.c) Status {
+    const result = parameter orelse return failure.nullArgument("parameter");
+    result.* = std.mem.zeroes(c.abt_parameter);
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Trainer, trainer, .shared, &status) orelse return status;
+    defer held.release();
+
+    const all = switch (held.object.value.loop) {
+        inline else => |loop| loop.trained.parameters,
+    };
+    if (index >= all.len) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "index is {d}; {d} parameters are trained", .{ index, all.len });
+    result.* = model_group.describe(&all[@intCast(index)]);
+    return c.ABT_STATUS_OK;
+}
+
+/// Also while the trainer works: the address does not change, and reading between its calls is the caller's promise.
+pub fn abt_trainer_weights(trainer: u64, weights: ?*?*anyopaque, elements: ?*u64) callconv(.c) Status {
+    const pointer = weights orelse return failure.nullArgument("weights");
+    const count = elements orelse return failure.nullArgument("elements");
+    pointer.* = null;
+    count.* = 0;
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Trainer, trainer, .signal, &status) orelse return status;
+    defer held.release();
+
+    switch (held.object.value.loop) {
+        inline else => |loop| {
+            pointer.* = loop.trained.values.ptr;
+            count.* = loop.trained.values.len;
+        },
+    }
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_trainer_save_adapter(trainer: u64, folder: ?[*:0]const u8) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const path = out.string(folder, "folder", &status) orelse return status;
+    const held = handles.acquire(Trainer, trainer, .shared, &status) orelse return status;
+    defer held.release();
+
+    var diag: failure.Diagnostic = .{};
+    switch (held.object.value.loop) {
+        inline else => |loop| loop.saveAdapter(path, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag),
     }
     return c.ABT_STATUS_OK;
 }

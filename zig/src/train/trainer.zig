@@ -99,7 +99,6 @@ pub fn Trainer(comptime T: type) type {
         const Run = struct {
             dir: []u8,
             tokenizer_dir: ?[]u8,
-            base_name: ?[]u8,
             version: []const u8,
             lock: checkpoint.RunLock,
         };
@@ -178,6 +177,9 @@ pub fn Trainer(comptime T: type) type {
             if (options.lora) |*lora| self.adapter = try lora.open(T, gpa, io, source.baseModel(), config.seed, diag);
             errdefer if (self.adapter) |*adapter| adapter.deinit(gpa);
 
+            if (self.adapter) |*adapter| if (options.base_name) |name| {
+                adapter.base_name = try adapter.arena.allocator().dupe(u8, name);
+            };
             self.trained = if (self.adapter) |*adapter|
                 .{ .parameters = adapter.layout.parameters, .values = adapter.values }
             else
@@ -307,7 +309,7 @@ pub fn Trainer(comptime T: type) type {
                 .config = self.source.config(),
                 .parameters = self.trained.parameters,
                 .weights = self.trained.values,
-                .adapter = if (self.adapter) |*adapter| .{ .settings = adapter.settings, .base_name = run.base_name orelse adapter.base_name } else null,
+                .adapter = if (self.adapter) |*adapter| .{ .settings = adapter.settings, .base_name = adapter.base_name } else null,
                 .optimizer = if (self.config.optimizer == .sgd) null else .{
                     .first_moment = self.first_moment,
                     .second_moment = self.second_moment,
@@ -321,6 +323,21 @@ pub fn Trainer(comptime T: type) type {
             self.saved_path = path;
             self.saved_step = s.global_step;
             return .{ .global_step = s.global_step, .path = path };
+        }
+
+        /// Writes the adapter as it is now into a new folder. Error if all weights are trained.
+        pub fn saveAdapter(self: *Self, path: []const u8, diag: *base.Diagnostic) !void {
+            const adapter = if (self.adapter) |*a| a else {
+                diag.set("this run trains all weights and has no adapter; save its model instead", .{});
+                return error.NoAdapter;
+            };
+            const tokenizer_dir = if (self.run) |run| run.tokenizer_dir else null;
+            try checkpoint.saveAdapter(T, self.gpa, self.io, path, self.source.config(), .{
+                .settings = adapter.settings,
+                .base_name = adapter.base_name,
+                .layout = &adapter.layout,
+                .values = adapter.values,
+            }, tokenizer_dir, diag);
         }
 
         // ---- one update ----
@@ -700,10 +717,7 @@ pub fn Trainer(comptime T: type) type {
             errdefer self.gpa.free(owned);
 
             const tokenizer = if (options.tokenizer_dir) |t| try self.gpa.dupe(u8, t) else null;
-            errdefer if (tokenizer) |t| self.gpa.free(t);
-
-            const base_name = if (options.base_name) |name| try self.gpa.dupe(u8, name) else null;
-            self.run = .{ .dir = owned, .tokenizer_dir = tokenizer, .base_name = base_name, .version = options.version, .lock = lock };
+            self.run = .{ .dir = owned, .tokenizer_dir = tokenizer, .version = options.version, .lock = lock };
         }
 
         fn closeRun(self: *Self) void {
@@ -711,7 +725,6 @@ pub fn Trainer(comptime T: type) type {
                 run.lock.release(self.io);
                 self.gpa.free(run.dir);
                 if (run.tokenizer_dir) |t| self.gpa.free(t);
-                if (run.base_name) |name| self.gpa.free(name);
             }
             self.run = null;
         }
