@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes long
 if TYPE_CHECKING:
     from typing import Any
 
+    from .adapters import LoraConfig, create_adapter, merge_adapter
     from .check.crosscheck import crosscheck
     from .config import LlmTrainingConfig
     from .data.prepare import prepare
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .export import export_adapter_gguf, export_gguf
     from .generate import Generator
     from .model import Model
+    from .preference import DpoConfig
     from .runspec import RunResult, RunSpec
     from .tokenizer import Tokenizer
     from .trainer import Trainer
@@ -37,6 +39,8 @@ __version__ = "0.1.0"
 #: Where each public name lives. The order is the order of the pipeline.
 _HOME = {
     "LlmTrainingConfig": "config",
+    "LoraConfig": "adapters",
+    "DpoConfig": "preference",
     "Tokenizer": "tokenizer",
     "TokenizedDataset": "dataset",
     "TokenizedWriter": "dataset",
@@ -51,6 +55,8 @@ _HOME = {
     "RunResult": "runspec",
     "run": "engines",
     "crosscheck": "check.crosscheck",
+    "create_adapter": "adapters",
+    "merge_adapter": "adapters",
     "export_adapter_gguf": "export",
     "export_gguf": "export",
     "Generator": "generate",
@@ -60,10 +66,12 @@ _HOME = {
 __all__ = [
     "AbiTrainError",
     "Batch",
+    "DpoConfig",
     "Generator",
     "Instruction",
     "InstructionDataset",
     "LlmTrainingConfig",
+    "LoraConfig",
     "Model",
     "RunResult",
     "RunSpec",
@@ -72,9 +80,11 @@ __all__ = [
     "Tokenizer",
     "Trainer",
     "__version__",
+    "create_adapter",
     "crosscheck",
     "export_adapter_gguf",
     "export_gguf",
+    "merge_adapter",
     "parse_instruction_dataset",
     "prepare",
     "run",

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import CheckpointError, ConfigError
 from .rules import (
@@ -34,7 +34,18 @@ from .rules import (
     unknown_key,
 )
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "TARGETS", "LoraConfig", "is_adapter"]
+if TYPE_CHECKING:
+    from .model import Model
+
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_WEIGHTS",
+    "TARGETS",
+    "LoraConfig",
+    "create_adapter",
+    "is_adapter",
+    "merge_adapter",
+]
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -240,6 +251,40 @@ class LoraConfig:
         """What must be the same when a run with these adapters is resumed."""
         values = self.to_dict()
         return {name: value for name, value in values.items() if name not in _OURS}
+
+
+def create_adapter(
+    model: Model, lora: LoraConfig, folder: str | Path, *, seed: int, base_name: str | None = None
+) -> Path:
+    """Write the first adapter of a run, in PEFT's form, into a folder that must not exist.
+
+    A is drawn from the seed (`lora.seed`, else `seed`), B is zero; the native trainer begins with
+    the same numbers. base_name: what its files call the model. Raises `ConfigError` for a target
+    or rank that does not fit the model.
+    """
+    from . import _native
+
+    text = json.dumps(lora.for_native(seed=seed))
+    _native.adapter.create(model.native, text, base_name, folder)
+    return Path(folder)
+
+
+def merge_adapter(
+    model: str | Path,
+    adapter: str | Path,
+    folder: str | Path,
+    *,
+    tokenizer_dir: str | Path | None = None,
+) -> Path:
+    """Write a model with an adapter added into its weights, into a folder that must not exist.
+
+    W + s B A is summed in double and rounded once, to float32. tokenizer_dir: default the model's.
+    Raises `FormatError` or `CheckpointError` naming the tensor when the two do not belong together.
+    """
+    from . import _native
+
+    _native.adapter.merge(model, adapter, folder, tokenizer_dir)
+    return Path(folder)
 
 
 def is_adapter(folder: str | Path) -> bool:

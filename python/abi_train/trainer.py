@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ._native import Handle
+    from ._native.model import Parameter
+    from .adapters import LoraConfig
     from .config import LlmTrainingConfig
     from .dataset import TokenizedDataset
     from .model import Model
+    from .preference import DpoConfig
 
 __all__ = ["CheckpointEvent", "EvaluationEvent", "Event", "FinishedEvent", "StepEvent", "Trainer"]
 
@@ -30,7 +33,8 @@ class StepEvent:
 
     loss: nats per target, label smoothing included. grad_norm: global L2 norm before clipping.
     learning_rate: the rate this step used. epoch: epochs done, as a fraction. time: seconds.
-    tokens_processed: since the start of the run.
+    tokens_processed: since the start of the run. metrics: of a run on pairs, under TRL's names
+    (`rewards/chosen`, ...), means over the update's micro-batches; else empty.
     """
 
     global_step: int
@@ -44,11 +48,16 @@ class StepEvent:
     tokens_processed: int
     micro_steps: int
     time: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EvaluationEvent:
-    """One pass over the evaluation data: means over all targets, without label smoothing."""
+    """One pass over the evaluation data: means over all targets, without label smoothing, or means
+    over all pairs.
+
+    metrics: see `StepEvent`.
+    """
 
     global_step: int
     epoch: float
@@ -58,6 +67,7 @@ class EvaluationEvent:
     num_batches: int
     total_tokens: int
     improved: bool
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,9 @@ class Trainer:
         run_dir: str | os.PathLike[str] | None = None,
         tokenizer_dir: str | os.PathLike[str] | None = None,
         resume_from: str | os.PathLike[str] | None = None,
+        lora: LoraConfig | None = None,
+        dpo: DpoConfig | None = None,
+        base_name: str | os.PathLike[str] | None = None,
     ) -> None:
         """Begins a run, or resumes one.
 
@@ -124,6 +137,9 @@ class Trainer:
             nothing is saved.
         tokenizer_dir: its tokenizer files go into each checkpoint.
         resume_from: a `checkpoint-N` folder of the same run.
+        lora: train an adapter with these settings; the model's weights stay as they are.
+        dpo: learn pairs of answers; the data sets then hold pairs.
+        base_name: what an adapter's files call the model it was made for.
 
         Raises ConfigError, DataError, NumericsError (a weight is not finite), CheckpointError (the
         checkpoint does not fit), FileAccessError (the run folder is locked or cannot be written).
@@ -137,8 +153,11 @@ class Trainer:
             run_dir=run_dir,
             tokenizer_dir=tokenizer_dir,
             resume_from=resume_from,
+            methods_json=_methods_json(config, lora, dpo),
+            base_name=None if base_name is None else str(base_name),
         )
         self._dtype = model.dtype
+        self._parameters: list[Parameter] | None = None
         self._event = _native.trainer.new_event()
 
     def close(self) -> None:
@@ -189,6 +208,7 @@ class Trainer:
                 tokens_processed=int(e.tokens_processed),
                 micro_steps=int(e.micro_steps),
                 time=e.time_ns / 1e9,
+                metrics=_native.trainer.metrics(e),
             )
         if kind == "evaluation":
             return EvaluationEvent(
@@ -200,6 +220,7 @@ class Trainer:
                 num_batches=int(e.num_batches),
                 total_tokens=int(e.eval_tokens),
                 improved=bool(e.improved),
+                metrics=_native.trainer.metrics(e),
             )
         if kind == "checkpoint":
             return CheckpointEvent(int(e.global_step), Path(_native.trainer.event_path(e)))
@@ -244,8 +265,35 @@ class Trainer:
         return _native.trainer.progress(self.native)[1]
 
     @property
+    def parameters(self) -> list[Parameter]:
+        """What this run trains, in flat order: the model's parameters, or those of the adapter,
+        under the names of PEFT's files."""
+        if self._parameters is None:
+            self._parameters = _native.trainer.parameters(self.native)
+        return self._parameters
+
+    @property
+    def weights(self) -> npt.NDArray[Any]:
+        """What this run trains, as one flat, writable view."""
+        return _native.trainer.weights(self.native)
+
+    def shaped(self, flat: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """Views of a flat array laid out like `weights`, by name and in shape."""
+        return {
+            p.name: flat[p.offset : p.offset + p.size].reshape(p.shape) for p in self.parameters
+        }
+
+    def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
+        """Writes the adapter as it is now, in PEFT's form, into a folder that must not exist.
+
+        Raises ArgumentError in a run without an adapter.
+        """
+        _native.trainer.save_adapter(self.native, folder)
+        return Path(folder)
+
+    @property
     def gradients(self) -> npt.NDArray[Any]:
-        """Gradients of the last step before clipping: a flat view, see `Model.shaped`."""
+        """Gradients of the last step before clipping: a flat view, see `shaped`."""
         return _native.trainer.buffers(self.native, self._dtype)[0]
 
     @property
@@ -257,3 +305,15 @@ class Trainer:
 def _config_json(config: LlmTrainingConfig | Mapping[str, Any]) -> str:
     values = dict(config) if isinstance(config, Mapping) else config.to_dict()
     return json.dumps(values)
+
+
+def _methods_json(
+    config: LlmTrainingConfig | Mapping[str, Any], lora: LoraConfig | None, dpo: DpoConfig | None
+) -> str | None:
+    tables: dict[str, Any] = {}
+    if lora is not None:
+        seed = config.get("seed", 42) if isinstance(config, Mapping) else config.seed
+        tables["lora"] = lora.for_native(seed=int(seed))
+    if dpo is not None:
+        tables["dpo"] = dpo.for_native()
+    return json.dumps(tables) if tables else None

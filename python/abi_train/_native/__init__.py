@@ -6,6 +6,7 @@ raises from `abi_train.errors` with the library's sentence.
 
 from __future__ import annotations
 
+from . import adapter as adapter
 from . import dataset as dataset
 from . import export as export
 from . import generator as generator

@@ -77,20 +77,29 @@ def size(handle: Handle) -> tuple[int, int, str]:
 
 def parameters(handle: Handle) -> list[Parameter]:
     """All parameters in flat order."""
-    found: list[Parameter] = []
     info = ffi.new("abt_parameter *")
-    for index in range(size(handle)[0]):
+
+    def at(index: int) -> Parameter:
         check(lib.abt_model_parameter(handle.value, index, info))
-        found.append(
-            Parameter(
-                name=bytes(ffi.buffer(info.name, info.name_size)).decode("utf-8"),
-                shape=tuple(int(info.shape[i]) for i in range(info.rank)),
-                offset=int(info.offset),
-                size=int(info.count),
-                decays=bool(info.decays),
-            )
-        )
-    return found
+        return parameter_of(info)
+
+    return [at(index) for index in range(size(handle)[0])]
+
+
+def parameter_of(info: Any) -> Parameter:
+    """What an `abt_parameter` says."""
+    return Parameter(
+        name=bytes(ffi.buffer(info.name, info.name_size)).decode("utf-8"),
+        shape=tuple(int(info.shape[i]) for i in range(info.rank)),
+        offset=int(info.offset),
+        size=int(info.count),
+        decays=bool(info.decays),
+    )
+
+
+def dtype_name(number: int) -> str:
+    """`float32` or `float64`, from the library's number for it."""
+    return _NAMES[int(number)]
 
 
 def weights(handle: Handle) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .core import (
     Handle,
     c_optional_path,
+    c_path,
     c_string,
     check,
     ffi,
@@ -17,6 +18,7 @@ from .core import (
     text_out,
     view,
 )
+from .model import Parameter, dtype_name, parameter_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,8 +46,10 @@ def open(
     run_dir: str | os.PathLike[str] | None,
     tokenizer_dir: str | os.PathLike[str] | None,
     resume_from: str | os.PathLike[str] | None,
+    methods_json: str | None = None,
+    base_name: str | None = None,
 ) -> Handle:
-    """Begins or resumes a run."""
+    """Begins or resumes a run. methods_json: the tables `lora` and `dpo` that apply."""
     options = ffi.new("abt_trainer_options *")
     options.struct_size = ffi.sizeof("abt_trainer_options")
     strings = (
@@ -54,6 +58,9 @@ def open(
         c_optional_path(resume_from, "resume_from"),
     )  # cffi does not keep what a struct's pointers point to: this does, until the call is over
     options.run_dir, options.tokenizer_dir, options.resume_from = strings
+    methods = ffi.NULL if methods_json is None else c_string(methods_json, "methods_json")
+    base = ffi.NULL if base_name is None else c_string(base_name, "base_name")
+    options.methods_json, options.base_name = methods, base
     result = out_handle()
     check(
         lib.abt_trainer_open(
@@ -68,6 +75,39 @@ def open(
     return Handle(result[0], lib.abt_trainer_free)
 
 
+def size(handle: Handle) -> tuple[int, int, str]:
+    """Of what the optimizer trains: number of parameters, number of elements, dtype."""
+    parameters = ffi.new("uint64_t *")
+    elements = ffi.new("uint64_t *")
+    dtype = ffi.new("abt_dtype *")
+    check(lib.abt_trainer_size(handle.value, parameters, elements, dtype))
+    return int(parameters[0]), int(elements[0]), dtype_name(dtype[0])
+
+
+def parameters(handle: Handle) -> list[Parameter]:
+    """What the optimizer trains, in flat order: the model's parameters, or the adapter's."""
+    info = ffi.new("abt_parameter *")
+
+    def at(index: int) -> Parameter:
+        check(lib.abt_trainer_parameter(handle.value, index, info))
+        return parameter_of(info)
+
+    return [at(index) for index in range(size(handle)[0])]
+
+
+def weights(handle: Handle) -> npt.NDArray[Any]:
+    """What the optimizer trains, as one flat, writable view."""
+    pointer = ffi.new("void **")
+    elements = ffi.new("uint64_t *")
+    check(lib.abt_trainer_weights(handle.value, pointer, elements))
+    return view(pointer[0], (int(elements[0]),), size(handle)[2], handle, writable=True)
+
+
+def save_adapter(handle: Handle, folder: str | os.PathLike[str]) -> None:
+    """Writes the adapter as it is now into a new folder."""
+    check(lib.abt_trainer_save_adapter(handle.value, c_path(folder, "folder")))
+
+
 def new_event() -> Any:
     """An event to be filled by `next`, again and again."""
     event = ffi.new("abt_event *")
@@ -79,6 +119,23 @@ def next(handle: Handle, event: Any) -> str:
     """Does the next thing; its kind is returned and `event` tells the rest."""
     check(lib.abt_trainer_next(handle.value, event))
     return KINDS[int(event.kind)]
+
+
+def metrics(event: Any) -> dict[str, float]:
+    """What a run on pairs tells of an update or an evaluation, under TRL's names; else nothing."""
+    if not event.has_preference:
+        return {}
+    return {
+        "rewards/chosen": float(event.rewards_chosen),
+        "rewards/rejected": float(event.rewards_rejected),
+        "rewards/margins": float(event.rewards_margins),
+        "rewards/accuracies": float(event.rewards_accuracies),
+        "logps/chosen": float(event.logps_chosen),
+        "logps/rejected": float(event.logps_rejected),
+        "logits/chosen": float(event.logits_chosen),
+        "logits/rejected": float(event.logits_rejected),
+        "mean_token_accuracy": float(event.accuracy),
+    }
 
 
 def event_path(event: Any) -> str:

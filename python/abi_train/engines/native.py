@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import checkpoint as folders
+from ..adapters import LoraConfig
+from ..config import broken
 from ..dataset import TokenizedDataset
 from ..model import Model
 from ..progress import Observer
@@ -29,6 +31,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     config = spec.config
     precision = spec.precision_where(bf16_gpu=False)
     config = dataclasses.replace(config, mixed_precision=precision == "bf16")
+    lora = None if spec.lora is None else native_lora(spec.lora)
     result.checkpoint = resume = resume_point(spec, observer)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
@@ -48,6 +51,9 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
                 run_dir=None if probe is not None else spec.checkpoint_dir,
                 tokenizer_dir=None if probe is not None else spec.tokenizer_dir,
                 resume_from=resume,
+                lora=lora,
+                dpo=spec.dpo,
+                base_name=spec.model.resolve(),
             )
         )
         start = {
@@ -61,14 +67,16 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         for event in trainer:
             _note(event, observer, result)
             if probe is not None and isinstance(event, StepEvent) and event.global_step == 1:
-                views = model.shaped(trainer.gradients)
+                views = trainer.shaped(trainer.gradients)
                 probe.gradients.update({name: view.copy() for name, view in views.items()})
                 del views
             if not stopping and observer.stop_requested():
                 trainer.request_stop()
                 stopping = True
         if probe is not None:
-            probe.weights.update({name: view.copy() for name, view in model.state_dict().items()})
+            views = trainer.shaped(trainer.weights)
+            probe.weights.update({name: view.copy() for name, view in views.items()})
+            del views
     if probe is None:
         result.checkpoints = folders.list_checkpoints(spec.checkpoint_dir)
     return result
@@ -78,6 +86,16 @@ def open_model(spec: RunSpec) -> Model:
     """The model of a spec in its precision: of a folder, a GGUF, or random by a config.json."""
     dtype = "float64" if spec.precision == "float64" else "float32"
     return open_any(spec.model, seed=spec.config.seed, dtype=dtype)
+
+
+def native_lora(lora: LoraConfig) -> LoraConfig:
+    """The adapters of a run, with the sizes of one to go on from. Raises `ConfigError` for what
+    this engine does not have."""
+    lora = lora.with_adapter_sizes()
+    if lora.target_parameters:
+        rule = "the native engine has no experts; use engine trl"
+        raise broken("lora.target_parameters", ", ".join(lora.target_parameters), rule)
+    return lora
 
 
 def open_any(path: Path, *, seed: int, dtype: str) -> Model:
@@ -99,6 +117,7 @@ def _note(event: Event, observer: Observer, result: RunResult) -> None:
             accuracy=event.accuracy,
             tokens=event.tokens_processed,
             tokens_per_second=event.tokens_per_second,
+            metrics=event.metrics,
         )
         result.history.append(record)
         observer.on_step(record)
@@ -109,6 +128,7 @@ def _note(event: Event, observer: Observer, result: RunResult) -> None:
             loss=event.loss,
             accuracy=event.accuracy,
             tokens=event.total_tokens,
+            metrics=event.metrics,
         )
         result.evaluations.append(evaluation)
         observer.on_evaluation(evaluation)
