@@ -196,6 +196,7 @@ pub const embedding = struct {
 pub const cross_entropy = struct {
     pub const Args = plain.cross_entropy.Args;
     pub const Head = plain.cross_entropy.Head;
+    pub const Low = plain.cross_entropy.Low;
     pub const Result = plain.cross_entropy.Result;
 
     pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {

@@ -134,6 +134,27 @@ pub fn Projection(comptime T: type) type {
             }
         }
 
+        /// The adapter's share of the head, to be handed to the loss; null without one. The loss turns it into its gradient,
+        /// which `headBackward` carries on.
+        pub fn headLow(self: *const Self, weights: Weights, gradients: ?Gradients, hidden: []const T, n: usize) ?ops.cross_entropy.Low(T) {
+            const own = self.moduleAt(weights, .{ .layer = null, .target = .lm_head }) orelse return null;
+            self.reduce(own, hidden, n);
+            return .{
+                .rank = own.module.rank,
+                .inp = own.product[0 .. n * own.module.rank],
+                .weight = own.b,
+                .dweight = if (gradients) |g| own.module.b.slice(T, g.adapter) else null,
+            };
+        }
+
+        /// From the gradient the loss left in `headLow`'s input: A's gradient, and dhidden += the adapter's part.
+        pub fn headBackward(self: *const Self, weights: Weights, gradients: ?Gradients, dhidden: []T, hidden: []const T, n: usize) void {
+            const own = self.moduleAt(weights, .{ .layer = null, .target = .lm_head }) orelse return;
+            const dlow = own.product[0 .. n * own.module.rank];
+            ops.elementwise.scale(T, self.exec, dlow, own.scale());
+            self.throughA(own, if (gradients) |g| g.adapter else null, dlow, dhidden, hidden, n);
+        }
+
         // ---- the adapter's share ----
 
         /// A module with the numbers one pass needs of it.
@@ -189,9 +210,13 @@ pub fn Projection(comptime T: type) type {
         }
 
         fn backwardLow(self: *const Self, own: Own, flat: []T, dinp: ?[]T, dout: []const T, inp: []const T, n: usize) void {
+            self.throughA(own, flat, self.gradientOfLow(own, flat, dout, n), dinp, inp, n);
+        }
+
+        /// From the gradient by A·drop(x): A's gradient and dinp accumulate.
+        fn throughA(self: *const Self, own: Own, flat: ?[]T, dlow: []const T, dinp: ?[]T, inp: []const T, n: usize) void {
             const m = own.module;
-            const dlow = self.gradientOfLow(own, flat, dout, n);
-            ops.matmul.backwardWeight(T, self.exec, m.a.slice(T, flat), null, dlow, self.droppedInput(own, inp, n), n, m.rank, m.in);
+            if (flat) |f| ops.matmul.backwardWeight(T, self.exec, m.a.slice(T, f), null, dlow, self.droppedInput(own, inp, n), n, m.rank, m.in);
             const d = dinp orelse return;
             if (own.dropout.probability == 0)
                 return ops.matmul.backwardInput(T, self.exec, d, dlow, own.a, n, m.rank, m.in, .accumulate);

@@ -156,7 +156,7 @@ pub fn Transformer(comptime T: type) type {
         /// `loss`, together with the gradient by the hidden states, which stays in the scratch for `gradientFromKept`. Costs one
         /// product with the head less than `loss` and `gradient`, and is for frozen heads: the head gets no gradient.
         pub fn lossKeepingGradient(self: *Self, weights: Weights, batch: Batch, options: Options) Loss {
-            std.debug.assert(weights.adapter != null);
+            std.debug.assert(weights.adapter.?.layout.get(null, .lm_head) == null);
             self.forward(weights, batch);
             return self.headLoss(weights, null, batch, options, self.hiddenGradient(batch));
         }
@@ -190,8 +190,10 @@ pub fn Transformer(comptime T: type) type {
         fn headLoss(self: *Self, weights: Weights, gradients: ?Gradients, batch: Batch, options: Options, dhidden: ?[]T) Loss {
             const n = batch.tokens();
             const head = self.layout.head();
-            return ops.cross_entropy.run(T, self.exec, .{
-                .hidden = self.activations.hidden[0 .. n * self.config.hidden_size],
+            const hidden = self.activations.hidden[0 .. n * self.config.hidden_size];
+            const result = ops.cross_entropy.run(T, self.exec, .{
+                .hidden = hidden,
+                .low = self.projection.headLow(weights, gradients, hidden, n),
                 .weight = switch (weights.base) {
                     .dense => |flat| .{ .dense = head.sliceConst(T, flat) },
                     .frozen => |matrices| .{ .frozen = matrices[self.layout.positionOf(head)] },
@@ -211,6 +213,8 @@ pub fn Transformer(comptime T: type) type {
                     .adapter => null,
                 } else null,
             });
+            if (dhidden) |d| self.projection.headBackward(weights, gradients, d, hidden, n);
+            return result;
         }
 
         fn forward(self: *Self, weights: Weights, batch: Batch) void {

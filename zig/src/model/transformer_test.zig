@@ -260,10 +260,11 @@ fn Tuned(comptime T: type) type {
 }
 
 const everywhere = blk: {
-    var specs: [2 * Target.in_layers.len + 1]arch.ModuleSpec = undefined;
+    var specs: [2 * Target.in_layers.len + 2]arch.ModuleSpec = undefined;
     for (0..2) |l| for (Target.in_layers, 0..) |target, i| {
         specs[l * Target.in_layers.len + i] = .{ .target = target, .layer = l, .rank = 2 + (i + l) % 3, .alpha = 3, .rank_stabilized = l == 1 };
     };
+    specs[specs.len - 2] = .{ .target = .lm_head, .layer = null, .rank = 3, .alpha = 6 };
     specs[specs.len - 1] = .{ .target = .embed_tokens, .layer = null, .rank = 4, .alpha = 6 };
     break :blk specs;
 };
@@ -310,6 +311,8 @@ test "the gradient is right for adapters that stop the backward pass early" {
     try expectAdapterGradientsRight(test_config, &query, .{});
     const mlp = [_]arch.ModuleSpec{ .{ .target = .down_proj, .layer = 1, .rank = 2, .alpha = 3 }, .{ .target = .up_proj, .layer = 0, .rank = 1, .alpha = 3 } };
     try expectAdapterGradientsRight(test_config, &mlp, .{});
+    const head = [_]arch.ModuleSpec{.{ .target = .lm_head, .layer = null, .rank = 2, .alpha = 3 }};
+    try expectAdapterGradientsRight(test_config, &head, .{ .dropout = 0.2 });
 }
 
 test "an adapter computes what the merged weights compute, and with B = 0 what the base computes" {

@@ -18,12 +18,26 @@ pub fn Head(comptime T: type) type {
     };
 }
 
+/// An adapter's share of the logits: + inp · weightᵀ.
+pub fn Low(comptime T: type) type {
+    return struct {
+        rank: usize,
+        /// [N, R]. Lost; where `dhidden` is wanted it becomes the gradient by itself, 0 in rows without a target.
+        inp: []T,
+        /// [V, R]
+        weight: []const T,
+        /// [V, R], accumulated. null = not wanted.
+        dweight: ?[]T = null,
+    };
+}
+
 pub fn Args(comptime T: type) type {
     return struct {
         /// [N, C]
         hidden: []const T,
         /// [V, C]
         weight: Head(T),
+        low: ?Low(T) = null,
         /// [N], -1 = ignored. Values are below V.
         targets: []const i32,
         /// V; C follows from the size of `weight`.
@@ -99,6 +113,11 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
     // the loss then cost nothing. Chunks turn into their gradients in place; at the end the rows go home.
     const room = args.dhidden orelse args.room;
     const gathered = if (room) |to| gather(T, to, args.hidden, args.targets, c) else null;
+    if (args.low) |low| {
+        std.debug.assert(low.inp.len == n * low.rank);
+        std.debug.assert(low.weight.len == v * low.rank);
+        if (gathered != null) _ = gather(T, low.inp, low.inp, args.targets, low.rank);
+    }
     const source: []const T = if (gathered != null) room.? else args.hidden;
     const total = gathered orelse n;
     var cursor: usize = 0; // in args.targets
@@ -115,6 +134,7 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
             .dense => |w| matmul.forward(T, ex, logits, hidden, w, null, m, v, c, .store),
             .frozen => |matrix| frozen.forward(T, ex, logits, hidden, matrix, null, m, .store),
         }
+        if (args.low) |low| matmul.forward(T, ex, logits, low.inp[begin * low.rank ..][0 .. m * low.rank], low.weight, null, m, v, low.rank, .accumulate);
         const job: Job(T) = .{ .args = args, .origin = origin[0..m], .logits = logits, .rows = rows[0..m] };
         ex.pool.parallelFor(job, m, struct {
             fn f(j: Job(T), r: usize, _: usize) void {
@@ -135,13 +155,19 @@ pub fn run(comptime T: type, ex: *Exec, args: Args(T)) Result {
             .dense => |w| matmul.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, w, m, v, c, .store),
             .frozen => |matrix| frozen.backwardInput(T, ex, dh[begin * c ..][0 .. m * c], logits, matrix, m, .store),
         };
+        if (args.low) |low| {
+            const rows_low = low.inp[begin * low.rank ..][0 .. m * low.rank];
+            if (low.dweight) |dw| matmul.backwardWeight(T, ex, dw, null, logits, rows_low, m, v, low.rank);
+            if (args.dhidden != null) matmul.backwardInput(T, ex, rows_low, logits, low.weight, m, v, low.rank, .store);
+        }
         begin += m;
     }
+    if (args.low) |low| if (args.dhidden != null) if (gathered) |count| scatter(T, low.inp, args.targets, low.rank, count);
     if (args.dhidden) |dh| if (gathered) |count| scatter(T, dh, args.targets, c, count);
     return result;
 }
 
-/// Copies the rows of `hidden` that have a target to the front of `to` and gives their number; null when all have one.
+/// Copies the rows of `hidden` that have a target to the front of `to`, which may be `hidden`, and gives their number; null when all have one.
 fn gather(comptime T: type, to: []T, hidden: []const T, targets: []const i32, c: usize) ?usize {
     const all = for (targets) |target| {
         if (target < 0) break false;
@@ -150,7 +176,7 @@ fn gather(comptime T: type, to: []T, hidden: []const T, targets: []const i32, c:
     var count: usize = 0;
     for (targets, 0..) |target, r| {
         if (target < 0) continue;
-        @memcpy(to[count * c ..][0..c], hidden[r * c ..][0..c]);
+        if (to.ptr + count * c != hidden.ptr + r * c) @memcpy(to[count * c ..][0..c], hidden[r * c ..][0..c]);
         count += 1;
     }
     return count;
@@ -202,7 +228,8 @@ fn lossOfRow(comptime T: type, job: Job(T), r: usize) Row {
     const lse = @log(exp_sum);
     const nll = lse - (@as(f64, logits[target]) - max);
     const mean = lse - (plain_sum / vocabulary - max);
-    if (job.args.dhidden != null or job.args.dweight != null) {
+    const low_gradient = if (job.args.low) |low| low.dweight != null else false;
+    if (job.args.dhidden != null or job.args.dweight != null or low_gradient) {
         const scale = if (job.args.row_scale) |list| job.args.scale * list[at] else job.args.scale;
         table.logit_gradient(v, logits.ptr, max, @floatCast(1 / exp_sum), @floatCast(smoothing / vocabulary), scale);
         logits[target] -= (1 - job.args.label_smoothing) * scale;
@@ -312,6 +339,41 @@ test "fast equals plain: several chunks, ignored rows, smoothing, small vocabula
         try std.testing.expectEqual(fast, run(T, &rig.ex, args));
         try std.testing.expectEqualSlices(f64, row_nll[0], row_nll[1]);
     };
+}
+
+test "an adapter's share equals the head it makes when merged" {
+    var rig = try check.Rig.init(2);
+    defer rig.deinit();
+
+    const n = 1100;
+    const v = 21;
+    const c = 6;
+    const rank = 2;
+    try rig.ex.reserve(f64, .{ .vocab_size = v, .loss_rows = n });
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    const hidden = bag.normal(f64, n * c);
+    const weight = bag.normal(f64, v * c);
+    const a = bag.normal(f64, rank * c);
+    const b = bag.normal(f64, v * rank);
+    const merged = bag.copy(f64, weight);
+    matmul.backwardInputNaive(f64, merged, b, a, v, rank, c, .accumulate); // + B·A
+    const targets = someTargets(&bag, n, v);
+    const inp = bag.zeros(f64, n * rank);
+    matmul.forward(f64, &rig.ex, inp, hidden, a, null, n, rank, c, .store);
+    const dhidden = [2][]f64{ bag.zeros(f64, n * c), bag.zeros(f64, n * c) };
+    const dmerged = bag.zeros(f64, v * c);
+    const db = bag.zeros(f64, v * rank);
+    const want = run(f64, &rig.ex, .{ .hidden = hidden, .weight = .{ .dense = merged }, .targets = targets, .vocab_size = v, .scale = 0.5, .dhidden = dhidden[0], .dweight = dmerged });
+    const got = run(f64, &rig.ex, .{ .hidden = hidden, .weight = .{ .dense = weight }, .low = .{ .rank = rank, .inp = inp, .weight = b, .dweight = db }, .targets = targets, .vocab_size = v, .scale = 0.5, .dhidden = dhidden[1] });
+    try std.testing.expectApproxEqAbs(want.loss_sum, got.loss_sum, 1e-9);
+    try std.testing.expectEqual(want.correct, got.correct);
+    matmul.backwardInput(f64, &rig.ex, dhidden[1], inp, a, n, rank, c, .accumulate);
+    try check.expectClose(f64, dhidden[0], dhidden[1], 1e-12);
+    const db_naive = bag.zeros(f64, v * rank);
+    matmul.forwardNaive(f64, db_naive, dmerged, a, null, v, rank, c, .store); // dW·Aᵀ
+    try check.expectClose(f64, db_naive, db, 1e-12);
 }
 
 test "a frozen head has the bits of its expansion" {

@@ -304,7 +304,8 @@ pub fn PreferenceObjective(comptime T: type) type {
                 .row_mean_logit = self.row_mean_logit[0..tokens],
                 .row_correct = self.row_correct[0..tokens],
             };
-            const by_adapter = if (gradients) |g| g == .adapter else false;
+            // An adapter on the head has a gradient of its own there, which must know the weights of the rows.
+            const by_adapter = if (gradients) |g| g == .adapter and live.adapter.?.layout.get(null, .lm_head) == null else false;
             _ = if (by_adapter) transformer.lossKeepingGradient(live, batch, options) else transformer.loss(live, batch, options);
 
             const chosen = self.chosen[0..pairs];
