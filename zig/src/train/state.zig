@@ -8,6 +8,9 @@ const std = @import("std");
 const base = @import("base");
 const arch = @import("arch");
 const formats = @import("formats");
+const preference = @import("preference.zig");
+const DpoConfig = @import("preference_config.zig").DpoConfig;
+const ReferenceKind = @import("preference_objective.zig").ReferenceKind;
 
 /// One line of the log: an update or an evaluation.
 pub const LogRecord = struct {
@@ -22,6 +25,29 @@ pub const LogRecord = struct {
     eval_loss: ?f64 = null,
     eval_perplexity: ?f64 = null,
     eval_accuracy: ?f64 = null,
+    // Runs on pairs, under TRL's names.
+    @"rewards/chosen": ?f64 = null,
+    @"rewards/rejected": ?f64 = null,
+    @"rewards/margins": ?f64 = null,
+    @"rewards/accuracies": ?f64 = null,
+    @"logps/chosen": ?f64 = null,
+    @"logps/rejected": ?f64 = null,
+    @"logits/chosen": ?f64 = null,
+    @"logits/rejected": ?f64 = null,
+    @"eval_rewards/chosen": ?f64 = null,
+    @"eval_rewards/rejected": ?f64 = null,
+    @"eval_rewards/margins": ?f64 = null,
+    @"eval_rewards/accuracies": ?f64 = null,
+    @"eval_logps/chosen": ?f64 = null,
+    @"eval_logps/rejected": ?f64 = null,
+    @"eval_logits/chosen": ?f64 = null,
+    @"eval_logits/rejected": ?f64 = null,
+
+    /// Takes over what a run on pairs tells; `prefix` is `eval_` for an evaluation.
+    pub fn addPreference(self: *LogRecord, comptime prefix: []const u8, metrics: preference.Metrics) void {
+        inline for (.{ "rewards", "rewards", "rewards", "rewards", "logps", "logps", "logits", "logits" }, .{ "chosen", "rejected", "margins", "accuracies", "chosen", "rejected", "chosen", "rejected" }) |group, name|
+            @field(self, prefix ++ group ++ "/" ++ name) = @field(metrics, group ++ "_" ++ name);
+    }
 };
 
 /// What must be the same when a run is resumed, or the resumed run is another run.
@@ -42,11 +68,27 @@ pub const Identity = struct {
     lora: ?LoraRecord = null,
     /// `Source.fingerprint` of an adapter's base. An engine that cannot compute it leaves it out; then it is not compared.
     base_crc32c: ?u32 = null,
+    /// By what it is learned. Left out of the file when it is next tokens.
+    objective: Objective = .sft,
+    dpo: ?DpoRecord = null,
+    /// Which reference pairs are compared with.
+    reference: ?ReferenceRecord = null,
+    /// CRC-32C of the reference's own numbers, where the base alone does not say which it is.
+    reference_crc32c: ?u32 = null,
 
     pub const Method = enum { full, lora };
+    pub const Objective = enum { sft, dpo };
 
     pub fn jsonStringify(self: Identity, json: *std.json.Stringify) std.Io.Writer.Error!void {
-        try writeWithout(json, self, .{ .method = self.method == .full, .lora = self.lora == null, .base_crc32c = self.base_crc32c == null });
+        try writeWithout(json, self, .{
+            .method = self.method == .full,
+            .lora = self.lora == null,
+            .base_crc32c = self.base_crc32c == null,
+            .objective = self.objective == .sft,
+            .dpo = self.dpo == null,
+            .reference = self.reference == null,
+            .reference_crc32c = self.reference_crc32c == null,
+        });
     }
 };
 
@@ -64,6 +106,76 @@ pub const LoraRecord = struct {
     pub fn jsonParse(_: std.mem.Allocator, source: anytype, _: std.json.ParseOptions) !LoraRecord {
         try source.skipValue();
         return .{ .settings = .{} };
+    }
+};
+
+/// What decides the numbers of a loss over pairs. Holds its terms itself: the file's text may go.
+pub const DpoRecord = struct {
+    beta: f64,
+    label_smoothing: f64,
+    weighted: bool,
+    count: usize,
+    terms: [preference.max_losses]preference.Term,
+
+    pub fn of(dpo: DpoConfig) DpoRecord {
+        var self: DpoRecord = .{
+            .beta = dpo.beta,
+            .label_smoothing = dpo.label_smoothing,
+            .weighted = dpo.weighted,
+            .count = dpo.terms.len,
+            .terms = @splat(.{ .type = .sigmoid }),
+        };
+        @memcpy(self.terms[0..dpo.terms.len], dpo.terms);
+        return self;
+    }
+
+    fn config(self: *const DpoRecord) DpoConfig {
+        return .{ .beta = self.beta, .label_smoothing = self.label_smoothing, .weighted = self.weighted, .terms = self.terms[0..self.count] };
+    }
+
+    pub fn jsonStringify(self: DpoRecord, json: *std.json.Stringify) std.Io.Writer.Error!void {
+        try self.config().writeIdentity(json);
+    }
+
+    pub fn jsonParse(arena: std.mem.Allocator, source: anytype, options: std.json.ParseOptions) !DpoRecord {
+        const value = try std.json.innerParse(std.json.Value, arena, source, options);
+        var unsaid: base.Diagnostic = .{};
+        return of(DpoConfig.parse(arena, value, &unsaid) catch |err| return if (err == error.OutOfMemory) error.OutOfMemory else error.UnexpectedToken);
+    }
+
+    /// The first setting that differs, or null. Weights of 1 that were given equal those that were not.
+    fn difference(a: *const DpoRecord, b: *const DpoRecord) ?[]const u8 {
+        if (a.beta != b.beta) return "beta";
+        if (a.label_smoothing != b.label_smoothing) return "label_smoothing";
+        if (a.count != b.count) return "loss_type";
+        for (a.terms[0..a.count], b.terms[0..b.count]) |x, y| {
+            if (x.type != y.type) return "loss_type";
+            if (x.weight != y.weight) return "loss_weights";
+        }
+        return null;
+    }
+};
+
+/// A reference in the file: its kind, and ` (precomputed)` when it was asked once.
+pub const ReferenceRecord = struct {
+    kind: ReferenceKind,
+    precomputed: bool,
+
+    const suffix = " (precomputed)";
+
+    pub fn format(self: ReferenceRecord, w: *std.Io.Writer) std.Io.Writer.Error!void {
+        try w.print("{t}{s}", .{ self.kind, if (self.precomputed) suffix else "" });
+    }
+
+    pub fn jsonStringify(self: ReferenceRecord, json: *std.json.Stringify) std.Io.Writer.Error!void {
+        try json.print("\"{f}\"", .{self});
+    }
+
+    pub fn jsonParse(arena: std.mem.Allocator, source: anytype, options: std.json.ParseOptions) !ReferenceRecord {
+        const text = try std.json.innerParse([]const u8, arena, source, options);
+        const precomputed = std.mem.endsWith(u8, text, suffix);
+        const name = if (precomputed) text[0 .. text.len - suffix.len] else text;
+        return .{ .kind = std.meta.stringToEnum(ReferenceKind, name) orelse return error.InvalidEnumTag, .precomputed = precomputed };
     }
 };
 
@@ -266,6 +378,38 @@ pub fn requireSame(saved: Identity, now: Identity, diag: *base.Diagnostic) error
             }
             continue;
         }
+        if (comptime std.mem.eql(u8, name, "objective")) {
+            if (was != is) {
+                diag.set("cannot resume: objective was {t} when the checkpoint was saved and is {t} now. " ++
+                    "Use the same objective, or start a new run from the checkpoint's weights.", .{ was, is });
+                return error.ResumeMismatch;
+            }
+            continue;
+        }
+        if (comptime std.mem.eql(u8, name, "dpo")) {
+            if (was) |a| if (is) |b| if (a.difference(&b)) |setting| {
+                diag.set("cannot resume: dpo.{s} is not what it was when the checkpoint was saved. " ++
+                    "Use the same value, or start a new run from the checkpoint's weights.", .{setting});
+                return error.ResumeMismatch;
+            };
+            continue;
+        }
+        if (comptime std.mem.eql(u8, name, "reference")) {
+            if (was) |a| if (is) |b| if (a.kind != b.kind) {
+                diag.set("cannot resume: the reference was {f} when the checkpoint was saved and is {f} now. " ++
+                    "Use the same reference, or start a new run from the checkpoint's weights.", .{ a, b });
+                return error.ResumeMismatch;
+            };
+            continue;
+        }
+        if (comptime std.mem.eql(u8, name, "reference_crc32c")) {
+            if (was != null and is != null and was.? != is.?) {
+                diag.set("cannot resume: the reference has other numbers than the one the run began with. " ++
+                    "Give the model, adapter and ref_model the run began with.", .{});
+                return error.ResumeMismatch;
+            }
+            continue;
+        }
         if (comptime std.mem.eql(u8, name, "base_crc32c")) {
             if (was != null and is != null and was.? != is.?) {
                 diag.set("cannot resume: the checkpoint's adapter was trained on another base than this model. " ++
@@ -327,6 +471,52 @@ fn roundTrip(gpa: std.mem.Allocator) !void {
 
 test "a state reads back to the same bits, and every allocation failure is survived" {
     try std.testing.checkAllAllocationFailures(std.testing.allocator, roundTrip, .{});
+}
+
+test "what a run on pairs is reads back, and each difference is named" {
+    const gpa = std.testing.allocator;
+    var identity = test_identity;
+    identity.objective = .dpo;
+    identity.dpo = .of(.{ .beta = 0.3, .weighted = true, .terms = &.{ .{ .type = .ipo, .weight = 2 }, .{ .type = .sft, .weight = 0.1 } } });
+    identity.reference = .{ .kind = .starting_model, .precomputed = true };
+    identity.reference_crc32c = 7;
+    const header: Header = .{ .epochs = 1, .log_interval = 1, .eval_interval = 0, .checkpoint_interval = 0, .epoch_fraction = 0, .version = "0" };
+    var record: LogRecord = .{ .step = 1, .epoch = 1 };
+    record.addPreference("", .{ .rewards_margins = 0.25, .logits_rejected = -3 });
+    record.addPreference("eval_", .{ .rewards_accuracies = 0.5 });
+    const text = try write(gpa, .{}, identity, header, &.{record}, null);
+    defer gpa.free(text);
+
+    try std.testing.expect(std.mem.find(u8, text, "\"rewards/margins\": 0.25") != null);
+    try std.testing.expect(std.mem.find(u8, text, "\"starting_model (precomputed)\"") != null);
+    var diag: base.Diagnostic = .{};
+    const back = try read(gpa, text, &diag);
+    defer gpa.free(back.history);
+
+    try std.testing.expectEqualDeep(identity, back.identity);
+    try std.testing.expectEqual(record, back.history[0]);
+    try requireSame(back.identity, identity, &diag);
+    const Case = struct { identity: Identity, words: []const u8 };
+    var cases: [5]Case = @splat(.{ .identity = identity, .words = "" });
+    cases[0].identity.objective = .sft;
+    cases[0].words = "objective was dpo";
+    cases[1].identity.dpo.?.beta = 0.31;
+    cases[1].words = "dpo.beta";
+    cases[2].identity.dpo.?.terms[1].weight = 0.2;
+    cases[2].words = "dpo.loss_weights";
+    cases[3].identity.reference.?.kind = .ref_model;
+    cases[3].words = "the reference was starting_model (precomputed)";
+    cases[4].identity.reference_crc32c = 8;
+    cases[4].words = "other numbers";
+    for (cases) |case| {
+        try std.testing.expectError(error.ResumeMismatch, requireSame(identity, case.identity, &diag));
+        try std.testing.expect(std.mem.find(u8, diag.text(), case.words) != null);
+    }
+    // Asked once or every time is the same run; so is a checkpoint of an engine that leaves the checksum out.
+    var other = identity;
+    other.reference.?.precomputed = false;
+    other.reference_crc32c = null;
+    try requireSame(identity, other, &diag);
 }
 
 test "a different seed is named with both values" {

@@ -9,6 +9,7 @@ pub const preference = @import("preference.zig");
 pub const preference_config = @import("preference_config.zig");
 pub const preference_objective = @import("preference_objective.zig");
 pub const preference_cache = @import("preference_cache.zig");
+pub const preference_session = @import("preference_session.zig");
 pub const lora = @import("lora.zig");
 pub const methods = @import("methods.zig");
 pub const source = @import("source.zig");
@@ -48,6 +49,8 @@ test {
     _ = preference_config;
     _ = preference_objective;
     _ = preference_cache;
+    _ = preference_session;
+    _ = @import("preference_run_test.zig");
     _ = lora;
     _ = methods;
     _ = source;

@@ -11,6 +11,7 @@
 //! Semantics are TRL's: the loss is the mean over all targets of the accumulated batch, then clip, then optimizer, with
 //! the learning rate of that update; the last group of an epoch may be short. A non-finite loss or gradient stops the
 //! run before any weight changes.
+//! With `Options.dpo` rows come in pairs and the loss compares them with a reference (`preference_session.zig`).
 //! What is trained is all weights, or with `Options.lora` an adapter alone: then gradients, moments and checkpoints are the
 //! adapter's, and the base is only read.
 //! Order of rows is a permutation of (seed, epoch) alone, so a resumed run reads what the unbroken one would have read.
@@ -28,6 +29,10 @@ const schedule = @import("schedule.zig");
 const report = @import("report.zig");
 const state_file = @import("state.zig");
 const lora_file = @import("lora.zig");
+const preference_session = @import("preference_session.zig");
+const PreferenceSession = preference_session.PreferenceSession;
+const Pass = preference_session.Pass;
+const DpoConfig = @import("preference_config.zig").DpoConfig;
 const Source = @import("source.zig").Source;
 
 const firstNonFinite = checkpoint.model_file.firstNonFinite;
@@ -45,6 +50,8 @@ pub const Options = struct {
     resume_from: ?[]const u8 = null,
     /// Train an adapter on the model instead of the model.
     lora: ?lora_file.LoraConfig = null,
+    /// Learn from pairs of answers; the data must be preference data.
+    dpo: ?DpoConfig = null,
     /// What the adapter's file calls its base: a path or the name of a repository.
     base_name: ?[]const u8 = null,
     version: []const u8 = "0.1.0",
@@ -61,6 +68,8 @@ pub fn Trainer(comptime T: type) type {
         /// Keys of dropout; its state goes into the checkpoint.
         dropout: base.Prng,
         trained: Trained,
+        /// Of a run on pairs.
+        pairs: ?PreferenceSession(T) = null,
         pool: *base.Pool,
         exec: ops.Exec,
         transformer: model_layer.Transformer(T),
@@ -153,7 +162,17 @@ pub fn Trainer(comptime T: type) type {
                 .loader = undefined,
                 .eval_loader = null,
                 .run = null,
-                .identity = undefined,
+                .identity = .{
+                    .batch_size = config.batch_size,
+                    .grad_accum_steps = config.grad_accum_steps,
+                    .max_seq_len = config.max_seq_len,
+                    .shuffle = config.shuffle,
+                    .seed = config.seed,
+                    .data_tokens = dataset.tokens.len,
+                    .data_rows = dataset.rowCount() orelse 0,
+                    .data_crc32c = fingerprint(dataset.tokens),
+                    .objective = if (options.dpo == null) .sft else .dpo,
+                },
             };
             errdefer self.exec.deinit();
 
@@ -198,22 +217,27 @@ pub fn Trainer(comptime T: type) type {
             self.second_moment = try zeros(gpa, T, moments);
             errdefer gpa.free(self.second_moment);
 
-            self.identity = .{
-                .batch_size = config.batch_size,
-                .grad_accum_steps = config.grad_accum_steps,
-                .max_seq_len = config.max_seq_len,
-                .shuffle = config.shuffle,
-                .seed = config.seed,
-                .data_tokens = dataset.tokens.len,
-                .data_rows = dataset.rowCount() orelse 0,
-                .data_crc32c = fingerprint(dataset.tokens),
-            };
             if (self.adapter) |*adapter| {
                 self.identity.method = .lora;
                 self.identity.lora = .{ .settings = adapter.settings };
                 self.identity.base_crc32c = source.fingerprint();
             }
             self.state.max_steps = try self.plannedSteps(diag);
+            if (options.dpo) |dpo| {
+                self.pairs = try .init(gpa, io, dpo, .{
+                    .weights = self.weights(.evaluation),
+                    .adapter_given = if (options.lora) |lora| lora.adapter != null else false,
+                    .config = source.config(),
+                    .exec = &self.exec,
+                    .capacity = self.capacity(),
+                    .resuming = options.resume_from != null,
+                }, diag);
+                self.identity.dpo = .of(dpo);
+                self.identity.reference = .{ .kind = self.pairs.?.objective.kind, .precomputed = dpo.precompute_ref_log_probs };
+                self.identity.reference_crc32c = self.pairs.?.referenceChecksum();
+            }
+            errdefer if (self.pairs) |*pairs| pairs.deinit();
+
             try self.openRun(options, diag);
             errdefer self.closeRun();
 
@@ -239,6 +263,7 @@ pub fn Trainer(comptime T: type) type {
             gpa.free(self.second_moment);
             gpa.free(self.first_moment);
             gpa.free(self.gradients);
+            if (self.pairs) |*pairs| pairs.deinit();
             self.transformer.deinit();
             if (self.adapter) |*adapter| adapter.deinit(gpa);
             if (self.eval_loader) |*l| l.deinit();
@@ -256,6 +281,7 @@ pub fn Trainer(comptime T: type) type {
         /// The next event, or null after `finished`.
         pub fn next(self: *Self, diag: *base.Diagnostic) !?Event {
             if (self.finished) return null;
+            if (self.finish == null and !self.stop_requested.load(.acquire)) try self.prepareReference(diag);
             if (self.stop_requested.load(.acquire) and self.finish == null) {
                 self.finish = .interrupted;
                 self.pending = .{ .save = true };
@@ -340,6 +366,17 @@ pub fn Trainer(comptime T: type) type {
             }, tokenizer_dir, diag);
         }
 
+        /// Before the first update (or evaluation): what has to be asked of a reference once. A requested stop ends it early.
+        fn prepareReference(self: *Self, diag: *base.Diagnostic) !void {
+            const pairs = if (self.pairs) |*p| p else return;
+            if (pairs.ready) return;
+            const started: std.Io.Timestamp = .now(self.io, .awake);
+            const evaluation = if (self.eval_loader) |*l| l else null;
+            const dir = if (self.run) |run| run.dir else null;
+            _ = try pairs.makeReady(self.io, &self.transformer, self.weights(.evaluation), &self.loader, evaluation, dir, &self.stop_requested, diag);
+            self.state.time_ns += @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 0));
+        }
+
         // ---- one update ----
 
         fn update(self: *Self, diag: *base.Diagnostic) !report.TrainingStats {
@@ -348,27 +385,12 @@ pub fn Trainer(comptime T: type) type {
             const per_epoch = self.loader.batchesPerEpoch();
             const group: usize = @intCast(@min(self.config.grad_accum_steps, per_epoch - s.micro_index));
             try self.loader.seek(s.epoch, s.micro_index);
-            const targets = self.loader.peekTargets(group);
-            const scale: T = if (targets == 0) 0 else 1 / @as(T, @floatFromInt(targets));
-
             ops.elementwise.fill(T, &self.exec, self.gradients, 0);
-            var loss_sum: f64 = 0;
-            var correct: u64 = 0;
-            var tokens: u64 = 0;
-            for (0..group) |_| {
-                const micro = self.loader.next().?;
-                const result = self.transformer.lossAndGradient(self.weights(.training), self.gradientTarget(), .{
-                    .input_ids = micro.input_ids,
-                    .targets = micro.targets,
-                    .batch = micro.batch,
-                    .time = micro.time,
-                }, .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
-                loss_sum += result.loss_sum;
-                correct += result.correct;
-                tokens += micro.token_count;
-            }
-            const count: f64 = @floatFromInt(@max(targets, 1));
-            const loss = loss_sum / count;
+            const pass: Pass = if (self.pairs) |*pairs|
+                pairs.update(&self.transformer, self.weights(.training), self.gradientTarget(), &self.loader, group)
+            else
+                self.passRows(group);
+            const loss = pass.loss;
             const grad_norm = self.gradientNorm();
             try self.guard(loss, grad_norm, diag);
             const rate = schedule.learningRate(&self.config, s.global_step, s.max_steps);
@@ -380,9 +402,9 @@ pub fn Trainer(comptime T: type) type {
                 s.epoch += 1;
                 s.micro_index = 0;
             }
-            s.tokens_processed += tokens;
+            s.tokens_processed += pass.tokens;
             s.last_loss = loss;
-            s.last_accuracy = @as(f64, @floatFromInt(correct)) / count;
+            s.last_accuracy = pass.accuracy;
             const elapsed: u64 = @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 1));
             s.time_ns += elapsed;
             const stats: report.TrainingStats = .{
@@ -395,12 +417,38 @@ pub fn Trainer(comptime T: type) type {
                 .grad_norm = grad_norm,
                 .perplexity = @exp(loss),
                 .tokens_processed = s.tokens_processed,
-                .throughput = @as(f64, @floatFromInt(tokens)) * 1e9 / @as(f64, @floatFromInt(elapsed)),
+                .throughput = @as(f64, @floatFromInt(pass.tokens)) * 1e9 / @as(f64, @floatFromInt(elapsed)),
                 .time_ns = elapsed,
+                .preference = if (self.pairs != null) pass.metrics else null,
             };
             try self.record(stats);
             self.schedulePending();
             return stats;
+        }
+
+        /// The next `group` micro-batches of single rows: the token average over all of them, and its gradient.
+        fn passRows(self: *Self, group: usize) Pass {
+            const targets = self.loader.peekTargets(group);
+            const scale: T = if (targets == 0) 0 else 1 / @as(T, @floatFromInt(targets));
+            var loss_sum: f64 = 0;
+            var correct: u64 = 0;
+            var pass: Pass = .{ .targets = targets, .batches = group };
+            for (0..group) |_| {
+                const micro = self.loader.next().?;
+                const result = self.transformer.lossAndGradient(self.weights(.training), self.gradientTarget(), .{
+                    .input_ids = micro.input_ids,
+                    .targets = micro.targets,
+                    .batch = micro.batch,
+                    .time = micro.time,
+                }, .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
+                loss_sum += result.loss_sum;
+                correct += result.correct;
+                pass.tokens += micro.token_count;
+            }
+            const count: f64 = @floatFromInt(@max(targets, 1));
+            pass.loss = loss_sum / count;
+            pass.accuracy = @as(f64, @floatFromInt(correct)) / count;
+            return pass;
         }
 
         const Purpose = enum { training, evaluation };
@@ -421,7 +469,9 @@ pub fn Trainer(comptime T: type) type {
             return if (self.adapter == null) .{ .base = self.gradients } else .{ .adapter = self.gradients };
         }
 
+        /// Pairs are compared without dropout, whatever the adapter was trained with before.
         fn dropoutProbability(self: *const Self) f64 {
+            if (self.identity.objective == .dpo) return 0;
             return if (self.adapter) |*a| a.settings.lora_dropout else 0;
         }
 
@@ -504,16 +554,18 @@ pub fn Trainer(comptime T: type) type {
             const step = stats.global_step;
             const interval = self.config.log_interval;
             if (!(isDue(step, interval) or step == 1 or step == self.state.max_steps)) return;
-            try self.history.append(self.gpa, .{
+            var line: state_file.LogRecord = .{
                 .step = step,
                 .epoch = stats.epoch,
                 .loss = stats.loss,
                 .grad_norm = stats.grad_norm,
                 .learning_rate = stats.learning_rate,
-                .perplexity = stats.perplexity,
+                .perplexity = if (stats.preference == null) stats.perplexity else null,
                 .accuracy = stats.accuracy,
                 .tokens_per_second = stats.throughput,
-            });
+            };
+            if (stats.preference) |metrics| line.addPreference("", metrics);
+            try self.history.append(self.gpa, line);
         }
 
         // ---- evaluation ----
@@ -523,10 +575,44 @@ pub fn Trainer(comptime T: type) type {
             const loader = &self.eval_loader.?;
             const s = &self.state;
             try loader.seek(0, 0);
+            const pass: Pass = if (self.pairs) |*pairs|
+                pairs.evaluate(&self.transformer, self.weights(.evaluation), loader)
+            else
+                self.evaluateRows(loader);
+            const loss = pass.loss;
+            const accuracy = pass.accuracy;
+            const metric = if (self.config.early_stopping_monitor_loss) loss else @exp(loss);
+            const improved = metric < (s.best_metric orelse std.math.inf(f64)) - self.config.early_stopping_min_delta;
+            self.evaluated_step = s.global_step;
+            s.time_ns += @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 0));
+            var line: state_file.LogRecord = .{
+                .step = s.global_step,
+                .epoch = self.epochFraction(),
+                .eval_loss = loss,
+                .eval_perplexity = if (self.pairs == null) @exp(loss) else null,
+                .eval_accuracy = accuracy,
+            };
+            if (self.pairs != null) line.addPreference("eval_", pass.metrics);
+            try self.history.append(self.gpa, line);
+            try self.judge(metric, accuracy, improved);
+            return .{
+                .global_step = s.global_step,
+                .epoch = self.epochFraction(),
+                .loss = loss,
+                .perplexity = @exp(loss),
+                .accuracy = accuracy,
+                .num_batches = pass.batches,
+                .total_tokens = pass.targets,
+                .improved = improved,
+                .preference = if (self.pairs != null) pass.metrics else null,
+            };
+        }
+
+        /// Token means over single rows, without label smoothing.
+        fn evaluateRows(self: *Self, loader: *data.Loader) Pass {
             var loss_sum: f64 = 0;
             var correct: u64 = 0;
-            var count: u64 = 0;
-            var batches: u64 = 0;
+            var pass: Pass = .{};
             while (loader.next()) |micro| {
                 const result = self.transformer.loss(self.weights(.evaluation), .{
                     .input_ids = micro.input_ids,
@@ -536,34 +622,13 @@ pub fn Trainer(comptime T: type) type {
                 }, .{});
                 loss_sum += result.nll_sum;
                 correct += result.correct;
-                count += result.count;
-                batches += 1;
+                pass.targets += result.count;
+                pass.batches += 1;
             }
-            const divisor: f64 = @floatFromInt(@max(count, 1));
-            const loss = loss_sum / divisor;
-            const accuracy = @as(f64, @floatFromInt(correct)) / divisor;
-            const metric = if (self.config.early_stopping_monitor_loss) loss else @exp(loss);
-            const improved = metric < (s.best_metric orelse std.math.inf(f64)) - self.config.early_stopping_min_delta;
-            self.evaluated_step = s.global_step;
-            s.time_ns += @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 0));
-            try self.history.append(self.gpa, .{
-                .step = s.global_step,
-                .epoch = self.epochFraction(),
-                .eval_loss = loss,
-                .eval_perplexity = @exp(loss),
-                .eval_accuracy = accuracy,
-            });
-            try self.judge(metric, accuracy, improved);
-            return .{
-                .global_step = s.global_step,
-                .epoch = self.epochFraction(),
-                .loss = loss,
-                .perplexity = @exp(loss),
-                .accuracy = accuracy,
-                .num_batches = batches,
-                .total_tokens = count,
-                .improved = improved,
-            };
+            const divisor: f64 = @floatFromInt(@max(pass.targets, 1));
+            pass.loss = loss_sum / divisor;
+            pass.accuracy = @as(f64, @floatFromInt(correct)) / divisor;
+            return pass;
         }
 
         /// Early stopping: remembers the best, or counts towards patience.
@@ -803,9 +868,37 @@ pub fn Trainer(comptime T: type) type {
                     return error.InvalidConfiguration;
                 },
             }
+            try checkObjective(dataset, config, options, diag);
+            if (eval_dataset) |e| try checkObjective(e, config, options, diag);
             try dataset.checkVocabulary(shape.vocab_size, diag);
             if (eval_dataset) |e| try e.checkVocabulary(shape.vocab_size, diag);
         }
+    };
+}
+
+/// Pairs go with `dpo` and single rows without, and what means nothing for pairs is refused.
+fn checkObjective(
+    dataset: *const TokenizedDataset,
+    config: LlmTrainingConfig,
+    options: Options,
+    diag: *base.Diagnostic,
+) error{ WrongObjective, InvalidConfiguration }!void {
+    if (options.dpo == null) {
+        if (!dataset.isPreference()) return;
+        diag.set("{s} holds pairs of answers (preference data); train on it with the objective dpo, or prepare rows for sft", .{dataset.path});
+        return error.WrongObjective;
+    }
+    if (!dataset.isPreference()) {
+        diag.set("{s} holds no pairs of answers; prepare rows with prompt, chosen and rejected, or train with the objective sft", .{dataset.path});
+        return error.WrongObjective;
+    }
+    if (config.label_smoothing != 0) {
+        diag.set("label_smoothing is {d}, which the objective dpo does not use. Set it to 0; the loss robust has dpo.label_smoothing", .{config.label_smoothing});
+        return error.InvalidConfiguration;
+    }
+    if (options.lora) |lora| if (lora.settings.lora_dropout != 0) {
+        diag.set("lora.lora_dropout is {d}; with the objective dpo it must be 0, as TRL switches every dropout off there", .{lora.settings.lora_dropout});
+        return error.InvalidConfiguration;
     };
 }
 

@@ -1,0 +1,169 @@
+//! A run on pairs, as the trainer sees it: make the reference ready, pass one update's micro-batches, pass an evaluation.
+//!
+//! An update's loss is the mean over its micro-batches of each one's mean over its pairs (TRL's), so a short last micro-batch
+//! weighs as much as a full one; metrics are averaged the same way. The loss of an evaluation is the mean over all pairs.
+//! With `precompute_ref_log_probs` the reference is asked about every pair before the first update and let go; the answers stay
+//! in the run's folder, and a resumed run reads them there.
+//! Does not know: optimizers, schedules, events.
+
+const std = @import("std");
+const base = @import("base");
+const arch = @import("arch");
+const ops = @import("ops");
+const model_layer = @import("model");
+const data = @import("data");
+const preference = @import("preference.zig");
+const objective_file = @import("preference_objective.zig");
+const cache = @import("preference_cache.zig");
+const DpoConfig = @import("preference_config.zig").DpoConfig;
+
+/// What passing some micro-batches gave.
+pub const Pass = struct {
+    loss: f64 = 0,
+    metrics: preference.Metrics = .{},
+    /// Of the better answers' tokens.
+    accuracy: f64 = 0,
+    /// Tokens read, padding left out, and targets among them.
+    tokens: u64 = 0,
+    targets: u64 = 0,
+    batches: u64 = 0,
+};
+
+pub fn PreferenceSession(comptime T: type) type {
+    return struct {
+        objective: Objective,
+        precompute: bool,
+        ready: bool,
+
+        const Self = @This();
+        const Objective = objective_file.PreferenceObjective(T);
+        const Weights = model_layer.Weights(T);
+        const Gradients = model_layer.Gradients(T);
+        const Transformer = model_layer.Transformer(T);
+
+        pub const Start = struct {
+            /// The policy before its first update ever.
+            weights: Weights,
+            adapter_given: bool,
+            config: arch.ModelConfig,
+            exec: *ops.Exec,
+            capacity: model_layer.Capacity,
+            /// A checkpoint will replace the policy before the reference is asked.
+            resuming: bool,
+        };
+
+        pub fn init(gpa: std.mem.Allocator, io: std.Io, dpo: DpoConfig, start: Start, diag: *base.Diagnostic) objective_file.Error!Self {
+            return .{
+                .objective = try .init(gpa, io, dpo, .{
+                    .start = start.weights,
+                    .adapter_given = start.adapter_given,
+                    .config = start.config,
+                    .exec = start.exec,
+                    .capacity = start.capacity,
+                    .dropped_before_change = dpo.precompute_ref_log_probs and !start.resuming,
+                }, diag),
+                .precompute = dpo.precompute_ref_log_probs,
+                .ready = !dpo.precompute_ref_log_probs,
+            };
+        }
+
+        pub fn deinit(self: *Self) void {
+            self.objective.deinit();
+            self.* = undefined;
+        }
+
+        /// CRC-32C of the reference's own numbers; null when the base alone says it all, or they were let go.
+        pub fn referenceChecksum(self: *const Self) ?u32 {
+            return switch (self.objective.reference orelse return null) {
+                .adapter_off => null,
+                .starting_adapter, .starting_model => |values| base.checksum.crc32c(std.mem.sliceAsBytes(values)),
+                .ref_model => |other| base.checksum.crc32c(std.mem.sliceAsBytes(other.loaded.weights)),
+            };
+        }
+
+        /// Asks the reference about all pairs where that was wanted. False if `stop` was set before it was done.
+        pub fn makeReady(
+            self: *Self,
+            io: std.Io,
+            transformer: *Transformer,
+            live: Weights,
+            training: *data.Loader,
+            evaluation: ?*data.Loader,
+            run_dir: ?[]const u8,
+            stop: *const std.atomic.Value(bool),
+            diag: *base.Diagnostic,
+        ) !bool {
+            if (self.ready) return true;
+            const gpa = self.objective.gpa;
+            var disk: base.storage.Disk = .init(io);
+            const name = try cache.fingerprint(
+                T,
+                gpa,
+                self.objective.referenceWeights(live),
+                transformer.config,
+                transformer.exec.compute == .bf16,
+                training,
+                evaluation,
+            );
+            defer gpa.free(name);
+
+            const evaluation_count = if (evaluation) |loader| 2 * loader.kept.len else null;
+            const kept = if (run_dir) |dir|
+                try cache.read(gpa, disk.storage(), dir, name, 2 * training.kept.len, evaluation_count)
+            else
+                null;
+            if (kept) |sums| {
+                self.objective.setKnown(.training, sums.training);
+                if (sums.evaluation) |values| self.objective.setKnown(.evaluation, values);
+            } else {
+                if (!try self.objective.askAll(transformer, live, training, .training, stop)) return false;
+                if (evaluation) |loader| if (!try self.objective.askAll(transformer, live, loader, .evaluation, stop)) return false;
+                if (run_dir) |dir| try cache.keep(gpa, disk.storage(), dir, name, .{
+                    .training = self.objective.known.get(.training).?,
+                    .evaluation = self.objective.known.get(.evaluation),
+                }, diag);
+            }
+            self.objective.dropReference();
+            self.ready = true;
+            return true;
+        }
+
+        /// The next `group` micro-batches of `loader`: adds the gradient of their loss to `gradients`.
+        pub fn update(self: *Self, transformer: *Transformer, live: Weights, gradients: Gradients, loader: *data.Loader, group: usize) Pass {
+            const share = 1 / @as(f64, @floatFromInt(group));
+            var pass: Pass = .{};
+            for (0..group) |_| {
+                const micro = loader.next().?;
+                const outcome = self.objective.run(transformer, live, gradients, .training, micro, share);
+                pass.loss += share * outcome.loss;
+                pass.metrics.add(outcome.metrics, share);
+                pass.tokens += micro.token_count;
+                pass.targets += micro.target_count;
+                pass.batches += 1;
+            }
+            pass.accuracy = pass.metrics.mean_token_accuracy;
+            return pass;
+        }
+
+        /// The rest of `loader`'s epoch, without gradients.
+        pub fn evaluate(self: *Self, transformer: *Transformer, live: Weights, loader: *data.Loader) Pass {
+            var pass: Pass = .{};
+            var pairs: f64 = 0;
+            var sum: preference.Metrics = .{};
+            while (loader.next()) |micro| {
+                const outcome = self.objective.run(transformer, live, null, .evaluation, micro, 1);
+                const weight: f64 = @floatFromInt(micro.pairs);
+                pass.loss += weight * outcome.loss;
+                pairs += weight;
+                sum.add(outcome.metrics, 1);
+                pass.tokens += micro.token_count;
+                pass.targets += micro.target_count;
+                pass.batches += 1;
+            }
+            pass.loss /= @max(pairs, 1);
+            pass.metrics.add(sum, 1 / @as(f64, @floatFromInt(@max(pass.batches, 1))));
+            pass.accuracy = pass.metrics.mean_token_accuracy;
+            return pass;
+        }
+    };
+}
