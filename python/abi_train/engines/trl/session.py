@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 
 from ... import checkpoint as folders
+from ...adapters import create_adapter
 from ...config import broken
 from ...data.order import epoch_order
 from ...data.rows import PreferenceRows, TokenRows
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError, DataError, FormatError, UnsupportedError
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
 from .. import Probe, announce, processes, too_little
+from ..native import open_any
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
@@ -195,7 +197,17 @@ class Session:
         return made
 
     def _first_adapter(self, scratch: Path) -> Path | None:
-        return None
+        """The adapter that the native engine would begin with; None when it does not know the
+        model: then PEFT's draw stands."""
+        assert self.lora is not None
+        if self.lora.target_parameters:
+            return None
+        dtype = "float64" if self.precision == "float64" else "float32"
+        try:
+            with open_any(self.spec.model, seed=self.config.seed, dtype=dtype) as model:
+                return create_adapter(model, self.lora, scratch / "adapter", seed=self.config.seed)
+        except (FormatError, UnsupportedError):
+            return None
 
     def _reference_model(self, model: Any, scratch: Path) -> Any:
         """A second model for DPO to compare with; None when the first one without its adapter,
