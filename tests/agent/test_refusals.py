@@ -28,7 +28,7 @@ def zeros(*shape: int) -> Floats:
         ("llama", {"blk.0.ffn_up.weight": zeros(64, 96)}, "blk.0.ffn_up.weight has the shape"),
         ("llama", {"blk.0.attn_norm.weight": zeros(65)}, "blk.0.attn_norm.weight has the shape"),
         ("llama", {"blk.0.attn_norm.weight": zeros(64).astype("f2")}, "norms and biases"),
-        ("llama", {"blk.0.ffn_up.weight": zeros(96, 64).astype("i4")}, "F32, F16, BF16 and Q8_0"),
+        ("llama", {"blk.0.ffn_up.weight": zeros(96, 64).astype("i4")}, "F32, F16, BF16, Q4_0"),
         ("llama", {"blk.0.ffn_gate_inp.weight": zeros(8, 64)}, "is no part of architecture"),
         ("llama", {"blk.2.attn_q.weight": zeros(64, 64)}, "is no part of architecture"),
         ("llama", {"mystery": zeros(1)}, "is no part of architecture"),

@@ -38,8 +38,8 @@ def export(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="f32, f16, bf16 or q8_0, for the matrices. (default: q8_0; f32 with --adapter, "
-            "where q8_0 cannot be)"
+            help="Of the matrices: f32, f16, bf16, q8_0, q6_k, q5_k, q4_k, q5_1, q5_0, q4_1, q4_0 "
+            "or mxfp4; with --adapter a float. (default: q8_0; f32 with --adapter)"
         ),
     ] = None,
     adapter: Annotated[

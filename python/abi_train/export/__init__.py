@@ -14,9 +14,11 @@ from ..config import broken
 from ..errors import ConfigError, FormatError, MissingFileError
 from ..runspec import RECIPE_FILE, RunSpec
 
-DTYPES: Final = ("f32", "f16", "bf16", "q8_0")
+FLOATS: Final = ("f32", "f16", "bf16")
+BLOCKS: Final = ("q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4")
+DTYPES: Final = FLOATS + BLOCKS
 ADAPTER_FILE: Final = "adapter_config.json"
-ADAPTER_DTYPES: Final = ("f32", "f16", "bf16")
+ADAPTER_DTYPES: Final = FLOATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ def export_gguf(
 ) -> ExportReport:
     """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
-    The file is read back before it gets its name. dtype: f32, f16, bf16 or q8_0, for the matrices.
+    The file is read back before it gets its name. dtype: one of `DTYPES`, for the matrices; rows
+    that are not whole blocks of it get the next larger type that fits.
     Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
     """
     if dtype not in DTYPES:

@@ -51,7 +51,7 @@ fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_exp
         .source = .{ .folder = source },
         .out_path = out_path,
         .dtype = abi.tensor.DType.fromLabel(dtype) orelse {
-            status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is \"{s}\"; it must be f32, f16, bf16 or q8_0", .{dtype[0..@min(dtype.len, 40)]});
+            status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is \"{s}\"; it must be f32, f16, bf16, q8_0 or another type of GGUF", .{dtype[0..@min(dtype.len, 40)]});
             return null;
         },
         .name = out.optionalString(o.name),

@@ -35,7 +35,7 @@ pub const Tokenizer = union(enum) {
 pub const Options = struct {
     source: Source,
     out_path: []const u8,
-    /// f32, f16, bf16 or q8_0. Norms and biases are f32 always; rows that q8_0 cannot hold become f16.
+    /// Of the matrices. Norms and biases are f32 always; rows that are not whole blocks get a type they fit.
     dtype: DType = .q8_0,
     /// `general.name`; null = the last part of the source folder's path, or `abi_train`.
     name: ?[]const u8 = null,
@@ -135,7 +135,7 @@ fn explain(diag: *Diagnostic, err: base.storage.Error, path: []const u8) base.st
 
 fn openSource(gpa: std.mem.Allocator, storage: Storage, options: Options, diag: *Diagnostic) Error!export_source.Opened {
     if (!quant.canEncode(options.dtype)) {
-        diag.set("type {s} cannot be written; f32, f16, bf16 and q8_0 can", .{options.dtype.label()});
+        diag.set("type {s} cannot be written; f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k and mxfp4 can", .{options.dtype.label()});
         return error.UnsupportedType;
     }
     var source = try export_source.Opened.open(gpa, storage, options.source, diag);

@@ -159,7 +159,7 @@ test "types that cannot be written and models that GGUF cannot say are refused" 
     var disk = try MemoryDisk.init(gpa);
     defer disk.deinit();
     var diag: base.Diagnostic = .{};
-    try testing.expectError(error.UnsupportedType, gguf_export.run(gpa, disk.storage(), options(plain, flat, .q4_k), null, &diag));
+    try testing.expectError(error.UnsupportedType, gguf_export.run(gpa, disk.storage(), options(plain, flat, .q2_k), null, &diag));
     var odd = plain;
     odd.qk_norm = true;
     const more = try randomWeights(gpa, odd);

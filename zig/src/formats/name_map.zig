@@ -141,11 +141,17 @@ pub fn rowOrder(architecture: Architecture, role: Role, head_dim: usize) RowOrde
 }
 
 /// The type a tensor is stored in when the user asks for `wanted`: norms and biases stay f32 (others abort llama.cpp at run
-/// time), rows that are not whole blocks become f16.
+/// time), rows that are not whole blocks get the next larger type they fit, as llama.cpp's quantiser gives them.
 pub fn storedType(role: Role, columns: usize, wanted: DType) DType {
     if (role.isNorm() or role.isBias()) return .f32;
-    if (columns % wanted.blockLen() != 0) return .f16;
-    return wanted;
+    var dtype = wanted;
+    while (columns % dtype.blockLen() != 0) dtype = switch (dtype) {
+        .q4_k => .q5_0,
+        .q5_k => .q5_1,
+        .q6_k => .q8_0,
+        else => .f16,
+    };
+    return dtype;
 }
 
 pub const ExportError = error{NotExpressible};
@@ -218,6 +224,10 @@ test "norms and biases stay f32, odd rows become f16" {
     try std.testing.expectEqual(DType.q8_0, storedType(.q_weight, 64, .q8_0));
     try std.testing.expectEqual(DType.f16, storedType(.down_weight, 80, .q8_0));
     try std.testing.expectEqual(DType.bf16, storedType(.down_weight, 81, .bf16));
+    try std.testing.expectEqual(DType.q4_k, storedType(.down_weight, 512, .q4_k));
+    try std.testing.expectEqual(DType.q5_0, storedType(.down_weight, 96, .q4_k));
+    try std.testing.expectEqual(DType.q8_0, storedType(.down_weight, 96, .q6_k));
+    try std.testing.expectEqual(DType.f16, storedType(.down_weight, 80, .q5_k));
 }
 
 test "models that GGUF cannot say are refused with the field's name" {

@@ -1,7 +1,7 @@
 //! A weight matrix as it lies in the file, and its product with a few rows of activations.
 //!
 //! out[t][r] = Σ_k weight[r][k] · inp[t][k] (+ bias[r]). Weights stay in their file type: one token multiplies each
-//! row straight from it; several tokens share one expansion of a few rows to f32. Work is divided by rows, and each
+//! row straight from it (block types but q8_0: a few rows at a time as f32); several tokens share one expansion of a few rows. Work is divided by rows, and each
 //! output value is computed by one worker in one order, so the bits do not depend on the number of threads.
 //! Does not know: what a matrix is for.
 
@@ -9,6 +9,7 @@ const std = @import("std");
 const base = @import("base");
 const tensor = @import("tensor");
 const kernels = @import("kernels");
+const frozen = @import("ops").frozen;
 const DType = tensor.DType;
 
 /// Row-major (rows, columns), a view into a mapped file. `bytes` is aligned for its type.
@@ -19,10 +20,7 @@ pub const Matrix = struct {
     bytes: []const u8,
 
     pub fn isSupported(dtype: DType) bool {
-        return switch (dtype) {
-            .f32, .f16, .bf16, .q8_0 => true,
-            else => false,
-        };
+        return dtype != .f64 and tensor.StoredMatrix.canUse(dtype);
     }
 
     fn rowBytes(self: Matrix) usize {
@@ -36,21 +34,25 @@ pub const Matrix = struct {
 
     /// `count` rows as f32: a view when they are stored so, else expanded into `buffer`.
     pub fn rowsF32(self: Matrix, row: usize, count: usize, buffer: []f32) []const f32 {
-        const raw = self.rowsSlice(row, count);
-        if (self.dtype == .f32) return @alignCast(std.mem.bytesAsSlice(f32, raw));
+        if (self.dtype == .f32) return @alignCast(std.mem.bytesAsSlice(f32, self.rowsSlice(row, count)));
         const out = buffer[0 .. count * self.columns];
-        tensor.blocks.toF32(self.dtype, raw, out) catch unreachable; // Only supported types get here.
+        const stored: tensor.StoredMatrix = .{ .dtype = self.dtype, .rows = self.rows, .columns = self.columns, .bytes = self.bytes };
+        frozen.expand(f32, stored, row, count, 0, self.columns, out);
         return out;
     }
 
-    fn timesVector(self: Matrix, row: usize, x: []const f32, out: []f32) void {
+    /// Types without a product of their own are expanded into `buffer` first.
+    fn timesVector(self: Matrix, row: usize, x: []const f32, out: []f32, buffer: []f32) void {
         const weights = kernels.weightTable();
         const matvec = switch (self.dtype) {
             .f32 => weights.matvec_f32,
             .f16 => weights.matvec_f16,
             .bf16 => weights.matvec_bf16,
             .q8_0 => weights.matvec_q8_0,
-            else => unreachable,
+            else => {
+                const expanded = self.rowsF32(row, out.len, buffer);
+                return weights.matvec_f32(out.len, self.columns, std.mem.sliceAsBytes(expanded).ptr, self.columns * @sizeOf(f32), x.ptr, out.ptr);
+            },
         };
         matvec(out.len, self.columns, self.rowsSlice(row, out.len).ptr, self.rowBytes(), x.ptr, out.ptr);
     }
@@ -131,7 +133,7 @@ const Context = struct {
         const row = left * self.group;
         const count = @min(self.group, weight.rows - row);
         if (self.tokens == 1) {
-            weight.timesVector(row, self.inp, job.out[row..][0..count]);
+            weight.timesVector(row, self.inp, job.out[row..][0..count], self.scratch[worker].rows);
         } else {
             const scratch = self.scratch[worker];
             const expanded = weight.rowsF32(row, count, scratch.rows);

@@ -171,7 +171,7 @@ const Builder = struct {
         const parameter = self.layout.get(layer, role).?; // Every layout has all matrices but `output`.
         const info = try self.tensorOf(parameter);
         if (!matrix.Matrix.isSupported(info.dtype))
-            return self.fail(error.UnsupportedModel, "tensor {s} is stored as {s}; F32, F16, BF16 and Q8_0 can be run", .{ info.name, info.dtype.label() });
+            return self.fail(error.UnsupportedModel, "tensor {s} is stored as {s}; F32, F16, BF16, Q4_0 to Q8_0, Q4_K, Q5_K, Q6_K and MXFP4 can be run", .{ info.name, info.dtype.label() });
         if (info.dtype == .f32 and !std.mem.isAligned(@intFromPtr(info.data.ptr), @alignOf(f32)))
             return self.fail(error.UnsupportedModel, "tensor {s} is F32 but not at a multiple of 4 bytes (general.alignment is {d})", .{ info.name, self.file.alignment });
         return .{ .dtype = info.dtype, .rows = parameter.shape[0], .columns = parameter.shape[1], .bytes = info.data };

@@ -9,13 +9,17 @@ const base = @import("base");
 const tensor = @import("tensor");
 const DType = tensor.DType;
 
+pub const q4_0 = @import("q4_0.zig");
 pub const q8_0 = @import("q8_0.zig");
+pub const k_quants = @import("k_quants.zig");
+pub const mxfp4 = @import("mxfp4.zig");
 
 pub const Error = error{ UnsupportedType, NotFinite };
 
 pub fn canEncode(dtype: DType) bool {
     return switch (dtype) {
-        .f32, .f16, .bf16, .q8_0 => true,
+        .f32, .f16, .bf16 => true,
+        .q4_0, .q4_1, .q5_0, .q5_1, .q8_0, .q4_k, .q5_k, .q6_k, .mxfp4 => true,
         else => false,
     };
 }
@@ -35,7 +39,15 @@ pub fn encode(dtype: DType, values: []const f32, out: []u8) Error!void {
         .f32 => tensor.convert.f32ToF32Bytes(values, out),
         .f16 => tensor.convert.f32SliceToF16(values, out),
         .bf16 => tensor.convert.f32SliceToBf16(values, out),
+        .q4_0 => try q4_0.quantize(4, values, out),
+        .q4_1 => try q4_0.quantizeWithMinimum(4, values, out),
+        .q5_0 => try q4_0.quantize(5, values, out),
+        .q5_1 => try q4_0.quantizeWithMinimum(5, values, out),
         .q8_0 => try q8_0.quantize(values, out),
+        .q4_k => try k_quants.quantizeWithMinimum(4, values, out),
+        .q5_k => try k_quants.quantizeWithMinimum(5, values, out),
+        .q6_k => try k_quants.quantizeSymmetric(values, out),
+        .mxfp4 => mxfp4.quantize(values, out),
         else => unreachable, // canEncode said no.
     }
 }
@@ -64,7 +76,10 @@ fn allBelow(values: []const f32, limit: u32) bool {
 }
 
 test {
+    _ = q4_0;
     _ = q8_0;
+    _ = k_quants;
+    _ = mxfp4;
 }
 
 /// The two rows of test numbers on which ggml's own output was recorded.
@@ -94,6 +109,20 @@ fn expectDigest(dtype: DType, comptime kind: @TypeOf(.enum_literal), sha16: *con
 test "the bytes are ggml's" {
     try expectDigest(.q8_0, .a, "9f219165bfbbdf96", "7312811ebd5af99835d47110");
     try expectDigest(.q8_0, .b, "d604b3b7afa514fb", "08208102ed2d00ba09fb5900");
+    try expectDigest(.q4_0, .a, "95f3752c48055b37", "6622e08a24ce68f1ab35df79");
+    try expectDigest(.q4_0, .b, "05ff5472236040cf", "0030c088579b88f48978ae88");
+    try expectDigest(.q5_0, .a, "cba24aee9e5493ba", "661e4a4b6b69c004488bcff3");
+    try expectDigest(.q5_0, .b, "7f45f9103664e864", "002c5a5b7b6b80009e2600e7");
+    try expectDigest(.q5_1, .a, "974b58e326d2dde0", "771e66ae4a4b6b69c004478b");
+    try expectDigest(.q5_1, .b, "382440097ffbf69e", "c12b00bcda5b7b7b8011ae26");
+    try expectDigest(.q4_k, .a, "16e9495c9cf4cd0e", "b80a8b16fffffefcfcfdfefc");
+    try expectDigest(.q4_k, .b, "5cb0106af3c09043", "35182d24fdfffafefff7faf7");
+    try expectDigest(.q5_k, .a, "41dc164d38ff5d13", "9b068e16fffffdfffffdfffd");
+    try expectDigest(.q5_k, .b, "ba17c87344eb6660", "e5130224fffffdfefffbfefa");
+    try expectDigest(.q6_k, .a, "fcde58f50ca15800", "41a73fa61e960d950c74fc63");
+    try expectDigest(.q6_k, .b, "edffdc05fd91d93d", "01507b0b001fc21f06f048f7");
+    try expectDigest(.mxfp4, .a, "4fb702fc42c08cfc", "796f03ed56c97f25ec6792fe");
+    try expectDigest(.mxfp4, .b, "6a5731523198139f", "7c6f00da25007e01b94700fc");
     try expectDigest(.bf16, .a, "c3549a8b95c1e0e1", "cdbdc13c58bd913db7bba8bd");
     try expectDigest(.bf16, .b, "0349c0df41887713", "80bf583c17beb63e35b90dbf");
     try expectDigest(.f16, .a, "f84e3ecaefaf03ef", "66ae0b26c2aa882cb59d3fad");
@@ -121,5 +150,5 @@ test "NaN, infinity and overflow to infinity are refused by every type" {
     const large: [32]f32 = @splat(3.4e38);
     for ([_]DType{ .f16, .bf16, .q8_0 }) |dtype|
         try std.testing.expectError(error.NotFinite, encode(dtype, &large, out[0..try dtype.rowBytes(32)]));
-    try std.testing.expectError(error.UnsupportedType, encode(.q4_k, &large, out[0..0]));
+    try std.testing.expectError(error.UnsupportedType, encode(.q2_k, &large, out[0..0]));
 }
