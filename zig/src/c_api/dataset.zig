@@ -253,8 +253,7 @@ pub fn abt_loader_open(dataset: u64, options: ?*const c.abt_batch_options, loade
         .max_seq_len = @intCast(given.seq_len),
         .shuffle = given.shuffle != 0,
         .seed = given.seed,
-    }, &diag) catch |err|
-        return failure.from(err, if (err == error.MalformedPairs) c.ABT_STATUS_DATA else c.ABT_STATUS_INVALID_ARGUMENT, &diag);
+    }, &diag) catch |err| return failure.from(err, c.ABT_STATUS_INVALID_ARGUMENT, &diag);
     held.object.header.retain();
     result.* = Loader.make(.{ .loader = opened, .dataset = &held.object.header }) catch |err| {
         opened.deinit();

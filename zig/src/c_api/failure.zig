@@ -73,7 +73,7 @@ fn statusOf(err: anyerror, home: Status) Status {
         error.InvalidConfiguration, error.InvalidModelConfig, error.InvalidAdapter => c.ABT_STATUS_CONFIG,
         error.NotAnAdapter, error.InvalidAdapterConfig, error.AnotherBase => c.ABT_STATUS_CHECKPOINT,
         error.NoAdapter => c.ABT_STATUS_UNSUPPORTED,
-        error.TokenOutOfVocabulary, error.NoTrainingData, error.TooManyRows => c.ABT_STATUS_DATA,
+        error.TokenOutOfVocabulary, error.NoTrainingData, error.TooManyRows, error.MalformedPairs, error.WrongObjective => c.ABT_STATUS_DATA,
         error.ResumeMismatch, error.RunFolderInUse, error.InvalidTrainerState => c.ABT_STATUS_CHECKPOINT,
         error.NonFinite, error.NonFiniteWeights => c.ABT_STATUS_NUMERICS,
         error.Unexpected => c.ABT_STATUS_INTERNAL,

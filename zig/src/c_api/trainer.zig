@@ -83,7 +83,7 @@ pub fn abt_trainer_open(
     } else null;
     if (methods) |*m| {
         given.lora = m.value.lora;
-        if (@hasField(abi.train.TrainerOptions, "dpo")) given.dpo = m.value.dpo;
+        given.dpo = m.value.dpo;
     }
     const eval_data = if (held_eval) |h| &h.object.value.dataset else null;
     const loop: Loop = switch (held_model.object.value) {

@@ -68,6 +68,10 @@ pub const Metrics = struct {
         inline for (@typeInfo(Metrics).@"struct".field_names) |name|
             @field(self, name) += weight * @field(other, name);
     }
+
+    pub fn scale(self: *Metrics, factor: f64) void {
+        inline for (@typeInfo(Metrics).@"struct".field_names) |name| @field(self, name) *= factor;
+    }
 };
 
 pub const Result = struct { loss: f64, metrics: Metrics };

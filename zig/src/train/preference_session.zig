@@ -1,7 +1,8 @@
 //! A run on pairs, as the trainer sees it: make the reference ready, pass one update's micro-batches, pass an evaluation.
 //!
 //! An update's loss is the mean over its micro-batches of each one's mean over its pairs (TRL's), so a short last micro-batch
-//! weighs as much as a full one; metrics are averaged the same way. The loss of an evaluation is the mean over all pairs.
+//! weighs as much as a full one; metrics are averaged the same way. Figures of an evaluation are means over all pairs: each
+//! micro-batch's, weighted by its pairs.
 //! With `precompute_ref_log_probs` the reference is asked about every pair before the first update and let go; the answers stay
 //! in the run's folder, and a resumed run reads them there.
 //! Does not know: optimizers, schedules, events.
@@ -149,19 +150,18 @@ pub fn PreferenceSession(comptime T: type) type {
         pub fn evaluate(self: *Self, transformer: *Transformer, live: Weights, loader: *data.Loader) Pass {
             var pass: Pass = .{};
             var pairs: f64 = 0;
-            var sum: preference.Metrics = .{};
             while (loader.next()) |micro| {
                 const outcome = self.objective.run(transformer, live, null, .evaluation, micro, 1);
                 const weight: f64 = @floatFromInt(micro.pairs);
                 pass.loss += weight * outcome.loss;
                 pairs += weight;
-                sum.add(outcome.metrics, 1);
+                pass.metrics.add(outcome.metrics, weight);
                 pass.tokens += micro.token_count;
                 pass.targets += micro.target_count;
                 pass.batches += 1;
             }
             pass.loss /= @max(pairs, 1);
-            pass.metrics.add(sum, 1 / @as(f64, @floatFromInt(@max(pass.batches, 1))));
+            pass.metrics.scale(1 / @max(pairs, 1));
             pass.accuracy = pass.metrics.mean_token_accuracy;
             return pass;
         }
