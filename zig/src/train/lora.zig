@@ -80,7 +80,7 @@ pub const LoraConfig = struct {
         };
         defer layout.deinit();
 
-        try requireSame(&asked, &layout, &adapter.settings, &adapter.layout, "adapter", path, diag);
+        requireSame(&asked, &layout, &adapter.settings, &adapter.layout, "adapter", path, diag) catch return error.InvalidConfiguration;
         // How much is dropped is a matter of this run, and not of what the adapter is.
         adapter.settings.lora_dropout = asked.lora_dropout;
         return adapter;
@@ -96,24 +96,29 @@ pub fn requireSame(
     what: []const u8,
     path: []const u8,
     diag: *base.Diagnostic,
-) error{InvalidConfiguration}!void {
+) error{AnotherAdapter}!void {
     if (now_layout.sameAs(saved_layout)) return;
     inline for (.{ "r", "lora_alpha", "use_rslora" }) |name| {
         const is = @field(now, name);
         const was = @field(saved, name);
-        if (is != was) return fail(diag, "lora." ++ name ++ " is {any}, but the {s} {s} has {any}. Leave it out to go on with " ++
+        if (is != was) return differs(diag, "lora." ++ name ++ " is {any}, but the {s} {s} has {any}. Leave it out to go on with " ++
             "that one, or merge it and train a new adapter", .{ is, what, path, was });
     }
     for (saved_layout.modules) |m| {
         const other = now_layout.get(m.layer, m.target) orelse
-            return fail(diag, "lora.target_modules leaves out {s}, on which the {s} {s} sits. Name the same modules", .{ m.path, what, path });
-        if (other.rank != m.rank or other.scale != m.scale) return fail(
+            return differs(diag, "lora.target_modules leaves out {s}, on which the {s} {s} sits. Name the same modules", .{ m.path, what, path });
+        if (other.rank != m.rank or other.scale != m.scale) return differs(
             diag,
             "lora: {s} has rank {d} and alpha {d}, but the {s} {s} has {d} and {d}. Use the same rank_pattern and alpha_pattern",
             .{ m.path, other.rank, other.alpha, what, path, m.rank, m.alpha },
         );
     }
-    return fail(diag, "lora.target_modules names {d} modules; the {s} {s} sits on {d}. Name the same modules", .{ now_layout.modules.len, what, path, saved_layout.modules.len });
+    return differs(diag, "lora.target_modules names {d} modules; the {s} {s} sits on {d}. Name the same modules", .{ now_layout.modules.len, what, path, saved_layout.modules.len });
+}
+
+fn differs(diag: *base.Diagnostic, comptime fmt: []const u8, args: anytype) error{AnotherAdapter} {
+    diag.set(fmt, args);
+    return error.AnotherAdapter;
 }
 
 fn inTable(err: anyerror, diag: *base.Diagnostic) Error {

@@ -76,6 +76,7 @@ const Run = struct {
 const Setup = struct {
     config: LlmTrainingConfig = config,
     options: Options = .{ .lora = lora },
+    model: arch.ModelConfig = model_config,
     model_seed: u64 = 5,
     /// A folder to map the model from instead of having it in memory.
     mapped: ?[]const u8 = null,
@@ -85,7 +86,7 @@ const Setup = struct {
 fn train(setup: Setup, diag: *base.Diagnostic) !Run {
     const rows = Rows.init();
     const dataset = rows.dataset();
-    var model = try checkpoint.initRandom(f32, gpa, model_config, setup.model_seed);
+    var model = try checkpoint.initRandom(f32, gpa, setup.model, setup.model_seed);
     defer model.deinit(gpa);
 
     const before = try gpa.dupe(f32, model.weights);
@@ -240,9 +241,10 @@ test "resuming with another base, another adapter, other dropout or another meth
 
     const options: Options = .{ .lora = lora, .run_dir = dir, .resume_from = first.last_path };
     try expectRefused(.{ .options = options, .model_seed = 6 }, error.ResumeMismatch, "trained on another base");
+    try expectRefused(.{ .options = options, .model = .{ .vocab_size = 23, .hidden_size = 16, .intermediate_size = 24, .num_hidden_layers = 3, .num_attention_heads = 4, .num_key_value_heads = 2, .head_dim = 4 } }, error.AnotherBase, "num_hidden_layers is 2 there and 3");
     var other = options;
     other.lora.?.settings.r = 3;
-    try expectRefused(.{ .options = other }, error.InvalidConfiguration, "lora.r is 3, but the checkpoint");
+    try expectRefused(.{ .options = other }, error.ResumeMismatch, "lora.r is 3, but the checkpoint");
     other = options;
     other.lora.?.settings.lora_dropout = 0.1;
     try expectRefused(.{ .options = other }, error.ResumeMismatch, "lora_dropout is 0.1");

@@ -682,7 +682,7 @@ pub fn Trainer(comptime T: type) type {
                 var saved = try checkpoint.loadAdapter(T, self.gpa, self.io, path, self.source.baseModel(), diag);
                 defer saved.deinit(self.gpa);
 
-                try lora_file.requireSame(&own.settings, &own.layout, &saved.settings, &saved.layout, "checkpoint", path, diag);
+                lora_file.requireSame(&own.settings, &own.layout, &saved.settings, &saved.layout, "checkpoint", path, diag) catch return error.ResumeMismatch;
                 if (own.settings.lora_dropout != saved.settings.lora_dropout) {
                     diag.set("lora.lora_dropout is {d}, but the checkpoint {s} has {d}. Use the same value to resume.", .{ own.settings.lora_dropout, path, saved.settings.lora_dropout });
                     return error.ResumeMismatch;
@@ -804,10 +804,12 @@ pub fn Trainer(comptime T: type) type {
             };
             defer self.gpa.free(read.history);
 
-            try state_file.requireSame(read.identity, self.identity, diag);
+            // A run of the other method has other files; everything else is easier told with the weights at hand.
+            if (read.identity.method != self.identity.method) try state_file.requireSame(read.identity, self.identity, diag);
             const saved = try self.readTrained(path, diag);
             defer self.gpa.free(saved);
 
+            try state_file.requireSame(read.identity, self.identity, diag);
             if (self.config.optimizer != .sgd)
                 try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.trained.parameters, self.first_moment, self.second_moment, diag);
             @memcpy(self.trained.values, saved);
