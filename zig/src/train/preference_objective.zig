@@ -103,11 +103,6 @@ pub fn PreferenceObjective(comptime T: type) type {
 
         /// `setting.exec` must outlive the objective. Caller calls `deinit`.
         pub fn init(gpa: std.mem.Allocator, io: std.Io, dpo: DpoConfig, setting: Setting, diag: *base.Diagnostic) Error!Self {
-            if (setting.start.adapter) |adapter| if (adapter.layout.get(null, .lm_head) != null) {
-                diag.set("lora.target_modules has lm_head, which dpo does not train: log-probabilities come from the head's own " ++
-                    "weights. Leave it out", .{});
-                return error.InvalidConfiguration;
-            };
             const tokens = setting.capacity.batch * setting.capacity.time;
             const pairs = setting.capacity.batch / 2 + 1;
             const row_nll = try gpa.alloc(f64, tokens);
