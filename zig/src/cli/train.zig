@@ -24,6 +24,14 @@ const own_flags = [_]arguments.Flag{
     .{ .name = "resume", .help = "go on from the newest sound checkpoint of --run-dir" },
     .{ .name = "config", .value = "FILE", .help = "LlmTrainingConfig as JSON; options below change it" },
     .{ .name = "json", .help = "the final report as JSON on stdout" },
+    .{ .name = "lora", .help = "train a LoRA adapter; the model itself stays as it is", .heading = "Adapter" },
+    .{ .name = "lora-r", .value = "N", .help = "rank", .default = "8" },
+    .{ .name = "lora-alpha", .value = "X", .help = "scale times rank", .default = "16" },
+    .{ .name = "lora-dropout", .value = "P", .help = "share of the adapter's inputs dropped in training", .default = "0" },
+    .{ .name = "lora-targets", .value = "LIST", .help = "modules with an adapter, by commas, or all-linear", .default = "q_proj,k_proj,v_proj,o_proj" },
+    .{ .name = "adapter", .value = "DIR", .help = "go on with this adapter" },
+    .{ .name = "stored", .help = "leave the model in its file, in its own types" },
+    .{ .name = "methods", .value = "FILE", .help = "JSON with the tables lora and dpo, instead of the options above" },
 };
 
 const config_flags = blk: {
@@ -53,6 +61,7 @@ pub const verb: arguments.Verb = .{
     .examples = &.{
         "abi train --model model/ --data training_data.bin --run-dir run --epochs 3",
         "abi train --model config.json --data training_data.bin --run-dir run --resume",
+        "abi train --model base.gguf --stored --lora --lora-r 16 --data training_data.bin --run-dir run",
     },
 };
 
@@ -108,7 +117,10 @@ fn runJob(job: *Job) Failure!Exit {
 
     try checkTokenizer(job);
     const model_path = parsed.text("model").?;
-    var model = openModel(job, model_path, owned.value.seed) catch |err| return job.explain(err);
+    var methods: train.OwnedMethods = train.parseMethods(app.gpa, try methodsText(job), &job.diag) catch |err| return job.explain(err);
+    defer methods.deinit();
+
+    var model: Opened = try .open(job, model_path, owned.value.seed);
     defer model.deinit(app.gpa);
 
     try checkExport(job, owned.value, &model);
@@ -125,7 +137,10 @@ fn runJob(job: *Job) Failure!Exit {
     const resume_path = if (parsed.has("resume")) try newest(job, run_dir) else null;
     defer if (resume_path) |p| app.gpa.free(p);
 
-    const trainer = train.Trainer(f32).init(app.gpa, app.io, &model, &dataset, if (eval) |*e| e else null, owned.value, .{
+    const trainer = train.Trainer(f32).initOver(app.gpa, app.io, model.source(), &dataset, if (eval) |*e| e else null, owned.value, .{
+        .lora = methods.value.lora,
+        .dpo = methods.value.dpo,
+        .base_name = model_path,
         .run_dir = run_dir,
         .tokenizer_dir = parsed.text("tokenizer") orelse folderOf(model_path),
         .resume_from = resume_path,
@@ -134,7 +149,8 @@ fn runJob(job: *Job) Failure!Exit {
     defer trainer.deinit();
 
     if (resume_path) |p| app.tell("resuming from {s}\n", .{p});
-    app.tell("{d} weights, {d} tokens, {d} updates planned\n", .{ model.layout.total, dataset.tokens.len, trainer.state.max_steps });
+    if (trainer.adapter != null) app.tell("{d} weights of an adapter on ", .{trainer.trained.values.len});
+    app.tell("{d} weights, {d} tokens, {d} updates planned\n", .{ trainer.source.layout().total, dataset.tokens.len, trainer.state.max_steps });
     return watch(job, trainer);
 }
 
@@ -183,7 +199,20 @@ fn tellWhere(app: *app_file.App, trainer: *const train.Trainer(f32)) void {
 /// `export_gguf_path`: the weights the run ended with, as a file the agent runs.
 fn exportModel(job: *Job, trainer: *train.Trainer(f32)) Failure!void {
     const path = trainer.config.export_gguf_path orelse return;
-    var options = exportOptions(job, path, trainer.config, trainer.source.dense);
+    if (trainer.adapter) |*adapter| {
+        // The file gets base and adapter as one; the base in memory stays what it is.
+        const gpa = job.app.gpa;
+        var merged = openModel(job, job.parsed.text("model").?, trainer.config.seed) catch |err| return job.explain(err);
+        defer merged.deinit(gpa);
+
+        abi.checkpoint.mergeInto(f32, gpa, &merged, adapter) catch |err| return job.explain(err);
+        return exportWeights(job, trainer, path, &merged);
+    }
+    return exportWeights(job, trainer, path, trainer.source.dense);
+}
+
+fn exportWeights(job: *Job, trainer: *train.Trainer(f32), path: []const u8, model: *const abi.checkpoint.LoadedModel(f32)) Failure!void {
+    var options = exportOptions(job, path, trainer.config, model);
     options.pool = trainer.pool;
     const report = abi.formats.gguf_export.exportGguf(job.app.gpa, job.app.io, options, &job.diag) catch |err| return job.explain(err);
     job.app.tell("exported {s}, {d} bytes\n", .{ report.path, report.bytes });
@@ -201,7 +230,7 @@ fn exportOptions(job: *const Job, path: []const u8, config: train.LlmTrainingCon
 }
 
 /// What would fail after the last update is said before the first one.
-fn checkExport(job: *Job, config: train.LlmTrainingConfig, model: *const abi.checkpoint.LoadedModel(f32)) Failure!void {
+fn checkExport(job: *Job, config: train.LlmTrainingConfig, opened: *const Opened) Failure!void {
     const path = config.export_gguf_path orelse return;
     if (!std.ascii.endsWithIgnoreCase(path, ".gguf")) {
         job.diag.set("export_gguf_path is \"{s}\"; it must end in .gguf", .{path});
@@ -222,6 +251,10 @@ fn checkExport(job: *Job, config: train.LlmTrainingConfig, model: *const abi.che
         const same = std.mem.eql(u8, try std.fs.path.resolve(arena, &.{run_dir}), try std.fs.path.resolve(arena, &.{folder}));
         if (!same) return unusable(job, path, error.FileNotFound);
     }
+    const model = switch (opened.*) {
+        .loaded => |*m| m,
+        .stored => return, // Its sizes are known when it is merged.
+    };
     // Puts together all the file will say, the tokenizer included, without writing it.
     _ = abi.formats.gguf_export.predictSize(job.app.gpa, job.app.io, exportOptions(job, path, config, model), &job.diag) catch |err| {
         job.diag.prepend("export_gguf_path: ", .{});
@@ -320,6 +353,68 @@ fn readText(job: *Job, path: []const u8) ![]u8 {
         return err;
     };
 }
+
+/// The options of the adapter as the JSON object that the one reader of methods takes.
+fn methodsText(job: *Job) Failure![]const u8 {
+    const parsed = job.parsed;
+    const arena = job.app.arena;
+    const options = .{
+        .{ "lora-r", "r" }, .{ "lora-alpha", "lora_alpha" }, .{ "lora-dropout", "lora_dropout" }, .{ "adapter", "adapter" }, .{ "lora-targets", "target_modules" },
+    };
+    if (parsed.text("methods")) |path| {
+        inline for (options) |option| if (parsed.has(option[0])) {
+            job.diag.set("--methods and --{s} cannot be given together. Put the setting into the file", .{option[0]});
+            return job.explain(error.InvalidConfiguration);
+        };
+        return readText(job, path) catch |err| job.explain(err);
+    }
+    var lora: std.json.ObjectMap = .empty;
+    inline for (options) |option| if (parsed.text(option[0])) |text| {
+        try lora.put(arena, option[1], try methodsValue(arena, option[0], text));
+    };
+    if (lora.count() == 0 and !parsed.has("lora")) return "{}";
+    var out: std.Io.Writer.Allocating = .init(arena);
+    std.json.Stringify.value(.{ .lora = std.json.Value{ .object = lora } }, .{}, &out.writer) catch return error.OutOfMemory;
+    return out.written();
+}
+
+/// A path stays text, a list is cut at its commas, anything else is JSON by itself or text.
+fn methodsValue(arena: std.mem.Allocator, name: []const u8, text: []const u8) error{OutOfMemory}!std.json.Value {
+    if (std.mem.eql(u8, name, "adapter")) return .{ .string = text };
+    if (std.mem.eql(u8, name, "lora-targets")) {
+        if (std.mem.eql(u8, text, "all-linear")) return .{ .string = text };
+        var names: std.json.Array = .init(arena);
+        var parts = std.mem.splitScalar(u8, text, ',');
+        while (parts.next()) |part| try names.append(.{ .string = std.mem.trim(u8, part, " ") });
+        return .{ .array = names };
+    }
+    return std.json.parseFromSliceLeaky(std.json.Value, arena, text, .{}) catch .{ .string = text };
+}
+
+/// The model in memory, or in its file.
+const Opened = union(enum) {
+    loaded: abi.checkpoint.LoadedModel(f32),
+    stored: abi.checkpoint.MappedModel,
+
+    fn open(job: *Job, path: []const u8, seed: u64) Failure!Opened {
+        if (!job.parsed.has("stored")) return .{ .loaded = openModel(job, path, seed) catch |err| return job.explain(err) };
+        return .{ .stored = abi.checkpoint.openMapped(job.app.gpa, job.app.io, path, &job.diag) catch |err| return job.explain(err) };
+    }
+
+    fn deinit(self: *Opened, gpa: std.mem.Allocator) void {
+        switch (self.*) {
+            .loaded => |*model| model.deinit(gpa),
+            .stored => |*model| model.deinit(),
+        }
+    }
+
+    fn source(self: *Opened) train.Source(f32) {
+        return switch (self.*) {
+            .loaded => |*model| .{ .dense = model },
+            .stored => |*model| .{ .mapped = model },
+        };
+    }
+};
 
 fn openModel(job: *Job, path: []const u8, seed: u64) !abi.checkpoint.LoadedModel(f32) {
     const app = job.app;
