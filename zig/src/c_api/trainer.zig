@@ -285,11 +285,11 @@ pub fn abt_trainer_buffers(
 
     switch (held.object.value.loop) {
         inline else => |loop| {
-            if (gradients) |p| p.* = loop.gradients.ptr;
-            if (first_moment) |p| p.* = loop.first_moment.ptr;
-            if (second_moment) |p| p.* = loop.second_moment.ptr;
-            if (gradient_elements) |p| p.* = loop.gradients.len;
-            if (moment_elements) |p| p.* = loop.first_moment.len;
+            if (gradients) |p| p.* = loop.trained.gradients.ptr;
+            if (first_moment) |p| p.* = loop.trained.first_moment.ptr;
+            if (second_moment) |p| p.* = loop.trained.second_moment.ptr;
+            if (gradient_elements) |p| p.* = loop.trained.gradients.len;
+            if (moment_elements) |p| p.* = loop.trained.first_moment.len;
         },
     }
     return c.ABT_STATUS_OK;

@@ -13,6 +13,9 @@ pub const preference_session = @import("preference_session.zig");
 pub const lora = @import("lora.zig");
 pub const methods = @import("methods.zig");
 pub const source = @import("source.zig");
+pub const trained = @import("trained.zig");
+pub const checks = @import("checks.zig");
+pub const run_folder = @import("run_folder.zig");
 pub const trainer = @import("trainer.zig");
 
 pub const LlmTrainingConfig = config.LlmTrainingConfig;
@@ -54,6 +57,9 @@ test {
     _ = lora;
     _ = methods;
     _ = source;
+    _ = trained;
+    _ = checks;
+    _ = run_folder;
     _ = trainer;
     _ = @import("trainer_test.zig");
     _ = @import("lora_test.zig");

@@ -33,9 +33,11 @@ const preference_session = @import("preference_session.zig");
 const PreferenceSession = preference_session.PreferenceSession;
 const Pass = preference_session.Pass;
 const DpoConfig = @import("preference_config.zig").DpoConfig;
+const checks = @import("checks.zig");
+const RunFolder = @import("run_folder.zig").RunFolder;
 const Source = @import("source.zig").Source;
+const Trained = @import("trained.zig").Trained;
 
-const firstNonFinite = checkpoint.model_file.firstNonFinite;
 const LlmTrainingConfig = config_file.LlmTrainingConfig;
 const TokenizedDataset = data.TokenizedDataset;
 
@@ -67,20 +69,17 @@ pub fn Trainer(comptime T: type) type {
         adapter: ?checkpoint.LoadedAdapter(T),
         /// Keys of dropout; its state goes into the checkpoint.
         dropout: base.Prng,
-        trained: Trained,
+        trained: Trained(T),
         /// Of a run on pairs.
         pairs: ?PreferenceSession(T) = null,
         pool: *base.Pool,
         exec: ops.Exec,
         transformer: model_layer.Transformer(T),
-        gradients: []align(64) T,
-        first_moment: []align(64) T,
-        second_moment: []align(64) T,
         /// Best weights, kept in memory only when nothing is saved to disk.
         best_weights: ?[]align(64) T = null,
         loader: data.Loader,
         eval_loader: ?data.Loader,
-        run: ?Run,
+        run: ?RunFolder,
         state: state_file.State = .{},
         identity: state_file.Identity,
         history: std.ArrayList(state_file.LogRecord) = .empty,
@@ -96,21 +95,6 @@ pub fn Trainer(comptime T: type) type {
 
         const Self = @This();
         const Flat = []align(64) T;
-
-        /// What the optimizer walks over: the model's parameters or the adapter's.
-        const Trained = struct {
-            parameters: []const arch.Parameter,
-            /// Flat, in the order of the parameters.
-            values: []align(64) T,
-        };
-
-        /// Where checkpoints go.
-        const Run = struct {
-            dir: []u8,
-            tokenizer_dir: ?[]u8,
-            version: []const u8,
-            lock: checkpoint.RunLock,
-        };
 
         /// `model`, `dataset` and `eval_dataset` must outlive the trainer; without `options.lora` `model.weights` is trained
         /// in place. On error `diag` names the thing, the value and the next move.
@@ -138,7 +122,7 @@ pub fn Trainer(comptime T: type) type {
             options: Options,
             diag: *base.Diagnostic,
         ) !*Self {
-            try checkInputs(source, dataset, eval_dataset, config, options, diag);
+            try checks.checkInputs(T, source, dataset, eval_dataset, config, options, diag);
             const self = try gpa.create(Self);
             errdefer gpa.destroy(self);
 
@@ -156,9 +140,6 @@ pub fn Trainer(comptime T: type) type {
                 .pool = pool,
                 .exec = try .init(gpa, pool),
                 .transformer = undefined,
-                .gradients = undefined,
-                .first_moment = undefined,
-                .second_moment = undefined,
                 .loader = undefined,
                 .eval_loader = null,
                 .run = null,
@@ -170,7 +151,7 @@ pub fn Trainer(comptime T: type) type {
                     .seed = config.seed,
                     .data_tokens = dataset.tokens.len,
                     .data_rows = dataset.rowCount() orelse 0,
-                    .data_crc32c = fingerprint(dataset.tokens),
+                    .data_crc32c = checks.fingerprint(dataset.tokens),
                     .objective = if (options.dpo == null) .sft else .dpo,
                 },
             };
@@ -200,22 +181,14 @@ pub fn Trainer(comptime T: type) type {
                 adapter.base_name = try adapter.arena.allocator().dupe(u8, name);
             };
             self.trained = if (self.adapter) |*adapter|
-                .{ .parameters = adapter.layout.parameters, .values = adapter.values }
+                try .init(gpa, adapter.layout.parameters, adapter.values, config.optimizer)
             else
-                .{ .parameters = source.layout().parameters, .values = source.dense.weights };
+                try .init(gpa, source.layout().parameters, source.dense.weights, config.optimizer);
+            errdefer self.trained.deinit(gpa);
+
             self.dropout = .init(dropoutSeed(&options, config.seed));
             self.transformer = try .init(gpa, source.config(), source.layout(), &self.exec, self.capacity());
             errdefer self.transformer.deinit();
-
-            self.gradients = try zeros(gpa, T, self.trained.values.len);
-            errdefer gpa.free(self.gradients);
-
-            const moments = if (config.optimizer == .sgd) 0 else self.trained.values.len;
-            self.first_moment = try zeros(gpa, T, moments);
-            errdefer gpa.free(self.first_moment);
-
-            self.second_moment = try zeros(gpa, T, moments);
-            errdefer gpa.free(self.second_moment);
 
             if (self.adapter) |*adapter| {
                 self.identity.method = .lora;
@@ -238,8 +211,9 @@ pub fn Trainer(comptime T: type) type {
             }
             errdefer if (self.pairs) |*pairs| pairs.deinit();
 
-            try self.openRun(options, diag);
-            errdefer self.closeRun();
+            if (options.run_dir orelse config.checkpoint_path) |dir|
+                self.run = try .open(gpa, io, dir, options.tokenizer_dir, options.resume_from, options.version, diag);
+            errdefer if (self.run) |*run| run.close(gpa, io);
 
             if (options.resume_from) |path| {
                 try self.restore(path, diag);
@@ -256,15 +230,13 @@ pub fn Trainer(comptime T: type) type {
 
         pub fn deinit(self: *Self) void {
             const gpa = self.gpa;
-            self.closeRun();
+            if (self.run) |*run| run.close(gpa, self.io);
             if (self.saved_path) |p| gpa.free(p);
             if (self.best_weights) |w| gpa.free(w);
             self.history.deinit(gpa);
-            gpa.free(self.second_moment);
-            gpa.free(self.first_moment);
-            gpa.free(self.gradients);
             if (self.pairs) |*pairs| pairs.deinit();
             self.transformer.deinit();
+            self.trained.deinit(gpa);
             if (self.adapter) |*adapter| adapter.deinit(gpa);
             if (self.eval_loader) |*l| l.deinit();
             self.loader.deinit();
@@ -337,8 +309,8 @@ pub fn Trainer(comptime T: type) type {
                 .weights = self.trained.values,
                 .adapter = if (self.adapter) |*adapter| .{ .settings = adapter.settings, .base_name = adapter.base_name } else null,
                 .optimizer = if (self.config.optimizer == .sgd) null else .{
-                    .first_moment = self.first_moment,
-                    .second_moment = self.second_moment,
+                    .first_moment = self.trained.first_moment,
+                    .second_moment = self.trained.second_moment,
                 },
                 .state_json = text,
                 .tokenizer_dir = run.tokenizer_dir,
@@ -385,16 +357,16 @@ pub fn Trainer(comptime T: type) type {
             const per_epoch = self.loader.batchesPerEpoch();
             const group: usize = @intCast(@min(self.config.grad_accum_steps, per_epoch - s.micro_index));
             try self.loader.seek(s.epoch, s.micro_index);
-            ops.elementwise.fill(T, &self.exec, self.gradients, 0);
+            ops.elementwise.fill(T, &self.exec, self.trained.gradients, 0);
             const pass: Pass = if (self.pairs) |*pairs|
                 pairs.update(&self.transformer, self.weights(.training), self.gradientTarget(), &self.loader, group)
             else
                 self.passRows(group);
             const loss = pass.loss;
-            const grad_norm = self.gradientNorm();
-            try self.guard(loss, grad_norm, diag);
+            const grad_norm = self.trained.gradientNorm(&self.exec);
+            try self.trained.guard(s.global_step + 1, loss, grad_norm, self.config.learning_rate, diag);
             const rate = schedule.learningRate(&self.config, s.global_step, s.max_steps);
-            self.applyOptimizer(rate, grad_norm);
+            self.trained.update(&self.exec, &self.config, s.global_step + 1, rate, grad_norm);
 
             s.global_step += 1;
             s.micro_index += group;
@@ -466,78 +438,13 @@ pub fn Trainer(comptime T: type) type {
 
         /// Where a backward pass adds to.
         pub fn gradientTarget(self: *Self) model_layer.Gradients(T) {
-            return if (self.adapter == null) .{ .base = self.gradients } else .{ .adapter = self.gradients };
+            return if (self.adapter == null) .{ .base = self.trained.gradients } else .{ .adapter = self.trained.gradients };
         }
 
         /// Pairs are compared without dropout, whatever the adapter was trained with before.
         fn dropoutProbability(self: *const Self) f64 {
             if (self.identity.objective == .dpo) return 0;
             return if (self.adapter) |*a| a.settings.lora_dropout else 0;
-        }
-
-        /// L2 norm of the per-parameter norms, as torch takes it.
-        fn gradientNorm(self: *Self) f64 {
-            var sum: f64 = 0;
-            for (self.trained.parameters) |p| {
-                sum += ops.reduce.sumSquares(T, &self.exec, p.sliceConst(T, self.gradients));
-            }
-            return @sqrt(sum);
-        }
-
-        /// Stops before weights change when the numbers have gone wrong.
-        fn guard(self: *Self, loss: f64, grad_norm: f64, diag: *base.Diagnostic) error{NonFinite}!void {
-            const step = self.state.global_step + 1;
-            if (std.math.isFinite(loss) and std.math.isFinite(grad_norm)) return;
-            for (self.trained.parameters) |p| {
-                if (firstNonFinite(T, p.sliceConst(T, self.trained.values)) != null) {
-                    diag.set("step {d}: weight \"{s}\" holds a value that is not finite. " ++
-                        "Start from a sound checkpoint.", .{ step, p.name });
-                    return error.NonFinite;
-                }
-            }
-            if (!std.math.isFinite(loss)) {
-                diag.set("step {d}: the loss is {d}. Weights are unchanged; the last checkpoint is good. " ++
-                    "Lower learning_rate ({e}) or look at the data of this step.", .{ step, loss, self.config.learning_rate });
-                return error.NonFinite;
-            }
-            for (self.trained.parameters) |p| {
-                if (firstNonFinite(T, p.sliceConst(T, self.gradients)) != null) {
-                    diag.set("step {d}: the gradient of \"{s}\" holds a value that is not finite. Weights are " ++
-                        "unchanged; the last checkpoint is good. Lower learning_rate ({e}).", .{ step, p.name, self.config.learning_rate });
-                    return error.NonFinite;
-                }
-            }
-            diag.set("step {d}: the gradient norm overflowed ({d}). Weights are unchanged; the last checkpoint " ++
-                "is good. Lower learning_rate ({e}).", .{ step, grad_norm, self.config.learning_rate });
-            return error.NonFinite;
-        }
-
-        fn applyOptimizer(self: *Self, rate: f64, grad_norm: f64) void {
-            const max_norm = self.config.max_grad_norm;
-            // torch: coefficient = max / (norm + 1e-6), clamped to 1, in the gradients' own precision.
-            const norm: T = @floatCast(grad_norm);
-            const coefficient: T = if (max_norm > 0) @min(@as(T, 1), @as(T, @floatCast(max_norm)) / (norm + 1e-6)) else 1;
-            const moments = self.config.optimizer != .sgd;
-            for (self.trained.parameters) |p| {
-                const decays = p.role.decays() and self.config.optimizer != .adam;
-                ops.optimizer.step(T, &self.exec, switch (self.config.optimizer) {
-                    .sgd => .sgd,
-                    .adam => .adam,
-                    .adamw => .adamw,
-                }, .{
-                    .w = p.slice(T, self.trained.values),
-                    .g = p.sliceConst(T, self.gradients),
-                    .m = if (moments) p.slice(T, self.first_moment) else &.{},
-                    .v = if (moments) p.slice(T, self.second_moment) else &.{},
-                    .lr = rate,
-                    .beta1 = self.config.beta1,
-                    .beta2 = self.config.beta2,
-                    .eps = self.config.eps,
-                    .weight_decay = if (decays and self.config.optimizer == .adamw) self.config.weight_decay else 0,
-                    .step = self.state.global_step + 1,
-                    .grad_scale = coefficient,
-                });
-            }
         }
 
         fn schedulePending(self: *Self) void {
@@ -643,7 +550,7 @@ pub fn Trainer(comptime T: type) type {
                 if (self.run != null) {
                     self.pending.save = true; // The best weights live in this step's checkpoint.
                 } else {
-                    if (self.best_weights == null) self.best_weights = try zeros(self.gpa, T, self.trained.values.len);
+                    if (self.best_weights == null) self.best_weights = try self.gpa.alignedAlloc(T, .@"64", self.trained.values.len);
                     @memcpy(self.best_weights.?, self.trained.values);
                 }
                 return;
@@ -766,34 +673,6 @@ pub fn Trainer(comptime T: type) type {
             return updates * self.config.epochs;
         }
 
-        fn openRun(self: *Self, options: Options, diag: *base.Diagnostic) !void {
-            const dir = options.run_dir orelse self.config.checkpoint_path orelse return;
-            const lock = try checkpoint.lockRun(self.gpa, self.io, dir, diag);
-            errdefer {
-                var held = lock;
-                held.release(self.io);
-            }
-            const own = if (options.resume_from) |path| isInside(path, dir) else false;
-            if (!own) if (try checkpoint.highestStep(self.gpa, self.io, dir)) |step| {
-                diag.set("{s} holds checkpoint-{d} of another run. Resume that one, or train into another folder.", .{ dir, step });
-                return error.RunFolderInUse;
-            };
-            const owned = try self.gpa.dupe(u8, dir);
-            errdefer self.gpa.free(owned);
-
-            const tokenizer = if (options.tokenizer_dir) |t| try self.gpa.dupe(u8, t) else null;
-            self.run = .{ .dir = owned, .tokenizer_dir = tokenizer, .version = options.version, .lock = lock };
-        }
-
-        fn closeRun(self: *Self) void {
-            if (self.run) |*run| {
-                run.lock.release(self.io);
-                self.gpa.free(run.dir);
-                if (run.tokenizer_dir) |t| self.gpa.free(t);
-            }
-            self.run = null;
-        }
-
         fn restore(self: *Self, path: []const u8, diag: *base.Diagnostic) !void {
             const text = try checkpoint.readState(self.gpa, self.io, path, diag);
             defer self.gpa.free(text);
@@ -811,7 +690,7 @@ pub fn Trainer(comptime T: type) type {
 
             try state_file.requireSame(read.identity, self.identity, diag);
             if (self.config.optimizer != .sgd)
-                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.trained.parameters, self.first_moment, self.second_moment, diag);
+                try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.trained.parameters, self.trained.first_moment, self.trained.second_moment, diag);
             @memcpy(self.trained.values, saved);
             // A checkpoint of another engine has no state of this generator: its numbers begin anew.
             if (read.state.dropout_state) |words| self.dropout.state = words;
@@ -829,78 +708,6 @@ pub fn Trainer(comptime T: type) type {
             for (history) |line| if (line.step == step and line.eval_loss != null) return true;
             return false;
         }
-
-        fn checkInputs(
-            source: Source(T),
-            dataset: *const TokenizedDataset,
-            eval_dataset: ?*const TokenizedDataset,
-            config: LlmTrainingConfig,
-            options: Options,
-            diag: *base.Diagnostic,
-        ) !void {
-            try config.validate(diag);
-            var names: [config_file.unsupported_fields.len][]const u8 = undefined;
-            for (config.unsupported(&names)) |name| {
-                diag.set("{s} is true, but the native engine does not do this yet. Set it to false, or use the " ++
-                    "trl engine.", .{name});
-                return error.InvalidConfiguration;
-            }
-            if (config.mixed_precision and T != f32) {
-                diag.set("mixed_precision is true, but the model is in float64. Use one or the other.", .{});
-                return error.InvalidConfiguration;
-            }
-            const shape = source.config();
-            if (config.max_seq_len > shape.max_position_embeddings) {
-                diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, shape.max_position_embeddings });
-                return error.InvalidConfiguration;
-            }
-            switch (source) {
-                .dense => |model| for (model.layout.parameters) |p| {
-                    const values = p.sliceConst(T, model.weights);
-                    const at = firstNonFinite(T, values) orelse continue;
-                    diag.set("weight \"{s}\" holds {d} at element {d}. The model is damaged: get a sound copy.", .{ p.name, values[at], at });
-                    return error.NonFinite;
-                },
-                // Its numbers were looked at when it was opened.
-                .mapped => if (options.lora == null) {
-                    diag.set("the model was opened to stay as its file stores it, so its weights cannot be trained. Train an adapter (lora), or load the model.", .{});
-                    return error.InvalidConfiguration;
-                } else if (T != f32) {
-                    diag.set("the model was opened to stay as its file stores it, which float64 runs cannot use. Load the model.", .{});
-                    return error.InvalidConfiguration;
-                },
-            }
-            try checkObjective(dataset, config, options, diag);
-            if (eval_dataset) |e| try checkObjective(e, config, options, diag);
-            try dataset.checkVocabulary(shape.vocab_size, diag);
-            if (eval_dataset) |e| try e.checkVocabulary(shape.vocab_size, diag);
-        }
-    };
-}
-
-/// Pairs go with `dpo` and single rows without, and what means nothing for pairs is refused.
-fn checkObjective(
-    dataset: *const TokenizedDataset,
-    config: LlmTrainingConfig,
-    options: Options,
-    diag: *base.Diagnostic,
-) error{ WrongObjective, InvalidConfiguration }!void {
-    if (options.dpo == null) {
-        if (!dataset.isPreference()) return;
-        diag.set("{s} holds pairs of answers (preference data); train on it with the objective dpo, or prepare rows for sft", .{dataset.path});
-        return error.WrongObjective;
-    }
-    if (!dataset.isPreference()) {
-        diag.set("{s} holds no pairs of answers; prepare rows with prompt, chosen and rejected, or train with the objective sft", .{dataset.path});
-        return error.WrongObjective;
-    }
-    if (config.label_smoothing != 0) {
-        diag.set("label_smoothing is {d}, which the objective dpo does not use. Set it to 0; the loss robust has dpo.label_smoothing", .{config.label_smoothing});
-        return error.InvalidConfiguration;
-    }
-    if (options.lora) |lora| if (lora.settings.lora_dropout != 0) {
-        diag.set("lora.lora_dropout is {d}; with the objective dpo it must be 0, as TRL switches every dropout off there", .{lora.settings.lora_dropout});
-        return error.InvalidConfiguration;
     };
 }
 
@@ -920,35 +727,6 @@ fn shapeOf(config: arch.ModelConfig) arch.ModelConfig {
     return shape;
 }
 
-/// True when `path` lies directly in the folder `dir`, whatever way the two are written.
-fn isInside(path: []const u8, dir: []const u8) bool {
-    var path_buffer: [std.fs.max_path_bytes]u8 = undefined;
-    var dir_buffer: [std.fs.max_path_bytes]u8 = undefined;
-    const whole = realPath(path, &path_buffer) orelse return false;
-    const folder = realPath(dir, &dir_buffer) orelse return false;
-    return std.mem.eql(u8, std.fs.path.dirname(whole) orelse return false, folder);
-}
-
-fn realPath(path: []const u8, buffer: *[std.fs.max_path_bytes]u8) ?[]const u8 {
-    const name = std.posix.toPosixPath(path) catch return null;
-    const found = std.c.realpath(&name, buffer) orelse return null;
-    return std.mem.span(found);
-}
-
 fn isDue(step: u64, interval: u32) bool {
     return interval != 0 and step % interval == 0;
-}
-
-/// CRC-32C over the first and last 64 KiB: enough to notice another file, cheap on one larger than memory.
-fn fingerprint(tokens: []const u32) u32 {
-    const bytes = std.mem.sliceAsBytes(tokens);
-    const edge = 64 * 1024;
-    if (bytes.len <= 2 * edge) return base.checksum.crc32c(bytes);
-    return base.checksum.crc32c(bytes[0..edge]) ^ std.math.rotl(u32, base.checksum.crc32c(bytes[bytes.len - edge ..]), 1);
-}
-
-fn zeros(gpa: std.mem.Allocator, comptime T: type, len: usize) error{OutOfMemory}![]align(64) T {
-    const buffer = try gpa.alignedAlloc(T, .@"64", len);
-    @memset(buffer, 0);
-    return buffer;
 }
