@@ -36,6 +36,14 @@ SETS = {
     ],
     "safetensors.md": ["formats/safetensors.zig"],
     "ablc.md": ["checkpoint/ablc.zig"],
+    "adapter.md": [
+        "arch/adapter.zig",
+        "arch/lora_settings.zig",
+        "checkpoint/adapter.zig",
+        "checkpoint/folder.zig",
+        "formats/adapter_config.zig",
+        "train/lora.zig",
+    ],
     "checkpoint.md": [
         "base/storage.zig",
         "checkpoint/folder.zig",
