@@ -381,12 +381,25 @@ pub fn mergeInto(comptime T: type, gpa: Allocator, model: *model_file.LoadedMode
             const sum = row[0..m.in];
             @memset(sum, 0);
             for (0..m.rank) |r| {
-                const factor: f64 = b[o * m.rank + r];
-                for (sum, a[r * m.in ..][0..m.in]) |*s, x| s.* += factor * x;
+                addScaled(T, sum, b[o * m.rank + r], a[r * m.in ..][0..m.in]);
             }
             addRow(T, weight[o * m.in ..][0..m.in], sum, m.scale);
         }
     }
+}
+
+/// sum += factor · x
+fn addScaled(comptime T: type, sum: []f64, factor: f64, x: []const T) void {
+    const lanes = 8;
+    const V = @Vector(lanes, f64);
+    var i: usize = 0;
+    while (i + lanes <= x.len) : (i += lanes) {
+        const narrow: @Vector(lanes, T) = x[i..][0..lanes].*;
+        const wide: V = @floatCast(narrow);
+        const before: V = sum[i..][0..lanes].*;
+        sum[i..][0..lanes].* = before + @as(V, @splat(factor)) * wide;
+    }
+    while (i < x.len) : (i += 1) sum[i] += factor * x[i];
 }
 
 fn addRow(comptime T: type, weight: []T, delta: []const f64, scale: f64) void {

@@ -2,11 +2,15 @@
 
 const std = @import("std");
 const base = @import("base");
+const formats = @import("formats");
 const arch = @import("arch");
 const adapter_file = @import("adapter.zig");
 const model_file = @import("model_file.zig");
+const save_file = @import("save.zig");
+const store = @import("store.zig");
 const initRandom = @import("initialize.zig").initRandom;
 const Diagnostic = base.Diagnostic;
+const safetensors = formats.safetensors;
 const testing = std.testing;
 const gpa = testing.allocator;
 
@@ -202,4 +206,97 @@ test "merging adds s·B·A, and unties a tied model whose embedding has an adapt
             try testing.expectEqual(@as(f32, @floatCast(@as(f64, old[at]) + m.scale * sum)), new[at]);
         };
     }
+}
+
+test "every allocation failure while making, reading and merging an adapter is survived" {
+    var rig = try Rig.init();
+    defer rig.deinit();
+
+    const path = try rig.save("adapter");
+    defer gpa.free(path);
+
+    try testing.checkAllAllocationFailures(gpa, struct {
+        fn run(a: std.mem.Allocator, folder: []const u8) !void {
+            var diag: Diagnostic = .{};
+            var model = try initRandom(f32, a, config, 3);
+            defer model.deinit(a);
+            var made = try adapter_file.initAdapter(f32, a, &model.layout, settings, 1, &diag);
+            defer made.deinit(a);
+            var read = try adapter_file.loadAdapter(f32, a, testing.io, folder, .{ .config = config, .layout = &model.layout, .weights = model.weights }, &diag);
+            defer read.deinit(a);
+
+            try adapter_file.mergeInto(f32, a, &model, &read);
+        }
+    }.run, .{path});
+}
+
+test "a checkpoint of an adapter is found, read back with its moments, and noticed when a bit of it has changed" {
+    var rig = try Rig.init();
+    defer rig.deinit();
+
+    var diag: Diagnostic = .{};
+    const moments = try gpa.dupe(f32, rig.adapter.values);
+    defer gpa.free(moments);
+
+    const path = try save_file.save(f32, gpa, testing.io, .{
+        .run_dir = rig.root,
+        .step = 3,
+        .config = config,
+        .parameters = rig.adapter.layout.parameters,
+        .weights = rig.adapter.values,
+        .adapter = .{ .settings = rig.adapter.settings },
+        .optimizer = .{ .first_moment = moments, .second_moment = moments },
+        .state_json = "{}",
+    }, &diag);
+    defer gpa.free(path);
+
+    const found = (try store.latest(gpa, testing.io, rig.root, &diag)).?;
+    defer gpa.free(found.path);
+
+    try testing.expectEqual(3, found.step);
+    var back = try adapter_file.loadAdapter(f32, gpa, testing.io, path, rig.base_model(), &diag);
+    defer back.deinit(gpa);
+
+    try testing.expectEqualSlices(f32, rig.adapter.values, back.values);
+    const read = [2][]f32{ try gpa.alloc(f32, moments.len), try gpa.alloc(f32, moments.len) };
+    defer for (read) |buffer| gpa.free(buffer);
+
+    try store.loadOptimizer(f32, gpa, testing.io, path, back.layout.parameters, read[0], read[1], &diag);
+    for (read) |buffer| try testing.expectEqualSlices(f32, moments, buffer);
+
+    try replaceInFile(path, "adapter_config.json", "\"lora_alpha\": 6", "\"lora_alpha\": 7");
+    try rig.expectRefused(path, error.DamagedCheckpoint, "adapter_config.json fails its checksum");
+    try testing.expectError(error.AllCheckpointsDamaged, store.latest(gpa, testing.io, rig.root, &diag));
+}
+
+test "the embeddings PEFT keeps beside an adapter must be the base's" {
+    var rig = try Rig.init();
+    defer rig.deinit();
+
+    const path = try rig.save("adapter");
+    defer gpa.free(path);
+
+    // The adapter's tensors, then the base's embedding under the name PEFT gives it.
+    const embedding = rig.model.layout.get(null, .token_embedding).?;
+    var entries: std.ArrayList(safetensors.Entry) = .empty;
+    defer entries.deinit(gpa);
+
+    for (rig.adapter.layout.parameters) |*p| try entries.append(gpa, .{ .name = p.name, .dtype = .f32, .shape = p.dims() });
+    try entries.append(gpa, .{ .name = "base_model.model.model.embed_tokens.base_layer.weight", .dtype = .f32, .shape = embedding.dims() });
+    var text: std.Io.Writer.Allocating = .init(gpa);
+    defer text.deinit();
+
+    var writer = try safetensors.Writer.begin(gpa, &text.writer, entries.items, &.{});
+    for (rig.adapter.layout.parameters) |p| try writer.writeFloats(f32, p.sliceConst(f32, rig.adapter.values));
+    try writer.writeFloats(f32, embedding.sliceConst(f32, rig.model.weights));
+    writer.finish();
+    const file = try base.storage.join(gpa, path, "adapter_model.safetensors");
+    defer gpa.free(file);
+
+    try std.Io.Dir.cwd().writeFile(testing.io, .{ .sub_path = file, .data = text.written() });
+    var diag: Diagnostic = .{};
+    var back = try adapter_file.loadAdapter(f32, gpa, testing.io, path, rig.base_model(), &diag);
+    back.deinit(gpa);
+    rig.model.weights[embedding.offset + 5] += 1;
+    try rig.expectRefused(path, error.AnotherBase, "at element 5, where this model has");
 }

@@ -291,3 +291,27 @@ test "over a mapped base a run has the bits of the one in memory, and each resum
     try testing.expectEqualSlices(f32, loaded.values, rest.values);
     try expectRefused(.{ .mapped = folder, .options = .{} }, error.InvalidConfiguration, "cannot be trained");
 }
+
+test "two adapters are trained in turns on one base, each as if it were alone" {
+    var alone: [2]Run = undefined;
+    var loras = [2]LoraConfig{ lora, lora };
+    loras[1].settings.r = 2;
+    loras[1].seed = 77;
+    for (&alone, loras) |*run, l| run.* = try mustTrain(.{ .options = .{ .lora = l } });
+    defer for (&alone) |*run| run.deinit();
+
+    var diag: base.Diagnostic = .{};
+    const rows = Rows.init();
+    const dataset = rows.dataset();
+    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+    defer model.deinit(gpa);
+
+    const first = try Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{ .lora = loras[0] }, &diag);
+    defer first.deinit();
+    const second = try Trainer(f32).init(gpa, testing.io, &model, &dataset, null, config, .{ .lora = loras[1] }, &diag);
+    defer second.deinit();
+
+    while (try first.next(&diag)) |_| _ = try second.next(&diag);
+    try testing.expectEqualSlices(f32, alone[0].values, first.trained.values);
+    try testing.expectEqualSlices(f32, alone[1].values, second.trained.values);
+}
