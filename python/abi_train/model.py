@@ -51,6 +51,9 @@ class Model:
     def load(cls, path: str | os.PathLike[str], *, dtype: str = "float32") -> Model:
         """Reads a Hugging Face folder or a `.gguf` file; `dtype` is 'float32' or 'float64'.
 
+        With 'stored' nothing is read: the weights stay in their file, in its types, and serve runs
+        that train an adapter; there are then no views of them.
+
         Raises MissingFileError, or FormatError naming the file, the tensor and the rule.
         """
         return cls(_native.model.open(path, dtype))
@@ -115,7 +118,7 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        """'float32' or 'float64'."""
+        """'float32', 'float64' or 'stored'."""
         return self._dtype
 
     @property

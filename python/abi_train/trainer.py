@@ -156,7 +156,6 @@ class Trainer:
             methods_json=_methods_json(config, lora, dpo),
             base_name=None if base_name is None else str(base_name),
         )
-        self._dtype = model.dtype
         self._parameters: list[Parameter] | None = None
         self._event = _native.trainer.new_event()
 
@@ -294,12 +293,12 @@ class Trainer:
     @property
     def gradients(self) -> npt.NDArray[Any]:
         """Gradients of the last step before clipping: a flat view, see `shaped`."""
-        return _native.trainer.buffers(self.native, self._dtype)[0]
+        return _native.trainer.buffers(self.native)[0]
 
     @property
     def moments(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """First and second moment: flat views, empty with sgd."""
-        return _native.trainer.buffers(self.native, self._dtype)[1:]
+        return _native.trainer.buffers(self.native)[1:]
 
 
 def _config_json(config: LlmTrainingConfig | Mapping[str, Any]) -> str:

@@ -23,7 +23,11 @@ from .core import (
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_DTYPES = {"float32": lib.ABT_DTYPE_F32, "float64": lib.ABT_DTYPE_F64}
+_DTYPES = {
+    "float32": lib.ABT_DTYPE_F32,
+    "float64": lib.ABT_DTYPE_F64,
+    "stored": lib.ABT_DTYPE_STORED,
+}
 _NAMES = {number: name for name, number in _DTYPES.items()}
 
 
@@ -39,7 +43,9 @@ class Parameter(NamedTuple):
 
 def _dtype(name: str) -> int:
     if name not in _DTYPES:
-        raise errors.ArgumentError(f"dtype is {name!r}; it must be 'float32' or 'float64'")
+        raise errors.ArgumentError(
+            f"dtype is {name!r}; it must be 'float32', 'float64' or 'stored'"
+        )
     return int(_DTYPES[name])
 
 

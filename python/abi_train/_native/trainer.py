@@ -167,13 +167,14 @@ def progress(handle: Handle) -> tuple[int, int]:
 
 
 def buffers(
-    handle: Handle, dtype: str
+    handle: Handle,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Flat views of the gradients and of both moments."""
     pointers = [ffi.new("const void **") for _ in range(3)]
     gradient_elements = ffi.new("uint64_t *")
     moment_elements = ffi.new("uint64_t *")
     check(lib.abt_trainer_buffers(handle.value, *pointers, gradient_elements, moment_elements))
+    dtype = size(handle)[2]
     count, moments = int(gradient_elements[0]), int(moment_elements[0])
     return (
         view(pointers[0][0], (count,), dtype, handle),

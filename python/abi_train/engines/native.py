@@ -83,8 +83,13 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
 
 
 def open_model(spec: RunSpec) -> Model:
-    """The model of a spec in its precision: of a folder, a GGUF, or random by a config.json."""
+    """The model of a spec in its precision: of a folder, a GGUF, or random by a config.json.
+
+    One that only carries an adapter stays in its file, in the types it has there.
+    """
     dtype = "float64" if spec.precision == "float64" else "float32"
+    if spec.method == "lora" and dtype == "float32" and spec.model.suffix != ".json":
+        dtype = "stored"
     return open_any(spec.model, seed=spec.config.seed, dtype=dtype)
 
 

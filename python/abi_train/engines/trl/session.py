@@ -24,7 +24,7 @@ from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
 from .. import Probe, announce, processes, too_little
-from ..native import open_any
+from ..native import open_model
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
@@ -76,6 +76,11 @@ class Session:
         size, length = self.config.batch_size, self.config.max_seq_len
         kind: Any = TokenRows if self.spec.objective == "sft" else PreferenceRows
         rows = kind.open(path, batch_size=size, max_seq_len=length)
+        if rows.batch_count == 0 and self.spec.objective == "dpo":
+            raise DataError(
+                f"{path}: the prompt of every pair fills max_seq_len ({length}), so no answer is "
+                "left; raise max_seq_len, or prepare shorter prompts"
+            )
         if rows.batch_count == 0:
             raise too_little(path, rows.token_ids.size, self.config)
         return rows
@@ -202,9 +207,8 @@ class Session:
         assert self.lora is not None
         if self.lora.target_parameters:
             return None
-        dtype = "float64" if self.precision == "float64" else "float32"
         try:
-            with open_any(self.spec.model, seed=self.config.seed, dtype=dtype) as model:
+            with open_model(self.spec.replace(precision=self.precision)) as model:
                 return create_adapter(model, self.lora, scratch / "adapter", seed=self.config.seed)
         except (FormatError, UnsupportedError):
             return None
