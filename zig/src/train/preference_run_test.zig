@@ -390,7 +390,7 @@ test "what does not belong together is refused before the first update" {
     try expectRefused(.{ .options = .{ .dpo = .{}, .lora = dropping } }, error.InvalidConfiguration, "lora.lora_dropout is 0.05");
     var short = config;
     short.max_seq_len = 3;
-    try expectRefused(.{ .config = short }, error.NoTrainingData, "gives no batch");
+    try expectRefused(.{ .config = short }, error.NoTrainingData, "pairs.bin gives no pair: the prompts of all 5 pairs fill max_seq_len (3)");
 }
 
 test "a run on pairs is not resumed as another one" {

@@ -663,6 +663,10 @@ pub fn Trainer(comptime T: type) type {
         fn plannedSteps(self: *Self, diag: *base.Diagnostic) !u64 {
             const batches = self.loader.batchesPerEpoch();
             if (batches == 0) {
+                if (self.loader.dataset.isPreference()) {
+                    diag.set("{s} gives no pair: the prompts of all {d} pairs fill max_seq_len ({d}). Raise max_seq_len, or shorten the prompts.", .{ self.loader.dataset.path, self.loader.dropped_rows, self.config.max_seq_len });
+                    return error.NoTrainingData;
+                }
                 diag.set("the training data gives no batch: {d} tokens at batch_size {d} and max_seq_len {d}. " ++
                     "Use more data, a smaller batch_size or a smaller max_seq_len.", .{ self.loader.dataset.tokens.len, self.config.batch_size, self.config.max_seq_len });
                 return error.NoTrainingData;
