@@ -315,3 +315,20 @@ test "two adapters are trained in turns on one base, each as if it were alone" {
     try testing.expectEqualSlices(f32, alone[0].values, first.trained.values);
     try testing.expectEqualSlices(f32, alone[1].values, second.trained.values);
 }
+
+test "every allocation failure while a LoRA run is made is survived" {
+    try testing.checkAllAllocationFailures(gpa, struct {
+        fn run(a: std.mem.Allocator) !void {
+            var diag: base.Diagnostic = .{};
+            const rows = Rows.init();
+            const dataset = rows.dataset();
+            var model = try checkpoint.initRandom(f32, a, model_config, 5);
+            defer model.deinit(a);
+
+            var alone = config;
+            alone.threads = 1;
+            const trainer = try Trainer(f32).init(a, testing.io, &model, &dataset, &dataset, alone, .{ .lora = lora, .base_name = "tiny" }, &diag);
+            trainer.deinit();
+        }
+    }.run, .{});
+}
