@@ -308,7 +308,10 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         before = saved.get(key)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             for inner, part in value.items():
-                _require_equal(f"{key}.{inner}", before.get(inner), part)
+                known = before.get(inner)
+                if inner == "target_modules" and isinstance(known, list):
+                    known, part = sorted(known), sorted(part)  # in any order
+                _require_equal(f"{key}.{inner}", known, part)
         else:
             _require_equal(key, before, value)
 

@@ -647,7 +647,7 @@ def test_what_is_no_pair_is_refused(made: Path, engine: str, fault: str) -> None
         manifest = json.loads((made / "pairs.json").read_text())
         manifest["rows"] = 7
         (made / "pairs.json").write_text(json.dumps(manifest))
-    said = "max_seq_len" if fault == "prompts too long" else r"pairs\.bin"
+    said = r"max_seq_len" if fault == "prompts too long" else r"pairs\.bin"
     with pytest.raises(DataError, match=said):
         engines.run(spec_of(made, engine, "run", method="lora", objective="dpo"))
 
@@ -683,5 +683,5 @@ def test_an_adapter_of_another_base_does_not_resume(made: Path, engine: str) -> 
     first = engines.run(spec_of(made, engine, "first", method="lora", config=config))
     make_tiny_model(made / "other", "llama_gqa_untied", num_hidden_layers=3)
     spec = spec_of(made, engine, "second", method="lora", config=config)
-    with pytest.raises(AbiTrainError, match="layers|another base"):
+    with pytest.raises(AbiTrainError, match=r"layers|another base"):
         engines.run(spec.replace(model=made / "other", resume=str(first.checkpoint)))
