@@ -31,6 +31,11 @@ const own_flags = [_]arguments.Flag{
     .{ .name = "lora-targets", .value = "LIST", .help = "modules with an adapter, by commas, or all-linear", .default = "q_proj,k_proj,v_proj,o_proj" },
     .{ .name = "adapter", .value = "DIR", .help = "go on with this adapter" },
     .{ .name = "stored", .help = "leave the model in its file, in its own types" },
+    .{ .name = "dpo", .help = "learn from pairs of answers (preference data)", .heading = "Pairs" },
+    .{ .name = "dpo-beta", .value = "X", .help = "how strongly the reference holds the model", .default = "0.1" },
+    .{ .name = "dpo-loss", .value = "LIST", .help = "losses that are added, by commas", .default = "sigmoid" },
+    .{ .name = "dpo-ref-model", .value = "PATH", .help = "another model as the reference", .default = "the model or adapter the run begins with" },
+    .{ .name = "dpo-precompute", .help = "ask the reference once, before the first update, and let it go" },
     .{ .name = "methods", .value = "FILE", .help = "JSON with the tables lora and dpo, instead of the options above" },
 };
 
@@ -62,6 +67,7 @@ pub const verb: arguments.Verb = .{
         "abi train --model model/ --data training_data.bin --run-dir run --epochs 3",
         "abi train --model config.json --data training_data.bin --run-dir run --resume",
         "abi train --model base.gguf --stored --lora --lora-r 16 --data training_data.bin --run-dir run",
+        "abi train --model model/ --adapter run/checkpoint-300 --dpo --data pairs.bin --run-dir run-dpo",
     },
 };
 
@@ -151,7 +157,15 @@ fn runJob(job: *Job) Failure!Exit {
     if (resume_path) |p| app.tell("resuming from {s}\n", .{p});
     if (trainer.adapter != null) app.tell("{d} weights of an adapter on ", .{trainer.trained.values.len});
     app.tell("{d} weights, {d} tokens, {d} updates planned\n", .{ trainer.source.layout().total, dataset.tokens.len, trainer.state.max_steps });
+    if (trainer.identity.reference) |reference| tellPairs(app, trainer, reference);
     return watch(job, trainer);
+}
+
+/// What is learned from, and which model it is compared with.
+fn tellPairs(app: *app_file.App, trainer: *const train.Trainer(f32), reference: train.state.ReferenceRecord) void {
+    app.tell("{d} pairs, reference: {f}\n", .{ trainer.loader.kept.len, reference });
+    if (trainer.loader.dropped_rows > 0)
+        app.tell("{d} pairs are left out: their prompt alone fills max_seq_len\n", .{trainer.loader.dropped_rows});
 }
 
 /// Drives the run and tells about it.
@@ -168,12 +182,15 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
                 const due = interval == 0 or s.global_step % interval == 0 or s.global_step == 1 or s.global_step == trainer.state.max_steps;
                 if (!due) continue;
                 const left = (trainer.state.max_steps - s.global_step) * s.time_ns / std.time.ns_per_s;
-                app.tell("step {d}/{d}  loss {d:.4}  lr {e:.2}  grad {d:.3}  {d:.0} tok/s  eta {d}m{d:0>2}s\n", .{
-                    s.global_step, trainer.state.max_steps, s.loss,    s.learning_rate, s.grad_norm,
-                    s.throughput,  left / 60,               left % 60,
+                app.tell("step {d}/{d}  loss {d:.4}  ", .{ s.global_step, trainer.state.max_steps, s.loss });
+                if (s.preference) |m| app.tell("margin {d:.4}  right {d:.2}  ", .{ m.rewards_margins, m.rewards_accuracies });
+                app.tell("lr {e:.2}  grad {d:.3}  {d:.0} tok/s  eta {d}m{d:0>2}s\n", .{
+                    s.learning_rate, s.grad_norm, s.throughput, left / 60, left % 60,
                 });
             },
-            .evaluation => |e| app.tell("step {d}  eval loss {d:.4}  perplexity {d:.2}  accuracy {d:.3}{s}\n", .{
+            .evaluation => |e| if (e.preference) |m| app.tell("step {d}  eval loss {d:.4}  margin {d:.4}  right {d:.3}{s}\n", .{
+                e.global_step, e.loss, m.rewards_margins, m.rewards_accuracies, if (e.improved) "  best so far" else "",
+            }) else app.tell("step {d}  eval loss {d:.4}  perplexity {d:.2}  accuracy {d:.3}{s}\n", .{
                 e.global_step, e.loss, e.perplexity, e.accuracy, if (e.improved) "  best so far" else "",
             }),
             .checkpoint => |c| app.tell("saved {s}\n", .{c.path}),
@@ -354,34 +371,43 @@ fn readText(job: *Job, path: []const u8) ![]u8 {
     };
 }
 
-/// The options of the adapter as the JSON object that the one reader of methods takes.
+const lora_options = .{
+    .{ "lora-r", "r" }, .{ "lora-alpha", "lora_alpha" }, .{ "lora-dropout", "lora_dropout" }, .{ "adapter", "adapter" }, .{ "lora-targets", "target_modules" },
+};
+const dpo_options = .{ .{ "dpo-beta", "beta" }, .{ "dpo-loss", "loss_type" }, .{ "dpo-ref-model", "ref_model" } };
+
+/// The options of adapter and pairs as the JSON object that the one reader of methods takes.
 fn methodsText(job: *Job) Failure![]const u8 {
     const parsed = job.parsed;
     const arena = job.app.arena;
-    const options = .{
-        .{ "lora-r", "r" }, .{ "lora-alpha", "lora_alpha" }, .{ "lora-dropout", "lora_dropout" }, .{ "adapter", "adapter" }, .{ "lora-targets", "target_modules" },
-    };
     if (parsed.text("methods")) |path| {
-        inline for (options) |option| if (parsed.has(option[0])) {
+        inline for (lora_options ++ dpo_options ++ .{ .{"lora"}, .{"dpo"}, .{"dpo-precompute"} }) |option| if (parsed.has(option[0])) {
             job.diag.set("--methods and --{s} cannot be given together. Put the setting into the file", .{option[0]});
             return job.explain(error.InvalidConfiguration);
         };
         return readText(job, path) catch |err| job.explain(err);
     }
     var lora: std.json.ObjectMap = .empty;
-    inline for (options) |option| if (parsed.text(option[0])) |text| {
+    inline for (lora_options) |option| if (parsed.text(option[0])) |text| {
         try lora.put(arena, option[1], try methodsValue(arena, option[0], text));
     };
-    if (lora.count() == 0 and !parsed.has("lora")) return "{}";
+    var dpo: std.json.ObjectMap = .empty;
+    inline for (dpo_options) |option| if (parsed.text(option[0])) |text| {
+        try dpo.put(arena, option[1], try methodsValue(arena, option[0], text));
+    };
+    if (parsed.has("dpo-precompute")) try dpo.put(arena, "precompute_ref_log_probs", .{ .bool = true });
+    var methods: std.json.ObjectMap = .empty;
+    if (lora.count() > 0 or parsed.has("lora")) try methods.put(arena, "lora", .{ .object = lora });
+    if (dpo.count() > 0 or parsed.has("dpo")) try methods.put(arena, "dpo", .{ .object = dpo });
     var out: std.Io.Writer.Allocating = .init(arena);
-    std.json.Stringify.value(.{ .lora = std.json.Value{ .object = lora } }, .{}, &out.writer) catch return error.OutOfMemory;
+    std.json.Stringify.value(std.json.Value{ .object = methods }, .{}, &out.writer) catch return error.OutOfMemory;
     return out.written();
 }
 
 /// A path stays text, a list is cut at its commas, anything else is JSON by itself or text.
 fn methodsValue(arena: std.mem.Allocator, name: []const u8, text: []const u8) error{OutOfMemory}!std.json.Value {
-    if (std.mem.eql(u8, name, "adapter")) return .{ .string = text };
-    if (std.mem.eql(u8, name, "lora-targets")) {
+    if (std.mem.eql(u8, name, "adapter") or std.mem.eql(u8, name, "dpo-ref-model")) return .{ .string = text };
+    if (std.mem.eql(u8, name, "lora-targets") or std.mem.eql(u8, name, "dpo-loss")) {
         if (std.mem.eql(u8, text, "all-linear")) return .{ .string = text };
         var names: std.json.Array = .init(arena);
         var parts = std.mem.splitScalar(u8, text, ',');
