@@ -112,6 +112,8 @@ const Setup = struct {
     stop_at_once: bool = false,
     /// Take preference data for plain rows.
     plain: bool = false,
+    /// A folder to map the model from instead of having it in memory.
+    mapped: ?[]const u8 = null,
 };
 
 fn train(setup: Setup, diag: *base.Diagnostic) !Run {
@@ -123,7 +125,13 @@ fn train(setup: Setup, diag: *base.Diagnostic) !Run {
 
     var run: Run = .{};
     errdefer run.deinit();
-    const trainer = try Trainer(f32).init(gpa, testing.io, &model, &dataset, if (setup.eval) &dataset else null, setup.config, setup.options, diag);
+    var mapped: ?checkpoint.MappedModel = if (setup.mapped) |path| try checkpoint.openMapped(gpa, testing.io, path, diag) else null;
+    defer if (mapped) |*m| m.deinit();
+    const eval_data = if (setup.eval) &dataset else null;
+    const trainer = if (mapped) |*m|
+        try Trainer(f32).initOver(gpa, testing.io, .{ .mapped = m }, &dataset, eval_data, setup.config, setup.options, diag)
+    else
+        try Trainer(f32).init(gpa, testing.io, &model, &dataset, eval_data, setup.config, setup.options, diag);
     defer trainer.deinit();
 
     if (setup.stop_at_once) trainer.requestStop();
@@ -415,6 +423,46 @@ test "a stop while the reference is being asked ends the run without an update" 
     var run = try mustTrain(.{ .options = .{ .dpo = .{ .precompute_ref_log_probs = true } }, .stop_at_once = true });
     defer run.deinit();
     try testing.expectEqual(0, run.steps.items.len);
+}
+
+test "over a mapped base pairs give the bits of the one in memory, asked each time or in advance" {
+    var tmp = Tmp.init();
+    defer tmp.deinit();
+    const folder = try tmp.path("model");
+    {
+        var diag: base.Diagnostic = .{};
+        var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
+        defer model.deinit(gpa);
+        try checkpoint.saveModel(f32, gpa, testing.io, folder, &model, null, &diag);
+    }
+    for ([_]bool{ false, true }) |precompute| {
+        const options: Options = .{ .dpo = .{ .precompute_ref_log_probs = precompute }, .lora = lora };
+        var loaded = try mustTrain(.{ .options = options, .eval = true });
+        defer loaded.deinit();
+        var mapped = try mustTrain(.{ .options = options, .mapped = folder, .eval = true });
+        defer mapped.deinit();
+        try testing.expectEqualSlices(f32, loaded.values, mapped.values);
+        try testing.expectEqual(loaded.evaluations.items[0].preference.?, mapped.evaluations.items[0].preference.?);
+    }
+}
+
+test "every allocation failure of a run on pairs is survived, up to its first update" {
+    try testing.checkAllAllocationFailures(gpa, struct {
+        fn run(a: std.mem.Allocator) !void {
+            var diag: base.Diagnostic = .{};
+            const pairs = Pairs.init();
+            const dataset = pairs.dataset();
+            var model = try checkpoint.initRandom(f32, a, model_config, 5);
+            defer model.deinit(a);
+
+            var alone = config;
+            alone.threads = 1;
+            alone.max_steps = 1;
+            const trainer = try Trainer(f32).init(a, testing.io, &model, &dataset, &dataset, alone, .{ .dpo = .{ .precompute_ref_log_probs = true } }, &diag);
+            defer trainer.deinit();
+            _ = try trainer.next(&diag);
+        }
+    }.run, .{});
 }
 
 test "mixed precision: the first loss is ln 2 here too" {
