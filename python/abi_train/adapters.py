@@ -9,6 +9,7 @@ Does not know: models, torch, how an adapter is computed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .errors import CheckpointError, ConfigError
+from .errors import CheckpointError, ConfigError, FormatError
 from .rules import (
     U32_MAX,
     U64_MAX,
@@ -278,11 +279,14 @@ def merge_adapter(
 ) -> Path:
     """Write a model with an adapter added into its weights, into a folder that must not exist.
 
-    W + s B A is summed in double and rounded once, to float32. tokenizer_dir: default the model's.
+    W + s B A is summed in double and rounded once, to float32. tokenizer_dir: default the adapter's
+    folder if it has a tokenizer, else the model's.
     Raises `FormatError` or `CheckpointError` naming the tensor when the two do not belong together.
     """
     from . import _native
 
+    if tokenizer_dir is None and (Path(adapter) / "tokenizer.json").is_file():
+        tokenizer_dir = adapter
     _native.adapter.merge(model, adapter, folder, tokenizer_dir)
     return Path(folder)
 
@@ -293,6 +297,38 @@ def is_adapter(folder: str | Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file() and not any(
         (folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json")
     )
+
+
+def adapter_folder(source: str | Path) -> Path:
+    """The adapter meant: a folder that is one, or the checkpoint that a run folder ended with.
+
+    Raises `CheckpointError` when there is none.
+    """
+    source = Path(source)
+    if source.is_dir() and not (source / ADAPTER_CONFIG).is_file():
+        from .export import model_folder
+
+        with contextlib.suppress(FormatError):
+            source = model_folder(source)
+    if not (source / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(
+            f"{source}: no adapter ({ADAPTER_CONFIG} is missing). Name a folder that PEFT or this "
+            "program saved, or a run of method lora."
+        )
+    return source
+
+
+def base_of(adapter: Path) -> Path:
+    """The model that an adapter's settings name. Raises `ConfigError` when it is not here."""
+    file = adapter / ADAPTER_CONFIG
+    try:
+        name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error}).") from None
+    if not isinstance(name, str) or not name or not Path(name).expanduser().exists():
+        said = f"names {name} as its model, which is not here" if name else "names no model"
+        raise ConfigError(f"{file}: {said}; name the folder with --model")
+    return Path(name).expanduser()
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:

@@ -28,7 +28,7 @@ CONFIG = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
-VERBS = ["demo", "init", "data", "train", "check", "export", "chat", "inspect", "doctor"]
+VERBS = ["demo", "init", "data", "train", "check", "merge", "export", "chat", "inspect", "doctor"]
 
 
 def call(*arguments: str | Path) -> int:

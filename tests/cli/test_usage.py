@@ -36,7 +36,7 @@ def call(*arguments: str | Path) -> int:
         ([*TRAIN, "--set", "epochs=[1"], "--set epochs=[1"),
         ([*TRAIN, "--set", "nosuch=1"], "'nosuch' is not a key"),
         ([*TRAIN, "--set", "epochs=99999999999999999999"], "it must be at most 4294967295"),
-        (["export", "folder", "--dtype", "q4_k"], "--dtype is 'q4_k'; it must be one of f32"),
+        (["export", "folder", "--dtype", "q3_k"], "--dtype is 'q4_k'; it must be one of f32"),
         (["export", "folder", "--output", "a.bin"], "the name must end in .gguf"),
         (["chat"], "name a GGUF file"),
         (

@@ -23,6 +23,16 @@ PYTHON = {
     ],
     "03_check.py": [r"update 5: loss", r"native and trl agree"],
     "04_export_and_chat.py": [r"20 tensors", r"model:  That tight", r"agent:  That tight"],
+    "05_adapter_hand_over.py": [
+        r"trl on \w+, from update 0",
+        r"native on cpu, from update 10",
+        r"loss (0\.\d{5})\d handed over, \1\d on one engine",
+    ],
+    "06_preferences.py": [
+        r"reference: a frozen copy of the adapter",
+        r"margin 1\.\d+, 100% the right way",
+        r"exported .*preferences\.gguf",
+    ],
 }
 
 

@@ -11,14 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import AbiTrainError
-from . import chat, check, data, doctor, export, init, inspect, listen, train
+from . import chat, check, data, doctor, export, init, inspect, listen, merge, train
 from . import demo as demo_verb
 from .common import HELP_SETTINGS, error_line, say
 from .streams import prepare_streams
 
 DEBUG_FLAG = "--debug"
 
-VERBS = ("demo", "init", "data", "train", "check", "export", "chat", "inspect", "doctor")
+VERBS = ("demo", "init", "data", "train", "check", "merge", "export", "chat", "inspect", "doctor")
 
 
 class Interrupted(Exception):
@@ -78,6 +78,7 @@ app.command("init", epilog=init.EXAMPLES)(init.init)
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("check", epilog=check.EXAMPLES)(check.check)
+app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command(
     "chat",

@@ -6,6 +6,7 @@ Importing this package imports neither engine, so torch is loaded only when it i
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,13 +93,30 @@ def run(
     with contextlib.closing(log):
         result = _engine(spec, observer, None)
         if spec.config.export_gguf_path and result.model_folder is not None:
-            from ..export import export_gguf
-
-            target = Path(spec.config.export_gguf_path).expanduser()
-            report = export_gguf(result.model_folder, target, name=spec.config.export_name)
-            observer.on_note(f"exported {report.path}")
+            observer.on_note(f"exported {_export(spec, result.model_folder)}")
         observer.on_end(result)
     return result
+
+
+def _export(spec: RunSpec, source: Path) -> Path:
+    """Write the GGUF of what the run ended with; an adapter is added into its model for it."""
+    from ..export import export_gguf
+
+    target = Path(str(spec.config.export_gguf_path)).expanduser()
+    name = spec.config.export_name
+    if spec.method != "lora":
+        return export_gguf(source, target, name=name).path
+    from ..adapters import merge_adapter
+    from .native import open_model
+
+    with tempfile.TemporaryDirectory(prefix="abi-train-merge-") as scratch:
+        base = spec.model
+        if base.suffix == ".json":
+            base = Path(scratch) / "base"
+            with open_model(spec) as model:
+                model.save(base)
+        merged = merge_adapter(base, source, Path(scratch) / "merged")
+        return export_gguf(merged, target, name=name).path
 
 
 def _engine(spec: RunSpec, observer: Observer, probe: Probe | None) -> RunResult:

@@ -43,7 +43,6 @@ class Loop(Inherited):  # type: ignore[misc]
         self._hits = 0.0
         self._targets = 0
         self._tokens = 0
-        self._wish_to_stop = False
         self._step_began = time.perf_counter_ns()
         self._saved_step = -1
         self._done_step = session.state["global_step"]
@@ -161,17 +160,15 @@ class Loop(Inherited):  # type: ignore[misc]
         self._done_step = self.state.global_step
         elapsed_ns = time.perf_counter_ns() - self._step_began
         metrics = self.step_metrics()
-        loss, hits, targets, tokens, wish = added(
+        loss, hits, targets, tokens = added(
             [
                 math.fsum(float(part) for part in self._losses) / processes.count(),
                 self._hits,
                 self._targets,
                 self._tokens,
-                self.session.observer.stop_requested(),
             ],
             self.args.device,
         )
-        self._wish_to_stop = wish > 0.0
         record = StepRecord(
             step=self.state.global_step,
             loss=loss,
@@ -194,12 +191,13 @@ class Loop(Inherited):  # type: ignore[misc]
         session, config = self.session, self.session.config
         last = step >= session.total_steps
         improved = patience_is_out = False
+        (wish,) = added([session.observer.stop_requested()], self.args.device)
         if session.eval_rows is not None and (last or _due(step, config.eval_interval)):
             improved = session.evaluation_done(self.evaluated())
             patience_is_out = session.out_of_patience()
         if patience_is_out:
             self._stop("early_stopped")
-        elif self._wish_to_stop and not last:
+        elif wish > 0.0 and not last:
             self._stop("interrupted")
         # The best weights live in the checkpoint of their update, which retention spares; the last
         # state is saved at the end.
