@@ -82,8 +82,8 @@ def export_adapter_gguf(
 
     source: a PEFT folder, a checkpoint of a LoRA run, or its run folder. model: the base, a folder
     with config.json or a .gguf file, where the adapter does not say it. dtype: f32, f16 or bf16.
-    What llama.cpp cannot apply raises `FormatError` with the reason; also `ConfigError`,
-    `MissingFileError`.
+    What llama.cpp cannot apply raises `FormatError` with the reason, settings that are not computed
+    here `CheckpointError`; also `ConfigError`, `MissingFileError`.
     """
     if dtype not in ADAPTER_DTYPES:
         raise ConfigError(
