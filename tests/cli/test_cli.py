@@ -122,6 +122,65 @@ def test_a_recipe_runs_and_can_be_changed_on_the_way(
     assert (made / "runs" / "first" / "run.json").is_file()
 
 
+def test_an_adapter_is_trained_handed_on_and_merged(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*train_arguments(made, "--json")) == 0
+    base = json.loads(capsys.readouterr().out)["checkpoint"]
+    lora = ["--model", base, "--data", made / "train.bin", "--set", "max_seq_len=16"]
+    more = ["--set", "lora.r=2", "--set", "lora.target_modules=[q_proj, down_proj]"]
+    assert call("train", *lora, "--run-dir", made / "lora", *more, "--set", "max_steps=2") == 0
+    recipe = json.loads((made / "lora" / "run.json").read_text())
+    assert (recipe["method"], recipe["lora"]["r"]) == ("lora", 2)
+    assert recipe["lora"]["target_modules"] == ["q_proj", "down_proj"]
+    settings = json.loads((made / "lora" / "checkpoint-2" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(Path(base).resolve())
+    on = ["--run-dir", made / "on", "--adapter", made / "lora" / "checkpoint-2"]
+    capsys.readouterr()
+    assert call("train", *lora, *on, "--set", "max_steps=1", "--json", "--engine", "trl") == 0
+    assert json.loads(capsys.readouterr().out)["total_steps"] == 1
+    assert call("merge", made / "on", "--output", made / "merged", "--json") == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["adapter"] == str(made / "on" / "checkpoint-1")
+    assert (made / "merged" / "model.safetensors").is_file()
+    assert call("merge", made / "on", "--output", made / "merged") == 1
+    assert "merged" in capsys.readouterr().err
+    assert call("merge", made / "run", "--output", made / "other") == 1
+    assert "no adapter" in capsys.readouterr().err
+    # An adapter given as the model is told apart from one.
+    assert call("train", "--model", made / "on" / "checkpoint-1", *lora[2:], "--run-dir", "x") == 1
+    assert "is an adapter, not a model" in capsys.readouterr().err
+
+
+def test_pairs_are_prepared_trained_and_checked(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": f"Which is {n}?", "chosen": "The first one.", "rejected": "I do not care."}
+        for n in range(6)
+    ]
+    (made / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokenizer = make_tokenizer(made / "tokenizer", vocab_size=300)
+    (made / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": 300}))
+    prepared = ["--tokenizer", tokenizer, "--output", made / "pairs.bin"]
+    assert call("data", "prepare", made / "pairs.jsonl", *prepared) == 0
+    shared = ["--model", made / "config.json", "--data", made / "pairs.bin", "--objective", "dpo"]
+    shared += ["--set", "max_seq_len=64", "--method", "lora", "--set", "dpo.beta=0.2"]
+    capsys.readouterr()
+    for engine in ("native", "trl"):
+        run = ["--run-dir", made / engine, "--engine", engine, "--set", "max_steps=2", "--json"]
+        assert call("train", *shared, *run) == 0
+        shown = capsys.readouterr()
+        assert "reference: " in shown.err
+        step = json.loads(shown.out)["history"][-1]
+        assert {"rewards/margins", "logps/chosen"} <= set(step)
+    report = made / "report"
+    assert call("check", *shared, "--steps", "2", "--report", report, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] and found["worst"]["metrics"] <= 1e-6
+    assert "Margin of rewards" in (report / "check.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
