@@ -353,6 +353,8 @@ typedef struct abt_trainer_options {
     const char *resume_from;          /* a checkpoint-N folder to go on from; may be NULL */
     const char *methods_json;         /* {"lora": {...}, "dpo": {...}}; a table left out, or NULL: all weights, next tokens */
     const char *base_name;            /* what adapter_config.json calls the model: a path or a repository; may be NULL */
+    uint32_t rank;                    /* this process among `ranks`, from 0 */
+    uint32_t ranks;                   /* processes that share each update's micro-batches; 0 or 1: this one alone */
 } abt_trainer_options;
 
 typedef enum abt_event_kind {
@@ -360,7 +362,8 @@ typedef enum abt_event_kind {
     ABT_EVENT_STEP = 1,
     ABT_EVENT_EVALUATION = 2,
     ABT_EVENT_CHECKPOINT = 3,
-    ABT_EVENT_FINISHED = 4
+    ABT_EVENT_FINISHED = 4,
+    ABT_EVENT_GRADIENT = 5            /* ranks > 1: add up what abt_trainer_exchange shows, then call next again */
 } abt_event_kind;
 
 typedef enum abt_stop_reason {
@@ -415,6 +418,13 @@ abt_status abt_trainer_free(abt_trainer trainer);
 /* Does the next thing and says what it was. Can take long. After a failure weights and checkpoints are as
  * they were before the call. */
 abt_status abt_trainer_next(abt_trainer trainer, abt_event *event);
+
+/* After ABT_EVENT_GRADIENT: this process's part of the gradient (of the trainer's dtype) and of some sums. The caller
+ * replaces both by their totals over all processes, in place; the next call of abt_trainer_next makes the update.
+ * All processes have one configuration, data and model; only rank 0 gets a run_dir. A requested stop takes effect
+ * on all after the next exchange. The pointers are valid until then. */
+abt_status abt_trainer_exchange(abt_trainer trainer, void **gradients, uint64_t *elements, double **sums,
+                                uint64_t *sum_count);
 
 /* Asks the run to end: the update in progress is completed, a checkpoint is saved, and the run finishes
  * with ABT_STOP_INTERRUPTED. May be called from any thread at any time. */

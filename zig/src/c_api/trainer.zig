@@ -64,6 +64,7 @@ pub fn abt_trainer_open(
         given.resume_from = out.optionalString(o.resume_from);
         given.base_name = out.optionalString(o.base_name);
         methods_json = out.optionalString(o.methods_json);
+        given.share = .{ .rank = o.rank, .count = @max(o.ranks, 1) };
     }
     var status: Status = c.ABT_STATUS_OK;
     const held_model = handles.acquire(Model, model, .exclusive, &status) orelse return status;
@@ -295,6 +296,34 @@ pub fn abt_trainer_buffers(
     return c.ABT_STATUS_OK;
 }
 
+pub fn abt_trainer_exchange(
+    trainer: u64,
+    gradients: ?*?*anyopaque,
+    elements: ?*u64,
+    sums: ?*?[*]f64,
+    sum_count: ?*u64,
+) callconv(.c) Status {
+    const gradient_pointer = gradients orelse return failure.nullArgument("gradients");
+    const sum_pointer = sums orelse return failure.nullArgument("sums");
+    gradient_pointer.* = null;
+    sum_pointer.* = null;
+    var status: Status = c.ABT_STATUS_OK;
+    const held = acquireForWork(trainer, &status) orelse return status;
+    defer held.release();
+
+    switch (held.object.value.loop) {
+        inline else => |loop| {
+            const shared = loop.exchange() orelse
+                return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "there is nothing to exchange now: call this after an event ABT_EVENT_GRADIENT", .{});
+            gradient_pointer.* = shared.gradients.ptr;
+            sum_pointer.* = shared.sums.ptr;
+            if (elements) |p| p.* = shared.gradients.len;
+            if (sum_count) |p| p.* = shared.sums.len;
+        },
+    }
+    return c.ABT_STATUS_OK;
+}
+
 /// Exclusively, and only in the process that made the worker threads.
 fn acquireForWork(trainer: u64, status: *Status) ?handles.Held(Trainer) {
     const held = handles.acquire(Trainer, trainer, .exclusive, status) orelse return null;
@@ -315,6 +344,7 @@ fn fillPreference(result: *c.abt_event, metrics: @FieldType(abi.train.TrainingSt
 
 fn fillEvent(result: *c.abt_event, event: abi.train.Event) void {
     switch (event) {
+        .gradient => result.kind = c.ABT_EVENT_GRADIENT,
         .step => |s| {
             result.kind = c.ABT_EVENT_STEP;
             result.micro_steps = s.micro_steps;

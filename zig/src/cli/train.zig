@@ -193,6 +193,7 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
             }) else app.tell("step {d}  eval loss {d:.4}  perplexity {d:.2}  accuracy {d:.3}{s}\n", .{
                 e.global_step, e.loss, e.perplexity, e.accuracy, if (e.improved) "  best so far" else "",
             }),
+            .gradient => unreachable, // There is one process.
             .checkpoint => |c| app.tell("saved {s}\n", .{c.path}),
             .finished => |f| {
                 if (f.stop_reason == .interrupted) tellWhere(app, trainer);

@@ -25,6 +25,10 @@ pub fn checkInputs(
     diag: *base.Diagnostic,
 ) !void {
     try config.validate(diag);
+    if (options.share.count == 0 or options.share.rank >= options.share.count) {
+        diag.set("this is process {d} of {d}; processes count from 0 and there is at least one", .{ options.share.rank, options.share.count });
+        return error.InvalidConfiguration;
+    }
     var names: [config_file.unsupported_fields.len][]const u8 = undefined;
     for (config.unsupported(&names)) |name| {
         diag.set("{s} is true, but the native engine does not do this yet. Set it to false, or use the " ++

@@ -136,6 +136,7 @@ fn train(setup: Setup, diag: *base.Diagnostic) !Run {
 
     if (setup.stop_at_once) trainer.requestStop();
     while (try trainer.next(diag)) |event| switch (event) {
+        .gradient => unreachable, // One process.
         .step => |s| {
             try run.steps.append(gpa, s);
             if (setup.abandon_after == s.global_step) break;

@@ -30,6 +30,8 @@ pub const Pass = struct {
     batches: u64 = 0,
 };
 
+const Share = @import("exchange.zig").Share;
+
 pub fn PreferenceSession(comptime T: type) type {
     return struct {
         objective: Objective,
@@ -129,12 +131,13 @@ pub fn PreferenceSession(comptime T: type) type {
             return true;
         }
 
-        /// The next `group` micro-batches of `loader`: adds the gradient of their loss to `gradients`.
-        pub fn update(self: *Self, transformer: *Transformer, live: Weights, gradients: Gradients, loader: *data.Loader, group: usize) Pass {
+        /// Of the next `group` micro-batches of `loader` those that are `own`: adds the gradient of their loss to `gradients`.
+        pub fn update(self: *Self, transformer: *Transformer, live: Weights, gradients: Gradients, loader: *data.Loader, group: usize, own: Share) Pass {
             const share = 1 / @as(f64, @floatFromInt(group));
             var pass: Pass = .{};
-            for (0..group) |_| {
+            for (0..group) |j| {
                 const micro = loader.next().?;
+                if (!own.owns(j)) continue;
                 const outcome = self.objective.run(transformer, live, gradients, .training, micro, share);
                 pass.loss += share * outcome.loss;
                 pass.metrics.add(outcome.metrics, share);

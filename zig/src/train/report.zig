@@ -88,6 +88,8 @@ pub const SavedCheckpoint = struct {
 
 /// What `Trainer.next` hands out.
 pub const Event = union(enum) {
+    /// Only in a run of several processes: add up `exchange()` over all of them, then go on.
+    gradient,
     step: TrainingStats,
     evaluation: EvalResult,
     checkpoint: SavedCheckpoint,

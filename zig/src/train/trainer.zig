@@ -34,6 +34,8 @@ const PreferenceSession = preference_session.PreferenceSession;
 const Pass = preference_session.Pass;
 const DpoConfig = @import("preference_config.zig").DpoConfig;
 const checks = @import("checks.zig");
+const exchange_file = @import("exchange.zig");
+const Share = exchange_file.Share;
 const RunFolder = @import("run_folder.zig").RunFolder;
 const Source = @import("source.zig").Source;
 const Trained = @import("trained.zig").Trained;
@@ -57,6 +59,8 @@ pub const Options = struct {
     /// What the adapter's file calls its base: a path or the name of a repository.
     base_name: ?[]const u8 = null,
     version: []const u8 = "0.1.0",
+    /// One of several processes that share each update's micro-batches. Give a folder to save into to the first alone.
+    share: Share = .{},
 };
 
 pub fn Trainer(comptime T: type) type {
@@ -84,6 +88,9 @@ pub fn Trainer(comptime T: type) type {
         identity: state_file.Identity,
         history: std.ArrayList(state_file.LogRecord) = .empty,
         stop_requested: std.atomic.Value(bool) = .init(false),
+        share: Share,
+        /// Between the two halves of an update, while processes exchange.
+        half: ?Half = null,
         /// Work that must come before the next update.
         pending: struct { evaluation: bool = false, save: bool = false } = .{},
         finish: ?report.StopReason = null,
@@ -95,6 +102,12 @@ pub fn Trainer(comptime T: type) type {
 
         const Self = @This();
         const Flat = []align(64) T;
+
+        const Half = struct {
+            started: std.Io.Timestamp,
+            group: usize,
+            sums: exchange_file.Sums,
+        };
 
         /// `model`, `dataset` and `eval_dataset` must outlive the trainer; without `options.lora` `model.weights` is trained
         /// in place. On error `diag` names the thing, the value and the next move.
@@ -134,6 +147,7 @@ pub fn Trainer(comptime T: type) type {
                 .io = io,
                 .config = config,
                 .source = source,
+                .share = options.share,
                 .adapter = null,
                 .dropout = undefined,
                 .trained = undefined,
@@ -211,7 +225,8 @@ pub fn Trainer(comptime T: type) type {
             }
             errdefer if (self.pairs) |*pairs| pairs.deinit();
 
-            if (options.run_dir orelse config.checkpoint_path) |dir|
+            const first = options.share.rank == 0; // The others' checkpoints would be the same.
+            if (if (first) options.run_dir orelse config.checkpoint_path else null) |dir|
                 self.run = try .open(gpa, io, dir, options.tokenizer_dir, options.resume_from, options.version, diag);
             errdefer if (self.run) |*run| run.close(gpa, io);
 
@@ -253,8 +268,13 @@ pub fn Trainer(comptime T: type) type {
         /// The next event, or null after `finished`.
         pub fn next(self: *Self, diag: *base.Diagnostic) !?Event {
             if (self.finished) return null;
+            if (self.half) |half| {
+                self.half = null;
+                return .{ .step = try self.completeUpdate(half, diag) };
+            }
             if (self.finish == null and !self.stop_requested.load(.acquire)) try self.prepareReference(diag);
-            if (self.stop_requested.load(.acquire) and self.finish == null) {
+            // Of several processes all stop after the same update: it is told with the sums.
+            if (self.share.isAlone() and self.stop_requested.load(.acquire) and self.finish == null) {
                 self.finish = .interrupted;
                 self.pending = .{ .save = true };
             }
@@ -272,7 +292,16 @@ pub fn Trainer(comptime T: type) type {
                 self.finished = true;
                 return .{ .finished = self.finalReport(reason) };
             }
-            return .{ .step = try self.update(diag) };
+            const half = try self.beginUpdate();
+            if (self.share.isAlone()) return .{ .step = try self.completeUpdate(half, diag) };
+            self.half = half;
+            return .gradient;
+        }
+
+        /// What the processes add up after a `gradient` event, in place. Null at other times.
+        pub fn exchange(self: *Self) ?struct { gradients: []T, sums: []f64 } {
+            const half = if (self.half) |*h| h else return null;
+            return .{ .gradients = self.trained.gradients, .sums = &half.sums.values };
         }
 
         /// Saves now, whatever the interval. Error if the run has no folder.
@@ -351,7 +380,8 @@ pub fn Trainer(comptime T: type) type {
 
         // ---- one update ----
 
-        fn update(self: *Self, diag: *base.Diagnostic) !report.TrainingStats {
+        /// This process's part of loss and gradient.
+        fn beginUpdate(self: *Self) !Half {
             const started: std.Io.Timestamp = .now(self.io, .awake);
             const s = &self.state;
             const per_epoch = self.loader.batchesPerEpoch();
@@ -359,9 +389,18 @@ pub fn Trainer(comptime T: type) type {
             try self.loader.seek(s.epoch, s.micro_index);
             ops.elementwise.fill(T, &self.exec, self.trained.gradients, 0);
             const pass: Pass = if (self.pairs) |*pairs|
-                pairs.update(&self.transformer, self.weights(.training), self.gradientTarget(), &self.loader, group)
+                pairs.update(&self.transformer, self.weights(.training), self.gradientTarget(), &self.loader, group, self.share)
             else
                 self.passRows(group);
+            return .{ .started = started, .group = group, .sums = .of(pass, self.stop_requested.load(.acquire)) };
+        }
+
+        /// The update, once loss and gradient are those of all processes.
+        fn completeUpdate(self: *Self, half: Half, diag: *base.Diagnostic) !report.TrainingStats {
+            const s = &self.state;
+            const per_epoch = self.loader.batchesPerEpoch();
+            const group = half.group;
+            const pass = half.sums.toPass();
             const loss = pass.loss;
             const grad_norm = self.trained.gradientNorm(&self.exec);
             try self.trained.guard(s.global_step + 1, loss, grad_norm, self.config.learning_rate, diag);
@@ -377,7 +416,7 @@ pub fn Trainer(comptime T: type) type {
             s.tokens_processed += pass.tokens;
             s.last_loss = loss;
             s.last_accuracy = pass.accuracy;
-            const elapsed: u64 = @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 1));
+            const elapsed: u64 = @intCast(@max(half.started.untilNow(self.io, .awake).toNanoseconds(), 1));
             s.time_ns += elapsed;
             const stats: report.TrainingStats = .{
                 .global_step = s.global_step,
@@ -395,19 +434,26 @@ pub fn Trainer(comptime T: type) type {
             };
             try self.record(stats);
             self.schedulePending();
+            if (!self.share.isAlone() and half.sums.stops() and self.finish == null) {
+                self.finish = .interrupted;
+                self.pending = .{ .save = true };
+            }
             return stats;
         }
 
-        /// The next `group` micro-batches of single rows: the token average over all of them, and its gradient.
+        /// This process's micro-batches of the next `group` of single rows: its part of the token average, and of the gradient.
         fn passRows(self: *Self, group: usize) Pass {
             const targets = self.loader.peekTargets(group);
             const scale: T = if (targets == 0) 0 else 1 / @as(T, @floatFromInt(targets));
             var loss_sum: f64 = 0;
             var correct: u64 = 0;
-            var pass: Pass = .{ .targets = targets, .batches = group };
-            for (0..group) |_| {
+            var pass: Pass = .{};
+            for (0..group) |j| {
                 const micro = self.loader.next().?;
-                const result = self.transformer.lossAndGradient(self.weights(.training), self.gradientTarget(), .{
+                // Keys of dropout are drawn for all, so that they do not depend on who does what.
+                const live = self.weights(.training);
+                if (!self.share.owns(j)) continue;
+                const result = self.transformer.lossAndGradient(live, self.gradientTarget(), .{
                     .input_ids = micro.input_ids,
                     .targets = micro.targets,
                     .batch = micro.batch,
@@ -416,6 +462,8 @@ pub fn Trainer(comptime T: type) type {
                 loss_sum += result.loss_sum;
                 correct += result.correct;
                 pass.tokens += micro.token_count;
+                pass.targets += micro.target_count;
+                pass.batches += 1;
             }
             const count: f64 = @floatFromInt(@max(targets, 1));
             pass.loss = loss_sum / count;

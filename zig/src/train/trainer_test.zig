@@ -107,6 +107,7 @@ fn train(run_options: RunOptions) !Run {
     defer trainer.deinit();
 
     while (try trainer.next(&diag)) |event| switch (event) {
+        .gradient => unreachable, // One process.
         .step => |s| {
             try run.losses.append(gpa, s.loss);
             if (run_options.abandon_after == s.global_step) break;
