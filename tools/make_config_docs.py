@@ -65,7 +65,7 @@ update sees `batch_size` × `grad_accum_steps` rows; the loss is averaged over a
 LORA = """
 ## `lora`: `LoraConfig`
 
-For method `lora`. The keys are PEFT's and mean the same; `seed` and `adapter` are ours. The native
+For method `lora`. The keys are PEFT's and mean the same; the last three are ours. The native
 engine and PEFT begin with the same adapter, because it is drawn once and handed to both. With
 `adapter` the sizes are those of that adapter; any that are given besides must agree.
 

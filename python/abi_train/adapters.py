@@ -1,7 +1,7 @@
 """`LoraConfig`: which matrices get an adapter, and of what size, in PEFT's own words.
 
-The keys are PEFT's, so a table of a recipe can be copied into a PEFT script and back; `seed` and
-`adapter` are ours. An adapter is a folder with `adapter_config.json` and
+The keys are PEFT's, so a table of a recipe can be copied into a PEFT script and back; `seed`,
+`adapter` and `export_gguf_path` are ours. An adapter is a folder with `adapter_config.json` and
 `adapter_model.safetensors`, PEFT's form, which both engines read and write.
 
 Does not know: models, torch, how an adapter is computed.
@@ -65,7 +65,7 @@ TARGETS: Final = (*LINEAR_TARGETS, "embed_tokens", "lm_head")
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every matrix of the layers; it leaves out embeddings and head, and so do we."""
 
-_OURS: Final = ("seed", "adapter")
+_OURS: Final = ("seed", "adapter", "export_gguf_path")
 _SIZES: Final = (
     "r",
     "lora_alpha",
@@ -175,6 +175,9 @@ class LoraConfig:
     adapter: Path | None = path(  # noqa: RUF009 - a field
         "folder of an adapter to go on from"
     )
+    export_gguf_path: Path | None = path(  # noqa: RUF009 - a field
+        "GGUF file of the adapter alone, written at the end"
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -243,7 +246,8 @@ class LoraConfig:
     def for_native(self, *, seed: int) -> dict[str, Any]:
         """The form the native library reads; `seed` is the run's."""
         values = self.to_dict()
-        values.pop("target_parameters", None)
+        for name in ("target_parameters", "export_gguf_path"):
+            values.pop(name, None)
         values["seed"] = seed if self.seed is None else self.seed
         values["adapter"] = None if self.adapter is None else str(self.adapter.resolve())
         return values

@@ -250,7 +250,7 @@ class RunSpec:
         tables = (
             (values, SPEC_PATHS),
             (values["training"], CONFIG_PATHS),
-            (values.get("lora", {}), ("adapter",)),
+            (values.get("lora", {}), ("adapter", "export_gguf_path")),
             (values.get("dpo", {}), ("ref_model",)),
         )
         for table, names in tables:
@@ -268,7 +268,8 @@ def _tables(
     """The tables `lora` and `dpo` of a recipe, their paths taken from `base`."""
     made: dict[str, Any] = {"lora": None, "dpo": None}
     kinds: dict[str, Any] = {"lora": LoraConfig, "dpo": DpoConfig}
-    for name, key in (("lora", "adapter"), ("dpo", "ref_model")):
+    paths = {"lora": ("adapter", "export_gguf_path"), "dpo": ("ref_model",)}
+    for name, keys in paths.items():
         table = values.get(name)
         if table is None and name not in values:
             continue
@@ -276,9 +277,10 @@ def _tables(
         if not isinstance(table, Mapping):
             raise broken(name, table, "it must be a table of settings")
         settings = kinds[name].from_dict(table)
-        place = getattr(settings, key)
-        if base is not None and place is not None:
-            settings = settings.replace(**{key: base / place})
+        for key in keys:
+            place = getattr(settings, key)
+            if base is not None and place is not None:
+                settings = settings.replace(**{key: base / place})
         made[name] = settings
     return made["lora"], made["dpo"]
 

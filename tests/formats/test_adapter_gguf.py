@@ -14,10 +14,14 @@ from llama_peer import ask
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_models import make_tiny_model
+from token_files import write_rows
 from transformers import AutoModelForCausalLM
 
-from abi_train import _native, export_adapter_gguf
-from abi_train.errors import CheckpointError, FormatError, MissingFileError
+from abi_train import Generator, LlmTrainingConfig, _native, engines, export_adapter_gguf
+from abi_train.adapters import LoraConfig as OurLoraConfig
+from abi_train.adapters import merge_adapter
+from abi_train.errors import CheckpointError, ConfigError, FormatError, MissingFileError
+from abi_train.runspec import RunSpec
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
@@ -115,6 +119,54 @@ def test_the_gguf_package_reads_what_peft_wrote(tmp_path: Path) -> None:
     found = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
     want = saved[name].bfloat16().float().numpy()
     assert np.array_equal(found["blk.1.ffn_down.weight.lora_b"], want)
+
+
+def a_run(folder: Path, shape: str, **lora: Any) -> RunSpec:
+    """A short native run that leaves the adapter as GGUF."""
+    base = make_tiny_model(folder / "base", shape)
+    return RunSpec(
+        model=base,
+        data=write_rows(folder / "rows.bin", [20, 9, 24, 17], vocab=300),
+        run_dir=folder / "run",
+        method="lora",
+        lora=OurLoraConfig(r=4, export_gguf_path=folder / "out" / "adapter.gguf", **lora),
+        config=LlmTrainingConfig(
+            batch_size=2, max_seq_len=24, max_steps=4, grad_accum_steps=1, learning_rate=0.2
+        ),
+    )
+
+
+def test_a_run_leaves_its_adapter_as_gguf_and_llama_cpp_agrees_with_the_merged_model(
+    tmp_path: Path,
+) -> None:
+    spec = a_run(tmp_path, "llama_gqa_untied", target_modules=LAYERS)
+    result = engines.run(spec)
+    assert result.model_folder is not None
+    merged = merge_adapter(spec.model, result.model_folder, tmp_path / "merged")
+    for folder, name in ((spec.model, "base.gguf"), (merged, "merged.gguf")):
+        _native.export.gguf(folder, tmp_path / name, dtype="f32")
+    again = export_adapter_gguf(spec.run_dir, tmp_path / "again.gguf")
+    assert again.path.read_bytes() == (tmp_path / "out" / "adapter.gguf").read_bytes()
+    vocab_size = json.loads((spec.model / "config.json").read_text())["vocab_size"]
+    questions = [{"kind": "logprobs", "ids": ids, "vocab_size": vocab_size} for ids in PROMPTS]
+    got = ask(tmp_path / "base.gguf", questions, adapter=again.path)
+    with Generator.open(tmp_path / "merged.gguf") as merged_model:
+        logits = [np.asarray(merged_model.logits(ids), dtype=np.float64) for ids in PROMPTS]
+    compared = [(x, found) for x, found in zip(logits, got, strict=True) if found]
+    assert len(compared) >= 2
+    for x, found in compared:
+        want = x - x.max() - np.log(np.exp(x - x.max()).sum())
+        assert np.abs(np.array(found) - want).max() < 2e-4
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_targets_a_gguf_cannot_say_are_refused_before_the_first_update(
+    target: str, tmp_path: Path
+) -> None:
+    spec = a_run(tmp_path, "llama_tied", target_modules=["q_proj", target])
+    with pytest.raises(ConfigError, match=f"lora.target_modules is .*{target}.*llama.cpp"):
+        engines.run(spec)
+    assert not spec.run_dir.exists()
 
 
 def test_what_llama_cpp_cannot_apply_is_refused_with_the_reason(tmp_path: Path) -> None:

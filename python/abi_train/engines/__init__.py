@@ -88,12 +88,21 @@ def run(
         from ..export import check_export
 
         check_export(spec)
+    if spec.lora is not None and spec.lora.export_gguf_path is not None:
+        from ..export import check_adapter_export
+
+        check_adapter_export(spec, spec.lora)
     log = JsonlLog(spec.run_dir / LOG_FILE, interval=spec.config.log_interval)
     observer = Observers(_KeepRecipe(spec), log, observer or Observer())
     with contextlib.closing(log):
         result = _engine(spec, observer, None)
         if spec.config.export_gguf_path and result.model_folder is not None:
             observer.on_note(f"exported {_export(spec, result.model_folder)}")
+        if spec.lora is not None and spec.lora.export_gguf_path and result.model_folder is not None:
+            from ..export import export_adapter_gguf
+
+            made = export_adapter_gguf(result.model_folder, spec.lora.export_gguf_path)
+            observer.on_note(f"exported {made.path}")
         observer.on_end(result)
     return result
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from .. import _native
+from ..adapters import LoraConfig
 from ..checkpoint import list_checkpoints, read_state, stopped_early
 from ..config import broken
 from ..errors import ConfigError, FormatError, MissingFileError
@@ -108,18 +110,7 @@ def check_export(spec: RunSpec) -> None:
     given = spec.config.export_gguf_path
     if not given:
         return
-    output = Path(given).expanduser()
-    if output.suffix != ".gguf":
-        raise broken("export_gguf_path", given, "the name must end in .gguf")
-    if output.is_dir():
-        raise broken("export_gguf_path", given, "that is a folder; name a file in it")
-    folder = output.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise broken("export_gguf_path", given, f"{folder} is not a folder; name another one")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise broken("export_gguf_path", given, f"{folder} cannot be written; name another folder")
+    _check_output("export_gguf_path", given)
     home = spec.tokenizer_dir
     if home is None and spec.engine == "trl" and spec.resume is not None:
         return  # the files travel on from the checkpoint
@@ -127,6 +118,54 @@ def check_export(spec: RunSpec) -> None:
         where = f"{home} has no tokenizer.json" if home else "the model brings no tokenizer.json"
         rule = f"{where}, and a GGUF needs it; name the tokenizer's folder with tokenizer"
         raise broken("export_gguf_path", given, rule)
+
+
+def check_adapter_export(spec: RunSpec, lora: LoraConfig) -> None:
+    """Raise now what a GGUF of the adapter cannot say: `ConfigError`, before the first update."""
+    given = lora.export_gguf_path
+    if given is None:
+        return
+    _check_output("lora.export_gguf_path", str(given))
+    lora = lora.with_adapter_sizes()
+    if lora.target_parameters:
+        names = ", ".join(lora.target_parameters)
+        rule = "adapters of experts cannot be written as GGUF; leave lora.export_gguf_path out"
+        raise broken("lora.target_parameters", names, rule)
+    if not _is_tied(spec.model):
+        return
+    for name in lora.target_modules:
+        if name.split(".")[-1] in ("embed_tokens", "lm_head"):
+            rule = (
+                "this model's head is its embedding, and llama.cpp has no place for an adapter on "
+                "either; leave lora.export_gguf_path out and export the merged model"
+            )
+            raise broken("lora.target_modules", name, rule)
+
+
+def _is_tied(model: Path) -> bool:
+    """True when the head of the model is its embedding."""
+    if model.suffix == ".gguf":
+        names = {tensor["name"] for tensor in _native.export.inspect(model)["tensors"]}
+        return "output.weight" not in names
+    file = model if model.suffix == ".json" else model / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    return bool(config.get("tie_word_embeddings", False))
+
+
+def _check_output(key: str, given: str) -> None:
+    """Raise `ConfigError` for a file name at which no GGUF can be written."""
+    output = Path(given).expanduser()
+    if output.suffix != ".gguf":
+        raise broken(key, given, "the name must end in .gguf")
+    if output.is_dir():
+        raise broken(key, given, "that is a folder; name a file in it")
+    folder = output.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise broken(key, given, f"{folder} is not a folder; name another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise broken(key, given, f"{folder} cannot be written; name another folder")
 
 
 def model_folder(source: Path) -> Path:
