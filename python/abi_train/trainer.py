@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import ClosedError
+from .errors import ArgumentError, ClosedError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -130,6 +130,9 @@ class Trainer:
         lora: LoraConfig | None = None,
         dpo: DpoConfig | None = None,
         base_name: str | os.PathLike[str] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        add_up: Callable[[npt.NDArray[Any]], None] | None = None,
     ) -> None:
         """Begins a run, or resumes one.
 
@@ -140,6 +143,9 @@ class Trainer:
         lora: train an adapter with these settings; the model's weights stay as they are.
         dpo: learn pairs of answers; the data sets then hold pairs.
         base_name: what an adapter's files call the model it was made for.
+        rank, ranks, add_up: several processes with the same arguments share the micro-batches of
+            each update; `add_up` replaces an array by its sum over all of them, in place. Only
+            rank 0 saves.
 
         Raises ConfigError, DataError, NumericsError (a weight is not finite), CheckpointError (the
         checkpoint does not fit), FileAccessError (the run folder is locked or cannot be written).
@@ -155,7 +161,10 @@ class Trainer:
             resume_from=resume_from,
             methods_json=_methods_json(config, lora, dpo),
             base_name=None if base_name is None else str(base_name),
+            rank=rank,
+            ranks=ranks,
         )
+        self._add_up = add_up
         self._parameters: list[Parameter] | None = None
         self._event = _native.trainer.new_event()
 
@@ -192,6 +201,12 @@ class Trainer:
         """
         e = self._event
         kind = _native.trainer.next(self.native, e)
+        if kind == "gradient":
+            if self._add_up is None:
+                raise ArgumentError("ranks is above 1, so add_up must say how arrays are added up")
+            for array in _native.trainer.exchange(self.native):
+                self._add_up(array)
+            kind = _native.trainer.next(self.native, e)
         if kind == "none":
             return None
         if kind == "step":

@@ -33,6 +33,7 @@ TORCH_FAMILY = {
 }
 TORCH_ENGINE = "engines.trl"
 TORCH_HOME = "engines.trl.libraries"
+TORCH_BETWEEN_PROCESSES = "engines.gloo"  # torch alone, and only where there are several
 TERMINAL = {"typer", "click", "rich"}
 TERMINAL_HOMES = {"cli", "progress", "check.table"}
 
@@ -133,7 +134,8 @@ def test_no_module_imports_a_storey_above_its_own() -> None:
 
 
 def at_home(module: str) -> bool:
-    return module == TORCH_HOME or module.startswith(TORCH_HOME + ".")
+    homes = (TORCH_HOME, TORCH_BETWEEN_PROCESSES)
+    return module in homes or module.startswith(TORCH_HOME + ".")
 
 
 def test_one_engine_alone_imports_torch_and_its_family() -> None:

@@ -29,6 +29,7 @@ KINDS = {
     lib.ABT_EVENT_EVALUATION: "evaluation",
     lib.ABT_EVENT_CHECKPOINT: "checkpoint",
     lib.ABT_EVENT_FINISHED: "finished",
+    lib.ABT_EVENT_GRADIENT: "gradient",
 }
 STOP_REASONS = {
     lib.ABT_STOP_COMPLETED: "completed",
@@ -48,6 +49,8 @@ def open(
     resume_from: str | os.PathLike[str] | None,
     methods_json: str | None = None,
     base_name: str | None = None,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Handle:
     """Begins or resumes a run. methods_json: the tables `lora` and `dpo` that apply."""
     options = ffi.new("abt_trainer_options *")
@@ -61,6 +64,7 @@ def open(
     methods = ffi.NULL if methods_json is None else c_string(methods_json, "methods_json")
     base = ffi.NULL if base_name is None else c_string(base_name, "base_name")
     options.methods_json, options.base_name = methods, base
+    options.rank, options.ranks = rank, ranks
     result = out_handle()
     check(
         lib.abt_trainer_open(
@@ -136,6 +140,20 @@ def metrics(event: Any) -> dict[str, float]:
         "logits/rejected": float(event.logits_rejected),
         "mean_token_accuracy": float(event.accuracy),
     }
+
+
+def exchange(handle: Handle) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """After a `gradient`: this process's gradient and sums, to be added up in place."""
+    gradients = ffi.new("void **")
+    elements = ffi.new("uint64_t *")
+    sums = ffi.new("double **")
+    count = ffi.new("uint64_t *")
+    check(lib.abt_trainer_exchange(handle.value, gradients, elements, sums, count))
+    shape, dtype = (int(elements[0]),), size(handle)[2]
+    return (
+        view(gradients[0], shape, dtype, handle, writable=True),
+        view(sums[0], (int(count[0]),), "float64", handle, writable=True),
+    )
 
 
 def event_path(event: Any) -> str:

@@ -18,7 +18,8 @@ from ..model import Model
 from ..progress import Observer
 from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
 from ..trainer import CheckpointEvent, EvaluationEvent, FinishedEvent, StepEvent, Trainer
-from . import Probe, announce, too_little
+from . import Probe, announce, processes, too_little
+from .gloo import adding
 from .resume import resume_point
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
             tokens = len(eval_data.tokens)
             if eval_data.row_starts is None and tokens <= config.batch_size * config.max_seq_len:
                 raise too_little(spec.eval_data, tokens, config)
+        ranks = 1 if probe is not None else processes.count()
+        add_up = stack.enter_context(adding()) if ranks > 1 else None
         trainer = stack.enter_context(
             Trainer(
                 config,
@@ -54,6 +57,9 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
                 lora=lora,
                 dpo=spec.dpo,
                 base_name=spec.model.resolve(),
+                rank=0 if ranks == 1 else processes.rank(),
+                ranks=ranks,
+                add_up=add_up,
             )
         )
         start = {
@@ -62,6 +68,8 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
             "precision": precision,
             "start_step": trainer.global_step,
         }
+        if ranks > 1:
+            start["processes"] = ranks
         announce(spec, observer, trainer.max_steps, start)
         stopping = False
         for event in trainer:

@@ -29,6 +29,11 @@ pub fn checkInputs(
         diag.set("this is process {d} of {d}; processes count from 0 and there is at least one", .{ options.share.rank, options.share.count });
         return error.InvalidConfiguration;
     }
+    if (config.grad_accum_steps < options.share.count) {
+        diag.set("grad_accum_steps is {d}; {d} processes share the micro-batches of an update, so there must be at least as many. " ++
+            "Raise grad_accum_steps and lower batch_size.", .{ config.grad_accum_steps, options.share.count });
+        return error.InvalidConfiguration;
+    }
     var names: [config_file.unsupported_fields.len][]const u8 = undefined;
     for (config.unsupported(&names)) |name| {
         diag.set("{s} is true, but the native engine does not do this yet. Set it to false, or use the " ++
