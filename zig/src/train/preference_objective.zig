@@ -5,7 +5,9 @@
 //! The reference goes first because both share the transformer's buffers: the policy's activations then stay where they are
 //! until backward, and nothing is computed twice. Beyond what a run on single rows needs there are a few numbers a token, and
 //! the reference itself: nothing for an adapter that is switched off, a copy of the adapter, or another model.
-//! Log-probabilities computed in advance make even that unnecessary (`preference_cache.zig`).
+//! The reference does not learn, and a sequence's sum does not depend on its neighbours or on padding, to the bit: so each pair
+//! is asked about once, and from the second epoch on only the policy passes. Log-probabilities computed in advance make the
+//! reference itself unnecessary (`preference_cache.zig`).
 //! Does not know: updates, files of the run, how its numbers are shown.
 
 const std = @import("std");
@@ -54,7 +56,8 @@ pub fn PreferenceObjective(comptime T: type) type {
         reference: ?Reference,
         /// False when the reference's numbers are the caller's.
         owns_reference: bool,
-        /// Reference sums of the pairs that are kept, better and worse in turn; null: the reference is asked each time.
+        /// Reference sums of the pairs that are kept, better and worse in turn; not a number where it was not asked yet.
+        /// Null: nothing is remembered.
         known: std.enums.EnumArray(Set, ?[]f64) = .initFill(null),
         /// Per token of a micro-batch.
         row_nll: []f64,
@@ -237,7 +240,7 @@ pub fn PreferenceObjective(comptime T: type) type {
         }
 
         /// Asks the reference about every pair of `loader`, so that it is not needed again for them. Leaves the loader at the end
-        /// of an epoch. False if `stop` was set before it was done; nothing is known then.
+        /// of an epoch. False if `stop` was set before it was done.
         pub fn askAll(
             self: *Self,
             transformer: *Transformer,
@@ -246,23 +249,38 @@ pub fn PreferenceObjective(comptime T: type) type {
             set: Set,
             stop: *const std.atomic.Value(bool),
         ) error{OutOfMemory}!bool {
-            const known = try self.gpa.alloc(f64, 2 * loader.kept.len);
-            errdefer self.gpa.free(known);
+            try self.remember(set, loader.kept.len);
             loader.beginEpoch(0);
             while (loader.next()) |micro| {
-                if (stop.load(.acquire)) {
-                    self.gpa.free(known);
-                    return false;
-                }
-                const sums = self.reference_sums[0..micro.batch];
-                self.askReference(transformer, live, batchOf(micro), sums);
-                for (micro.units, 0..) |unit, i| {
-                    known[2 * @as(usize, unit)] = sums[i];
-                    known[2 * @as(usize, unit) + 1] = sums[micro.pairs + i];
-                }
+                if (stop.load(.acquire)) return false;
+                self.sumsOf(transformer, live, set, micro, self.reference_sums[0..micro.batch]);
             }
-            self.setKnown(set, known);
             return true;
+        }
+
+        /// From now on what the reference says about these `pairs` is remembered.
+        pub fn remember(self: *Self, set: Set, pairs: usize) error{OutOfMemory}!void {
+            const known = try self.gpa.alloc(f64, 2 * pairs);
+            @memset(known, std.math.nan(f64));
+            self.setKnown(set, known);
+        }
+
+        /// The reference's sums for a micro-batch, remembered or asked.
+        fn sumsOf(self: *Self, transformer: *Transformer, live: Weights, set: Set, micro: data.MicroBatch, sums: []f64) void {
+            const known = self.known.get(set) orelse return self.askReference(transformer, live, batchOf(micro), sums);
+            var missing = false;
+            for (micro.units, 0..) |unit, i| {
+                sums[i] = known[2 * @as(usize, unit)];
+                sums[micro.pairs + i] = known[2 * @as(usize, unit) + 1];
+                missing = missing or std.math.isNan(sums[i]) or std.math.isNan(sums[micro.pairs + i]);
+            }
+            // One that is gone was asked about all: what is not a number there is what it said.
+            if (!missing or self.reference == null) return;
+            self.askReference(transformer, live, batchOf(micro), sums);
+            for (micro.units, 0..) |unit, i| {
+                known[2 * @as(usize, unit)] = sums[i];
+                known[2 * @as(usize, unit) + 1] = sums[micro.pairs + i];
+            }
         }
 
         /// Takes over `sums` (better and worse answer of each kept pair in turn), made by the objective's allocator.
@@ -286,12 +304,7 @@ pub fn PreferenceObjective(comptime T: type) type {
             std.debug.assert(micro.batch == 2 * pairs);
             const batch = batchOf(micro);
             const sums = self.reference_sums[0..micro.batch];
-            if (self.known.get(set)) |known| {
-                for (micro.units, 0..) |unit, i| {
-                    sums[i] = known[2 * @as(usize, unit)];
-                    sums[pairs + i] = known[2 * @as(usize, unit) + 1];
-                }
-            } else self.askReference(transformer, live, batch, sums);
+            self.sumsOf(transformer, live, set, micro, sums);
 
             const tokens = batch.tokens();
             const options: model_layer.LossOptions(T) = .{

@@ -271,6 +271,85 @@ test "sums that are known take the reference's place" {
     try testing.expectEqual(a, b);
 }
 
+test "each pair is asked about once, and what was said is what would be said again" {
+    var rig: Rig(f32) = try .init();
+    defer rig.deinit();
+    Rig(f32).shake(rig.values);
+    var asked = try rig.objective(mixed, rig.adapted(), false);
+    defer asked.deinit();
+    var remembers = try rig.objective(mixed, rig.adapted(), false);
+    defer remembers.deinit();
+
+    try remembers.remember(.training, 5);
+    var other = micro;
+    other.units = &.{ 4, 2 };
+    const first = remembers.run(&rig.transformer, rig.adapted(), null, .training, other, 1);
+    try testing.expectEqual(asked.run(&rig.transformer, rig.adapted(), null, .training, micro, 1), first);
+    // Without its reference it still knows; pairs it never saw stay unknown.
+    remembers.dropReference();
+    try testing.expectEqual(first, remembers.run(&rig.transformer, rig.adapted(), null, .training, other, 1));
+    other.units = &.{ 4, 3 };
+    try testing.expect(std.math.isNan(remembers.run(&rig.transformer, rig.adapted(), null, .training, other, 1).loss));
+}
+
+test "a sequence's log-probability does not depend on its neighbours or on padding, to the bit" {
+    const T = f32;
+    const shape: arch.ModelConfig = .{
+        .vocab_size = 311,
+        .hidden_size = 96,
+        .intermediate_size = 200,
+        .num_hidden_layers = 2,
+        .num_attention_heads = 6,
+        .num_key_value_heads = 2,
+        .head_dim = 16,
+        .max_position_embeddings = 512,
+    };
+    for ([_]bool{ false, true }) |low| {
+        const pool = try base.Pool.init(gpa, 2);
+        defer pool.deinit();
+        var exec: ops.Exec = try .init(gpa, pool);
+        defer exec.deinit();
+        if (low) exec.compute = .bf16;
+        var layout: arch.Layout = try .init(gpa, shape);
+        defer layout.deinit();
+        const weights = try gpa.alloc(T, layout.total);
+        defer gpa.free(weights);
+        var prng: base.Prng = .init(7);
+        for (layout.parameters) |p| for (p.slice(T, weights)) |*w| {
+            w.* = @floatCast(@as(f64, if (p.role.isNorm()) 1 else 0) + 0.1 * prng.normal());
+        };
+        var tr: model_layer.Transformer(T) = try .init(gpa, shape, &layout, &exec, .{ .batch = 9, .time = 300 });
+        defer tr.deinit();
+        var ids: [9 * 300]u32 = undefined;
+        var targets: [9 * 300]i32 = undefined;
+        var nll: [9 * 300]f64 = undefined;
+        const lens = [_]usize{ 300, 17, 129, 64, 65, 200, 3, 256, 31 };
+        var alone: [9]f64 = undefined;
+        const seq = try gpa.alloc(u32, 9 * 300);
+        defer gpa.free(seq);
+        for (seq) |*s| s.* = @intCast(prng.below(311));
+        for (lens, 0..) |len, r| {
+            for (0..len) |t| {
+                ids[t] = seq[r * 300 + t];
+                targets[t] = if (t + 1 < len and t * 2 > len) @intCast(seq[r * 300 + t + 1]) else -1;
+            }
+            _ = tr.loss(.dense(weights), .{ .input_ids = ids[0..len], .targets = targets[0..len], .batch = 1, .time = len }, .{ .row_nll = nll[0..len] });
+            alone[r] = 0;
+            for (nll[0..len]) |x| alone[r] += x;
+        }
+        for (lens, 0..) |len, r| for (0..300) |t| {
+            ids[r * 300 + t] = if (t < len) seq[r * 300 + t] else 0;
+            targets[r * 300 + t] = if (t + 1 < len and t * 2 > len) @intCast(seq[r * 300 + t + 1]) else -1;
+        };
+        _ = tr.loss(.dense(weights), .{ .input_ids = &ids, .targets = &targets, .batch = 9, .time = 300 }, .{ .row_nll = &nll });
+        for (0..9) |r| {
+            var sum: f64 = 0;
+            for (nll[r * 300 ..][0..300]) |x| sum += x;
+            try testing.expectEqual(alone[r], sum);
+        }
+    }
+}
+
 test "padding changes nothing" {
     var rig: Rig(f64) = try .init();
     defer rig.deinit();

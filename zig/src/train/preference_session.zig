@@ -53,18 +53,26 @@ pub fn PreferenceSession(comptime T: type) type {
             capacity: model_layer.Capacity,
             /// A checkpoint will replace the policy before the reference is asked.
             resuming: bool,
+            /// Pairs in training, and in evaluation if there is one.
+            training_pairs: usize,
+            evaluation_pairs: ?usize,
         };
 
         pub fn init(gpa: std.mem.Allocator, io: std.Io, dpo: DpoConfig, start: Start, diag: *base.Diagnostic) objective_file.Error!Self {
+            var objective: Objective = try .init(gpa, io, dpo, .{
+                .start = start.weights,
+                .adapter_given = start.adapter_given,
+                .config = start.config,
+                .exec = start.exec,
+                .capacity = start.capacity,
+                .dropped_before_change = dpo.precompute_ref_log_probs and !start.resuming,
+            }, diag);
+            errdefer objective.deinit();
+
+            try objective.remember(.training, start.training_pairs);
+            if (start.evaluation_pairs) |pairs| try objective.remember(.evaluation, pairs);
             return .{
-                .objective = try .init(gpa, io, dpo, .{
-                    .start = start.weights,
-                    .adapter_given = start.adapter_given,
-                    .config = start.config,
-                    .exec = start.exec,
-                    .capacity = start.capacity,
-                    .dropped_before_change = dpo.precompute_ref_log_probs and !start.resuming,
-                }, diag),
+                .objective = objective,
                 .precompute = dpo.precompute_ref_log_probs,
                 .ready = !dpo.precompute_ref_log_probs,
             };

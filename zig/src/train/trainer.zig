@@ -218,6 +218,8 @@ pub fn Trainer(comptime T: type) type {
                     .exec = &self.exec,
                     .capacity = self.capacity(),
                     .resuming = options.resume_from != null,
+                    .training_pairs = self.loader.kept.len,
+                    .evaluation_pairs = if (self.eval_loader) |l| l.kept.len else null,
                 }, diag);
                 self.identity.dpo = .of(dpo);
                 self.identity.reference = .{ .kind = self.pairs.?.objective.kind, .precomputed = dpo.precompute_ref_log_probs };
