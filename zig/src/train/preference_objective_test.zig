@@ -292,62 +292,100 @@ test "each pair is asked about once, and what was said is what would be said aga
     try testing.expect(std.math.isNan(remembers.run(&rig.transformer, rig.adapted(), null, .training, other, 1).loss));
 }
 
+/// How the weights of a model lie there.
+const Form = enum { dense, low_precision, bf16, q8_0 };
+
 test "a sequence's log-probability does not depend on its neighbours or on padding, to the bit" {
-    const T = f32;
     const shape: arch.ModelConfig = .{
         .vocab_size = 311,
         .hidden_size = 96,
-        .intermediate_size = 200,
+        .intermediate_size = 192,
         .num_hidden_layers = 2,
         .num_attention_heads = 6,
         .num_key_value_heads = 2,
         .head_dim = 16,
         .max_position_embeddings = 512,
     };
-    for ([_]bool{ false, true }) |low| {
-        const pool = try base.Pool.init(gpa, 2);
-        defer pool.deinit();
-        var exec: ops.Exec = try .init(gpa, pool);
-        defer exec.deinit();
-        if (low) exec.compute = .bf16;
-        var layout: arch.Layout = try .init(gpa, shape);
-        defer layout.deinit();
-        const weights = try gpa.alloc(T, layout.total);
-        defer gpa.free(weights);
-        var prng: base.Prng = .init(7);
-        for (layout.parameters) |p| for (p.slice(T, weights)) |*w| {
-            w.* = @floatCast(@as(f64, if (p.role.isNorm()) 1 else 0) + 0.1 * prng.normal());
-        };
-        var tr: model_layer.Transformer(T) = try .init(gpa, shape, &layout, &exec, .{ .batch = 9, .time = 300 });
-        defer tr.deinit();
-        var ids: [9 * 300]u32 = undefined;
-        var targets: [9 * 300]i32 = undefined;
-        var nll: [9 * 300]f64 = undefined;
-        const lens = [_]usize{ 300, 17, 129, 64, 65, 200, 3, 256, 31 };
-        var alone: [9]f64 = undefined;
-        const seq = try gpa.alloc(u32, 9 * 300);
-        defer gpa.free(seq);
-        for (seq) |*s| s.* = @intCast(prng.below(311));
-        for (lens, 0..) |len, r| {
-            for (0..len) |t| {
-                ids[t] = seq[r * 300 + t];
-                targets[t] = if (t + 1 < len and t * 2 > len) @intCast(seq[r * 300 + t + 1]) else -1;
+    const longest = 300;
+    const lengths = [_]usize{ longest, 17, 129, 64, 65, 200, 3, 256, 31 };
+    const Row = struct {
+        /// Sequence `r`, padded to `ids.len`; the second half is the answer.
+        fn fill(all: []const u32, r: usize, ids: []u32, targets: []i32) void {
+            for (ids, targets, 0..) |*id, *target, t| {
+                id.* = if (t < lengths[r]) all[r * longest + t] else 0;
+                target.* = if (t + 1 < lengths[r] and 2 * t > lengths[r]) @intCast(all[r * longest + t + 1]) else -1;
             }
-            _ = tr.loss(.dense(weights), .{ .input_ids = ids[0..len], .targets = targets[0..len], .batch = 1, .time = len }, .{ .row_nll = nll[0..len] });
-            alone[r] = 0;
-            for (nll[0..len]) |x| alone[r] += x;
         }
-        for (lens, 0..) |len, r| for (0..300) |t| {
-            ids[r * 300 + t] = if (t < len) seq[r * 300 + t] else 0;
-            targets[r * 300 + t] = if (t + 1 < len and t * 2 > len) @intCast(seq[r * 300 + t + 1]) else -1;
+
+        fn sum(nll: []const f64) f64 {
+            var total: f64 = 0;
+            for (nll) |x| total += x;
+            return total;
+        }
+    };
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+    const pool = try base.Pool.init(gpa, 2);
+    defer pool.deinit();
+    var exec: ops.Exec = try .init(gpa, pool);
+    defer exec.deinit();
+    var layout: arch.Layout = try .init(gpa, shape);
+    defer layout.deinit();
+    var transformer: model_layer.Transformer(f32) = try .init(gpa, shape, &layout, &exec, .{ .batch = lengths.len, .time = longest, .frozen = true });
+    defer transformer.deinit();
+
+    const flat = try arena.allocator().alloc(f32, layout.total);
+    var prng: base.Prng = .init(7);
+    for (layout.parameters) |p| for (p.slice(f32, flat)) |*w| {
+        w.* = @floatCast(@as(f64, if (p.role.isNorm()) 1 else 0) + 0.1 * prng.normal());
+    };
+    var all: [lengths.len * longest]u32 = undefined;
+    for (&all) |*id| id.* = @intCast(prng.below(shape.vocab_size));
+    var ids: [all.len]u32 = undefined;
+    var targets: [all.len]i32 = undefined;
+    var nll: [all.len]f64 = undefined;
+    for (std.enums.values(Form)) |form| {
+        exec.compute = if (form == .low_precision) .bf16 else .full;
+        const weights: model_layer.Weights(f32) = switch (form) {
+            .dense, .low_precision => .dense(flat),
+            .bf16, .q8_0 => .{ .base = .{ .frozen = try stored(arena.allocator(), &layout, flat, form) } },
         };
-        _ = tr.loss(.dense(weights), .{ .input_ids = &ids, .targets = &targets, .batch = 9, .time = 300 }, .{ .row_nll = &nll });
-        for (0..9) |r| {
-            var sum: f64 = 0;
-            for (nll[r * 300 ..][0..300]) |x| sum += x;
-            try testing.expectEqual(alone[r], sum);
+        var alone: [lengths.len]f64 = undefined;
+        for (lengths, &alone, 0..) |len, *sum, r| {
+            Row.fill(&all, r, ids[0..len], targets[0..len]);
+            _ = transformer.loss(weights, .{ .input_ids = ids[0..len], .targets = targets[0..len], .batch = 1, .time = len }, .{ .row_nll = nll[0..len] });
+            sum.* = Row.sum(nll[0..len]);
+        }
+        for (0..lengths.len) |r| Row.fill(&all, r, ids[r * longest ..][0..longest], targets[r * longest ..][0..longest]);
+        _ = transformer.loss(weights, .{ .input_ids = &ids, .targets = &targets, .batch = lengths.len, .time = longest }, .{ .row_nll = &nll });
+        for (alone, 0..) |sum, r| try testing.expectEqual(sum, Row.sum(nll[r * longest ..][0..longest]));
+    }
+}
+
+/// The weights as a file stores them: matrices as bf16 or q8_0, vectors as f32.
+fn stored(arena: std.mem.Allocator, layout: *const arch.Layout, flat: []const f32, form: Form) ![]const ops.frozen.Matrix {
+    const matrices = try arena.alloc(ops.frozen.Matrix, layout.parameters.len);
+    for (matrices, layout.parameters) |*matrix, p| {
+        const values = p.sliceConst(f32, flat);
+        matrix.* = .{ .dtype = .f32, .rows = p.shape[0], .columns = if (p.rank == 2) p.shape[1] else 1, .bytes = std.mem.sliceAsBytes(values) };
+        if (p.rank == 1) continue;
+        if (form == .bf16) {
+            const half = try arena.alloc(u16, values.len);
+            for (half, values) |*to, from| to.* = @truncate(@as(u32, @bitCast(from)) >> 16);
+            matrix.dtype = .bf16;
+            matrix.bytes = std.mem.sliceAsBytes(half);
+        } else {
+            const bytes = try arena.alloc(u8, values.len / 32 * 34);
+            for (0..values.len / 32) |block| {
+                std.mem.writeInt(u16, bytes[block * 34 ..][0..2], @bitCast(@as(f16, 0.003)), .little);
+                for (bytes[block * 34 + 2 ..][0..32], values[block * 32 ..][0..32]) |*to, from|
+                    to.* = @bitCast(@as(i8, @intFromFloat(std.math.clamp(from / 0.003, -127, 127))));
+            }
+            matrix.dtype = .q8_0;
+            matrix.bytes = bytes;
         }
     }
+    return matrices;
 }
 
 test "padding changes nothing" {
