@@ -7,12 +7,22 @@ const std = @import("std");
 const builtin = @import("builtin");
 const config = @import("config");
 const UpdateArgs = @import("update_args.zig").UpdateArgs;
+const AttentionArgs = @import("attention_args.zig").Args;
 
-/// Kernels of one level for one type. What each does is said where it is written: gemm.zig, rows.zig, update.zig.
+/// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, update.zig.
 pub fn Table(comptime T: type) type {
     return struct {
         gemm_workspace: *const fn () callconv(.c) usize,
         gemm: *const fn (m: usize, n: usize, k: usize, a: [*]const T, a_row: usize, a_col: usize, b: [*]const T, b_row: usize, b_col: usize, c: [*]T, ldc: usize, accumulate: c_int, workspace: [*]u8) callconv(.c) void,
+        packed_b_size: *const fn (k: usize, n: usize) callconv(.c) usize,
+        pack_b: *const fn (k: usize, n: usize, b: [*]const T, b_row: usize, b_col: usize, out: [*]u8) callconv(.c) void,
+        gemm_packed: *const fn (m: usize, n: usize, k: usize, a: [*]const T, a_row: usize, a_col: usize, b: [*]const u8, b_k: usize, b_p: usize, b_j: usize, c: [*]T, ldc: usize, accumulate: c_int, workspace: [*]u8) callconv(.c) void,
+
+        attention_pack_size: *const fn (time: usize, head_dim: usize) callconv(.c) usize,
+        attention_pack: *const fn (form: c_int, time: usize, head_dim: usize, x: [*]const T, step: usize, out: [*]u8) callconv(.c) void,
+        attention_scratch: *const fn (time: usize, head_dim: usize) callconv(.c) usize,
+        attention_forward: *const fn (args: *const AttentionArgs(T)) callconv(.c) void,
+        attention_backward: *const fn (args: *const AttentionArgs(T)) callconv(.c) void,
 
         add: *const fn (n: usize, dst: [*]T, src: [*]const T) callconv(.c) void,
         add_scaled: *const fn (n: usize, dst: [*]T, a: T, src: [*]const T) callconv(.c) void,
@@ -24,10 +34,8 @@ pub fn Table(comptime T: type) type {
         rms_backward: *const fn (cols: usize, dinp: [*]T, dout: [*]const T, x: [*]const T, w: [*]const T, rstd: T, accumulate: c_int) callconv(.c) void,
         rms_weight: *const fn (rows: usize, cols: usize, ld: usize, dout: [*]const T, x: [*]const T, rstd: [*]const T, dweight: [*]T) callconv(.c) void,
         softmax_exp: *const fn (n: usize, x: [*]T, factor: T, max_out: *T, sum_out: *T) callconv(.c) void,
-        probabilities: *const fn (n: usize, x: [*]T, factor: T, lse: T) callconv(.c) void,
-        score_gradient: *const fn (n: usize, p: [*]const T, dp: [*]T, delta: T, factor: T) callconv(.c) void,
-        logit_sums: *const fn (n: usize, x: [*]const T, max_out: *T, exp_sum: *f64, plain_sum: *f64) callconv(.c) usize,
-        logit_gradient: *const fn (n: usize, x: [*]T, max: T, inverse_sum: T, offset: T, factor: T) callconv(.c) void,
+        column_logits: *const fn (rows: usize, columns: usize, ld: usize, x: [*]const T, max_out: [*]T, row_out: [*]u32, exp_sum: [*]T, plain_sum: ?[*]T) callconv(.c) void,
+        column_logits_gradient: *const fn (rows: usize, columns: usize, ld: usize, x: [*]T, max: [*]const T, inverse: [*]const T, offset: [*]const T, factor: [*]const T) callconv(.c) void,
         swiglu_forward: *const fn (n: usize, out: [*]T, gate: [*]const T, up: [*]const T) callconv(.c) void,
         swiglu_backward: *const fn (n: usize, dgate: [*]T, dup: [*]T, dout: [*]const T, gate: [*]const T, up: [*]const T) callconv(.c) void,
         rope: *const fn (heads: usize, half: usize, x: [*]T, cos: [*]const T, sin: [*]const T, sign: T) callconv(.c) void,
@@ -65,9 +73,16 @@ pub const WeightTable = struct {
     expand_mxfp4: Expand,
 };
 
-/// Products of f32 operands in lower precision (gemm_bf16.zig).
+/// Products of f32 operands rounded to bf16 (gemm.zig).
 pub const LowTable = struct {
     gemm_bf16: @FieldType(Table(f32), "gemm"),
+    packed_b_size_bf16: @FieldType(Table(f32), "packed_b_size"),
+    pack_b_bf16: @FieldType(Table(f32), "pack_b"),
+    gemm_packed_bf16: @FieldType(Table(f32), "gemm_packed"),
+    attention_pack_size_bf16: @FieldType(Table(f32), "attention_pack_size"),
+    attention_pack_bf16: @FieldType(Table(f32), "attention_pack"),
+    attention_forward_bf16: @FieldType(Table(f32), "attention_forward"),
+    attention_backward_bf16: @FieldType(Table(f32), "attention_backward"),
 };
 
 fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.len]TableType {

@@ -3,6 +3,7 @@
 //! Does not know: shapes of a model, threads, memory. Callers give pointers, counts and workspaces.
 
 pub const dispatch = @import("dispatch.zig");
+pub const attention_args = @import("attention_args.zig");
 pub const UpdateArgs = @import("update_args.zig").UpdateArgs;
 
 pub const Table = dispatch.Table;

@@ -256,33 +256,6 @@ fn rowsOf(comptime T: type, kernels: *const dispatch.Table(T), prng: *base.Prng,
         try expectNear(T, max, got_max, 3);
         try expectNear(T, total, got_sum, total);
 
-        const lse = max + @log(total);
-        for (x, want) |a, *w| w.* = @exp(0.7 * @as(f64, a) - lse);
-        @memcpy(out[0..n], x);
-        kernels.probabilities(n, &out, 0.7, @floatCast(lse));
-        try expectAllNear(T, want, out[0..n], 1);
-
-        var best: usize = 0;
-        for (x, 0..) |a, i| if (a > x[best]) {
-            best = i;
-        };
-        var plain: f64 = 0;
-        var powers: f64 = 0;
-        for (x) |a| {
-            plain += a;
-            powers += @exp(@as(f64, a) - x[best]);
-        }
-        var exp_sum: f64 = undefined;
-        var plain_sum: f64 = undefined;
-        try testing.expectEqual(best, kernels.logit_sums(n, x.ptr, &got_max, &exp_sum, &plain_sum));
-        try testing.expectEqual(x[best], got_max);
-        try testing.expectApproxEqRel(powers, exp_sum, tolerance(T));
-        try testing.expectApproxEqAbs(plain, plain_sum, 1e-12);
-        for (x, want) |a, *w| w.* = (@exp(@as(f64, a) - x[best]) / powers - 0.01) * 3;
-        @memcpy(out[0..n], x);
-        kernels.logit_gradient(n, &out, got_max, @floatCast(1 / powers), 0.01, 3);
-        try expectAllNear(T, want, out[0..n], 3);
-
         const rstd = 1 / @sqrt(squares / @as(f64, @floatFromInt(n)) + 1e-5);
         for (x, y, want) |a, b, *w| w.* = @as(f64, a) * rstd * b;
         try expectNear(T, rstd, kernels.rms_forward(n, x.ptr, y.ptr, &out, 1e-5), rstd);
@@ -294,11 +267,6 @@ fn rowsOf(comptime T: type, kernels: *const dispatch.Table(T), prng: *base.Prng,
         kernels.rms_backward(n, &out, z.ptr, x.ptr, y.ptr, @floatCast(rstd), 1);
         try expectAllNear(T, want, out[0..n], rstd * rstd * 10);
     }
-
-    for (x, y, z, want) |p, dp, _, *w| w.* = @as(f64, p) * (@as(f64, dp) - 0.2) * 0.7;
-    @memcpy(out[0..n], y);
-    kernels.score_gradient(n, x.ptr, &out, 0.2, 0.7);
-    try expectAllNear(T, want, out[0..n], 6);
 
     for (x, y, want) |g, u, *w| w.* = @as(f64, g) / (1 + @exp(-@as(f64, g))) * u;
     kernels.swiglu_forward(n, &out, x.ptr, y.ptr);
@@ -440,4 +408,48 @@ test "weight rows of every stored format against a plain loop" {
         kernels.matvec_f32(3, 70, std.mem.asBytes(&f32s), 280, &x, &out);
         for (out, 0..) |o, r| try testing.expectEqual(kernels.dot_f32(70, std.mem.asBytes(&f32s)[r * 280 ..].ptr, &x), o);
     }
+}
+
+test "columns of logits: maxima, sums and gradients; a column without a factor becomes 0" {
+    try everyLevel(struct {
+        fn check(comptime T: type, kernels: *const dispatch.Table(T), prng: *base.Prng) !void {
+            const ld = 75;
+            var x: [70 * ld]T = undefined;
+            for ([_]usize{ 1, 31, 33, 70 }) |rows| for ([_]usize{ 1, 7, 16, 33, 64, 73 }) |columns| {
+                fill(T, prng, &x);
+                var max: [ld]T = @splat(-7);
+                var best: [ld]u32 = undefined;
+                var exps: [ld]T = undefined;
+                var plain: [ld]T = undefined;
+                kernels.column_logits(rows, columns, ld, &x, &max, &best, &exps, &plain);
+                var inverse: [ld]T = undefined;
+                var offset: [ld]T = undefined;
+                var factor: [ld]T = undefined;
+                var want: [70 * ld]f64 = undefined;
+                for (x, &want) |v, *w| w.* = v;
+                for (0..columns) |c| {
+                    var first: usize = 0;
+                    var total: f64 = 0;
+                    for (0..rows) |r| {
+                        if (x[r * ld + c] > x[first * ld + c]) first = r;
+                        total += x[r * ld + c];
+                    }
+                    var powers: f64 = 0;
+                    for (0..rows) |r| powers += @exp(@as(f64, x[r * ld + c]) - x[first * ld + c]);
+                    try testing.expectEqual(first, best[c]);
+                    try testing.expectEqual(x[first * ld + c], max[c]);
+                    try expectNear(T, powers, exps[c], powers);
+                    try expectNear(T, total, plain[c], 70);
+                    inverse[c] = @floatCast(1 / powers);
+                    offset[c] = @floatCast(0.001 * @as(f64, @floatFromInt(c)));
+                    factor[c] = if (c % 5 == 3) 0 else 2;
+                    for (0..rows) |r| want[r * ld + c] = (@exp(@as(f64, x[r * ld + c]) - max[c]) * inverse[c] - offset[c]) * factor[c];
+                }
+                try testing.expectEqual(-7, max[columns]);
+                kernels.column_logits_gradient(rows, columns, ld, &x, &max, &inverse, &offset, &factor);
+                try expectAllNear(T, &want, &x, 2);
+                for (0..rows) |r| if (columns > 3) try testing.expectEqual(0, x[r * ld + 3]);
+            };
+        }
+    }.check);
 }

@@ -43,6 +43,11 @@ pub inline fn mulAdd(comptime T: type, a: Vector(T), b: Vector(T), c: Vector(T))
     return if (has_fma) @mulAdd(Vector(T), a, b, c) else a * b + c;
 }
 
+/// The largest finite number.
+pub inline fn largest(comptime T: type) T {
+    return if (T == f32) 3.4028234663852886e38 else 1.7976931348623157e308;
+}
+
 pub inline fn splat(comptime T: type, x: T) Vector(T) {
     return @splat(x);
 }

@@ -6,16 +6,17 @@
 
 const lanes = @import("lanes.zig");
 const gemm = @import("gemm.zig");
+const attention = @import("attention.zig");
+const columns = @import("columns.zig");
 const rows = @import("rows.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
 const expand = @import("expand.zig");
-const gemm_bf16 = @import("gemm_bf16.zig");
 
 comptime {
     @setEvalBranchQuota(100_000);
     for (.{ f32, f64 }) |T| {
-        for (.{ gemm.Kernels(T), rows.Kernels(T), update.Kernels(T) }) |Family| {
+        for (.{ gemm.Kernels(T), attention.Kernels(T), columns.Kernels(T), rows.Kernels(T), update.Kernels(T) }) |Family| {
             for (@typeInfo(Family).@"struct".decl_names) |name| {
                 @export(&@field(Family, name), .{
                     .name = "abt_k_" ++ name ++ "_" ++ @typeName(T) ++ "_" ++ lanes.level,
@@ -24,7 +25,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, gemm_bf16.Kernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, gemm.LowKernels, attention.LowKernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

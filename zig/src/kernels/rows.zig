@@ -149,7 +149,7 @@ pub fn Kernels(comptime T: type) type {
         /// x = e^(x·factor − max(x·factor)); gives the maximum and the sum.
         pub fn softmax_exp(n: usize, x: [*]T, factor: T, max_out: *T, sum_out: *T) callconv(.c) void {
             const f: V = @splat(factor);
-            const lowest: T = -@as(T, @floatCast(huge));
+            const lowest: T = -lanes.largest(T);
             var m: V = @splat(lowest);
             var i: usize = 0;
             while (i + vl <= n) : (i += vl) m = @max(m, lanes.load(T, x + i) * f);
@@ -174,72 +174,6 @@ pub fn Kernels(comptime T: type) type {
             }
             max_out.* = max;
             sum_out.* = @floatCast(lanes.sum(Wide, total));
-        }
-
-        /// x = e^(x·factor − lse)
-        pub fn probabilities(n: usize, x: [*]T, factor: T, lse: T) callconv(.c) void {
-            const f: V = @splat(factor);
-            const l: V = @splat(lse);
-            var i: usize = 0;
-            while (i < n) : (i += vl) {
-                const have = if (n - i < vl) n - i else vl;
-                put(x + i, lanes.exp(T, some(x + i, have) * f - l), have);
-            }
-        }
-
-        /// dp = p · (dp − delta) · factor
-        pub fn score_gradient(n: usize, p: [*]const T, dp: [*]T, delta: T, factor: T) callconv(.c) void {
-            const d: V = @splat(delta);
-            const f: V = @splat(factor);
-            var i: usize = 0;
-            while (i < n) : (i += vl) {
-                const have = if (n - i < vl) n - i else vl;
-                put(dp + i, some(p + i, have) * (some(dp + i, have) - d) * f, have);
-            }
-        }
-
-        /// Gives the index of the first largest logit; Σ e^(x − max) and Σ x in f64.
-        pub fn logit_sums(n: usize, x: [*]const T, max_out: *T, exp_sum: *f64, plain_sum: *f64) callconv(.c) usize {
-            const lowest: T = -@as(T, @floatCast(huge));
-            var m: V = @splat(lowest);
-            var i: usize = 0;
-            while (i < n) : (i += vl) {
-                const have = if (n - i < vl) n - i else vl;
-                m = @max(m, if (have == vl) lanes.load(T, x + i) else lanes.loadPart(T, x + i, have, lowest));
-            }
-            const max: T = @reduce(.Max, m);
-            const mv: V = @splat(max);
-            var sum_e: Wide = @splat(0);
-            var sum_x: Wide = @splat(0);
-            i = 0;
-            while (i < n) : (i += vl) {
-                const have = if (n - i < vl) n - i else vl;
-                const v = some(x + i, have);
-                var e = lanes.exp(T, v - mv);
-                if (have < vl) e = keep(e, have);
-                sum_e += @as(Wide, @floatCast(e));
-                sum_x += @as(Wide, @floatCast(v));
-            }
-            max_out.* = max;
-            exp_sum.* = lanes.sum(Wide, sum_e);
-            plain_sum.* = lanes.sum(Wide, sum_x);
-            i = 0;
-            while (i + vl <= n) : (i += vl) if (@reduce(.Or, lanes.load(T, x + i) == mv)) break;
-            while (i < n) : (i += 1) if (x[i] == max) return i;
-            return n; // Only when nothing equals the maximum: NaN everywhere.
-        }
-
-        /// x = (e^(x − max)·inverse_sum − offset) · factor
-        pub fn logit_gradient(n: usize, x: [*]T, max: T, inverse_sum: T, offset: T, factor: T) callconv(.c) void {
-            const mv: V = @splat(max);
-            const s: V = @splat(inverse_sum);
-            const o: V = @splat(offset);
-            const f: V = @splat(factor);
-            var i: usize = 0;
-            while (i < n) : (i += vl) {
-                const have = if (n - i < vl) n - i else vl;
-                put(x + i, (lanes.exp(T, some(x + i, have) - mv) * s - o) * f, have);
-            }
         }
 
         /// out = gate / (1 + e^−gate) · up
@@ -309,7 +243,5 @@ pub fn Kernels(comptime T: type) type {
             for (have..vl) |j| buffer[j] = 0;
             return buffer;
         }
-
-        const huge = if (T == f32) 3.4028234663852886e38 else 1.7976931348623157e308;
     };
 }

@@ -97,8 +97,10 @@ pub fn Transformer(comptime T: type) type {
                 null;
             try exec.reserve(T, .{
                 .attention_time = capacity.time,
+                .attention_head_dim = config.head_dim,
                 .vocab_size = config.vocab_size,
                 .loss_rows = tokens,
+                .loss_columns = config.hidden_size,
                 .frozen_columns = if (capacity.frozen) widest(layout) else 0,
             });
             return .{
@@ -207,7 +209,6 @@ pub fn Transformer(comptime T: type) type {
                 .row_mean_logit = options.row_mean_logit,
                 .row_correct = options.row_correct,
                 .dhidden = dhidden,
-                .room = self.hiddenGradient(batch),
                 .dweight = if (gradients) |g| switch (g) {
                     .base => |flat| head.slice(T, flat),
                     .adapter => null,

@@ -3,7 +3,9 @@
 //! q, out, dq, dout [B, T, H, D]; k, v, dk, dv [B, T, KH, D]; lse [B, H, T] is the log-sum-exp of each row of scaled
 //! scores, kept so that backward can make the probabilities again. Scale is 1/√D. Token t of row b sees the positions
 //! first[b·T + t] … t; first = null means 0. That one number holds sliding windows and packed documents.
-//! Needs `Exec.reserve(.{ .attention_time = T })`. Does not know: RoPE, projections, caches.
+//! What happens inside a block of queries: kernels/attention.zig. This file divides the work: a worker packs keys and
+//! values of a head when it comes to it and keeps them for the blocks that follow.
+//! Needs `Exec.reserve(.{ .attention_time = T, .attention_head_dim = D })`. Does not know: RoPE, projections, caches.
 
 const std = @import("std");
 const kernels = @import("kernels");
@@ -18,30 +20,43 @@ pub const Dims = struct {
     head_dim: usize,
 };
 
-/// Numbers of scratch a worker needs for rows of `time` tokens.
-pub fn scratchCount(time: usize) usize {
-    return 2 * block_rows * panelWidth(time);
+/// Bytes of scratch a worker needs for rows of `time` tokens: one block's, and keys and values of one head.
+pub fn scratchBytes(comptime T: type, time: usize, head_dim: usize) usize {
+    if (time == 0) return 0;
+    return kernels.table(T).attention_scratch(time, head_dim) + operands * packSize(T, time, head_dim);
 }
 
-/// Rows of queries whose scores are made together: a panel of block_rows × (keys they see). A multiple of the product's
-/// tile of 14 rows.
-const block_rows = 112;
+/// Keys and values by rows, and one of the two by columns.
+const operands = 3;
 
-/// Rows of a panel begin at multiples of 64 bytes.
-fn panelWidth(keys: usize) usize {
-    return std.mem.alignForward(usize, keys, 16);
+fn packSize(comptime T: type, time: usize, head_dim: usize) usize {
+    return std.mem.alignForward(usize, kernels.table(T).attention_pack_size(time, head_dim), 64);
 }
+
+const block_rows = kernels.attention_args.block;
 
 pub fn forward(comptime T: type, ex: *Exec, out: []T, lse: []T, q: []const T, k: []const T, v: []const T, dims: Dims, first: ?[]const u32) void {
     checkShapes(T, dims, q, k, v, first);
     std.debug.assert(out.len >= q.len);
     std.debug.assert(lse.len >= dims.batch * dims.heads * dims.time);
-    const job: Job(T) = .{ .ex = ex, .dims = dims, .first = first, .q = q, .k = k, .v = v, .out = out, .lse = lse };
-    ex.pool.parallelFor(job, dims.batch * dims.heads * ceilDiv(dims.time, block_rows), struct {
-        fn f(j: Job(T), index: usize, worker: usize) void {
+    const job: Job(T) = .{ .ex = ex, .dims = dims, .first = first, .q = q, .k = k, .v = v };
+    const Task = struct { job: Job(T), out: []T, lse: []T };
+    forgetPacked(ex);
+    ex.pool.parallelFor(Task{ .job = job, .out = out, .lse = lse }, dims.batch * dims.heads * ceilDiv(dims.time, block_rows), struct {
+        fn f(task: Task, index: usize, worker: usize) void {
+            const j = task.job;
             const blocks = ceilDiv(j.dims.time, block_rows);
-            const head = index / blocks;
-            forwardBlock(T, j, head / j.dims.heads, head % j.dims.heads, index % blocks, worker);
+            const at: Place = .of(j.dims, index / blocks, index % blocks);
+            var max: [block_rows]T = undefined;
+            var sum: [block_rows]T = undefined;
+            var sight: Sight = undefined;
+            var args = j.arguments(at, worker, .forward, &sight);
+            args.out = task.out.ptr + at.q(j.dims);
+            args.max = &max;
+            args.sum = &sum;
+            j.kernelForward()(&args);
+            const lse_at = (at.batch * j.dims.heads + at.head) * j.dims.time + at.token;
+            for (task.lse[lse_at..][0..at.tokens], max[0..at.tokens], sum[0..at.tokens]) |*l, m, s| l.* = m + @log(s);
         }
     }.f);
 }
@@ -52,16 +67,16 @@ pub fn backward(comptime T: type, ex: *Exec, dq: []T, dk: []T, dv: []T, dout: []
     std.debug.assert(dq.len >= dims.batch * dims.time * dims.heads * dims.head_dim);
     std.debug.assert(dk.len >= dims.batch * dims.time * dims.kv_heads * dims.head_dim);
     std.debug.assert(dv.len >= dims.batch * dims.time * dims.kv_heads * dims.head_dim);
-    const job: Job(T) = .{ .ex = ex, .dims = dims, .first = first, .q = q, .k = k, .v = v, .out = &.{}, .lse = &.{} };
+    const job: Job(T) = .{ .ex = ex, .dims = dims, .first = first, .q = q, .k = k, .v = v };
     const task: Backward(T) = .{ .job = job, .lse = lse, .out = out, .dq = dq, .dk = dk, .dv = dv, .dout = dout };
+    forgetPacked(ex);
     // Whole key/value heads where they share out evenly. Else queries and keys in two passes that cut heads into parts:
     // seven products for five, and no idle workers. Each number is summed in the same order either way.
     const heads = dims.batch * dims.kv_heads;
     if (ceilDiv(heads, ex.pool.n) * ex.pool.n * 5 <= heads * 7) {
         ex.pool.parallelFor(task, heads, struct {
             fn f(t: Backward(T), index: usize, worker: usize) void {
-                const d = t.job.dims;
-                backwardKeys(T, t, index / d.kv_heads, index % d.kv_heads, 0, d.time, .both, worker);
+                t.keys(index / t.job.dims.kv_heads, index % t.job.dims.kv_heads, 0, t.job.dims.time, .both, worker);
             }
         }.f);
         return;
@@ -69,21 +84,22 @@ pub fn backward(comptime T: type, ex: *Exec, dq: []T, dk: []T, dv: []T, dout: []
     ex.pool.parallelFor(task, dims.batch * dims.heads * ceilDiv(dims.time, block_rows), struct {
         fn f(t: Backward(T), index: usize, worker: usize) void {
             const blocks = ceilDiv(t.job.dims.time, block_rows);
-            const head = index / blocks;
-            const at = Block.of(T, t.job, head / t.job.dims.heads, head % t.job.dims.heads, index % blocks);
-            backwardBlock(T, t, at, .queries, worker);
+            t.block(.of(t.job.dims, index / blocks, index % blocks), 0, t.job.dims.time, .queries, worker);
         }
     }.f);
-    ex.pool.parallelFor(task, heads * ceilDiv(dims.time, block_rows), struct {
+    ex.pool.parallelFor(task, heads * ceilDiv(dims.time, key_rows), struct {
         fn f(t: Backward(T), index: usize, worker: usize) void {
             const d = t.job.dims;
-            const parts = ceilDiv(d.time, block_rows);
-            const from = index % parts * block_rows;
+            const parts = ceilDiv(d.time, key_rows);
+            const from = index % parts * key_rows;
             const head = index / parts;
-            backwardKeys(T, t, head / d.kv_heads, head % d.kv_heads, from, @min(from + block_rows, d.time), .keys, worker);
+            t.keys(head / d.kv_heads, head % d.kv_heads, from, @min(from + key_rows, d.time), .keys, worker);
         }
     }.f);
 }
+
+/// Keys of one task when heads are cut into parts.
+const key_rows = kernels.attention_args.key_unit;
 
 fn checkShapes(comptime T: type, dims: Dims, q: []const T, k: []const T, v: []const T, first: ?[]const u32) void {
     std.debug.assert(dims.heads % dims.kv_heads == 0);
@@ -96,6 +112,56 @@ fn checkShapes(comptime T: type, dims: Dims, q: []const T, k: []const T, v: []co
     }
 }
 
+/// The operands in the workers' scratch are those of an earlier call.
+fn forgetPacked(ex: *Exec) void {
+    for (ex.workers) |*w| w.packed_head = null;
+}
+
+/// One block of queries of one head.
+const Place = struct {
+    batch: usize,
+    head: usize,
+    kv_head: usize,
+    token: usize,
+    tokens: usize,
+
+    fn of(d: Dims, head: usize, index: usize) Place {
+        const token = index * block_rows;
+        return .{
+            .batch = head / d.heads,
+            .head = head % d.heads,
+            .kv_head = head % d.heads / (d.heads / d.kv_heads),
+            .token = token,
+            .tokens = @min(block_rows, d.time - token),
+        };
+    }
+
+    /// Where the block begins in q.
+    fn q(self: Place, d: Dims) usize {
+        return ((self.batch * d.time + self.token) * d.heads + self.head) * d.head_dim;
+    }
+
+    /// Where the row of tokens begins in k.
+    fn k(self: Place, d: Dims) usize {
+        return (self.batch * d.time * d.kv_heads + self.kv_head) * d.head_dim;
+    }
+};
+
+/// The keys that each query of a block sees.
+const Sight = struct {
+    from: [block_rows]u32,
+    to: [block_rows]u32,
+
+    fn limit(self: *Sight, tokens: usize, from: usize, to: usize) void {
+        for (self.from[0..tokens], self.to[0..tokens]) |*f, *t| {
+            f.* = @intCast(std.math.clamp(f.*, from, to));
+            t.* = @intCast(std.math.clamp(t.*, from, to));
+        }
+    }
+};
+
+const Pass = enum { forward, backward };
+
 fn Job(comptime T: type) type {
     return struct {
         ex: *Exec,
@@ -104,157 +170,130 @@ fn Job(comptime T: type) type {
         q: []const T,
         k: []const T,
         v: []const T,
-        out: []T,
-        lse: []T,
 
-        fn firstOf(self: @This(), b: usize, t: usize) usize {
-            return if (self.first) |f| f[b * self.dims.time + t] else 0;
+        const Self = @This();
+        const Args = kernels.attention_args.Args(T);
+
+        fn low(self: Self) bool {
+            return T == f32 and self.ex.compute == .bf16;
         }
-    };
-}
 
-fn Backward(comptime T: type) type {
-    return struct { job: Job(T), lse: []const T, out: []const T, dq: []T, dk: []T, dv: []T, dout: []const T };
-}
+        fn kernelForward(self: Self) *const fn (*const Args) callconv(.c) void {
+            if (T == f32) if (self.low()) return kernels.lowTable().attention_forward_bf16;
+            return kernels.table(T).attention_forward;
+        }
 
-/// One block of query rows of one head: which rows, which keys they see together, where things stand.
-const Block = struct {
-    batch: usize,
-    head: usize,
-    row: usize,
-    rows: usize,
-    key: usize,
-    keys: usize,
-    width: usize,
-    /// Distance of two tokens in q and in k.
-    q_step: usize,
-    k_step: usize,
-    q_at: usize,
-    k_at: usize,
+        fn kernelBackward(self: Self) *const fn (*const Args) callconv(.c) void {
+            if (T == f32) if (self.low()) return kernels.lowTable().attention_backward_bf16;
+            return kernels.table(T).attention_backward;
+        }
 
-    fn of(comptime T: type, job: Job(T), b: usize, h: usize, index: usize) Block {
-        const d = job.dims;
-        const row = index * block_rows;
-        const rows = @min(block_rows, d.time - row);
-        var key = job.firstOf(b, row);
-        for (row..row + rows) |t| key = @min(key, job.firstOf(b, t));
-        const keys = row + rows - key;
-        const kh = h / (d.heads / d.kv_heads);
-        return .{
-            .batch = b,
-            .head = h,
-            .row = row,
-            .rows = rows,
-            .key = key,
-            .keys = keys,
-            .width = panelWidth(keys),
-            .q_step = d.heads * d.head_dim,
-            .k_step = d.kv_heads * d.head_dim,
-            .q_at = ((b * d.time + row) * d.heads + h) * d.head_dim,
-            .k_at = ((b * d.time + key) * d.kv_heads + kh) * d.head_dim,
-        };
-    }
+        /// What both passes need; the head's keys and values are packed unless the worker did that before.
+        fn arguments(self: Self, at: Place, worker: usize, pass: Pass, sight: *Sight) Args {
+            const d = self.dims;
+            for (sight.from[0..at.tokens], sight.to[0..at.tokens], at.token..) |*from, *to, t| {
+                from.* = if (self.first) |f| f[at.batch * d.time + t] else 0;
+                to.* = @intCast(t + 1);
+            }
+            const scratch_size = kernels.table(T).attention_scratch(d.time, d.head_dim);
+            const size = packSize(T, d.time, d.head_dim);
+            const bytes = self.ex.workerBytes(worker, scratch_size + operands * size);
+            const keys = bytes[scratch_size..][0..size];
+            const values = bytes[scratch_size + size ..][0..size];
+            const key_columns = bytes[scratch_size + 2 * size ..][0..size];
+            const head = at.batch * d.kv_heads + at.kv_head;
+            if (self.ex.workers[worker].packed_head != head) {
+                self.ex.workers[worker].packed_head = head;
+                const k = self.k.ptr + at.k(d);
+                const v = self.v.ptr + at.k(d);
+                self.pack(.rows, k, keys);
+                switch (pass) {
+                    .forward => self.pack(.columns, v, values),
+                    .backward => {
+                        self.pack(.rows, v, values);
+                        self.pack(.columns, k, key_columns);
+                    },
+                }
+            }
+            return .{
+                .queries = at.tokens,
+                .head_dim = d.head_dim,
+                .time = d.time,
+                .q_step = d.heads * d.head_dim,
+                .kv_step = d.kv_heads * d.head_dim,
+                .scale = 1 / @sqrt(@as(T, @floatFromInt(d.head_dim))),
+                .from = &sight.from,
+                .to = &sight.to,
+                .q = self.q.ptr + at.q(d),
+                .keys = keys.ptr,
+                .values = values.ptr,
+                .scratch = bytes.ptr,
+                .out = undefined,
+                .max = undefined,
+                .sum = undefined,
+                .lse = undefined,
+                .dout = undefined,
+                .key_columns = key_columns.ptr,
+                .dq = null,
+                .dk = null,
+                .dv = null,
+            };
+        }
 
-    /// The same rows with the keys from..to only; null when they see none of them.
-    fn limited(self: Block, from: usize, to: usize) ?Block {
-        const key = @max(self.key, from);
-        const end = @min(self.key + self.keys, to);
-        if (end <= key) return null;
-        var part = self;
-        part.key = key;
-        part.keys = end - key;
-        part.width = panelWidth(part.keys);
-        part.k_at += (key - self.key) * self.k_step;
-        return part;
-    }
-
-    /// Where in a row of the panel the keys stand that row r sees.
-    fn seen(self: Block, comptime T: type, job: Job(T), r: usize) struct { usize, usize } {
-        const t = self.row + r;
-        const end = self.key + self.keys;
-        return .{
-            std.math.clamp(job.firstOf(self.batch, t), self.key, end) - self.key,
-            std.math.clamp(t + 1, self.key, end) - self.key,
-        };
-    }
-};
-
-fn forwardBlock(comptime T: type, job: Job(T), b: usize, h: usize, index: usize, worker: usize) void {
-    const d = job.dims;
-    const table = kernels.table(T);
-    const gemm = job.ex.gemm(T);
-    const packing = job.ex.workers[worker].packing.ptr;
-    const at = Block.of(T, job, b, h, index);
-    const scale = 1 / @sqrt(@as(T, @floatFromInt(d.head_dim)));
-    const scores = job.ex.workerScratch(worker, T, at.rows * at.width);
-    gemm(at.rows, at.keys, d.head_dim, job.q.ptr + at.q_at, at.q_step, 1, job.k.ptr + at.k_at, 1, at.k_step, scores.ptr, at.width, 0, packing);
-    var sums: [block_rows]T = undefined;
-    for (0..at.rows) |r| {
-        const row = scores[r * at.width ..][0..at.keys];
-        const begin, const end = at.seen(T, job, r);
-        var max: T = undefined;
-        table.softmax_exp(end - begin, row.ptr + begin, scale, &max, &sums[r]);
-        @memset(row[0..begin], 0);
-        @memset(row[end..], 0);
-        job.lse[(b * d.heads + h) * d.time + at.row + r] = max + @log(sums[r]);
-    }
-    gemm(at.rows, d.head_dim, at.keys, scores.ptr, at.width, 1, job.v.ptr + at.k_at, at.k_step, 1, job.out.ptr + at.q_at, at.q_step, 0, packing);
-    for (0..at.rows) |r| table.scale(d.head_dim, job.out.ptr + at.q_at + r * at.q_step, 1 / sums[r]);
-}
-
-/// dk and dv of the keys from..to of one key/value head, summed over its query heads and their blocks in order.
-fn backwardKeys(comptime T: type, task: Backward(T), b: usize, kh: usize, from: usize, to: usize, want: Want, worker: usize) void {
-    const d = task.job.dims;
-    for (from..to) |s| {
-        const at = ((b * d.time + s) * d.kv_heads + kh) * d.head_dim;
-        @memset(task.dk[at..][0..d.head_dim], 0);
-        @memset(task.dv[at..][0..d.head_dim], 0);
-    }
-    const group = d.heads / d.kv_heads;
-    for (kh * group..(kh + 1) * group) |h| for (from / block_rows..ceilDiv(d.time, block_rows)) |index| {
-        const at = Block.of(T, task.job, b, h, index).limited(from, to) orelse continue;
-        backwardBlock(T, task, at, want, worker);
+        fn pack(self: Self, form: enum(c_int) { rows = 0, columns = 1 }, x: [*]const T, out: []u8) void {
+            const step = self.dims.kv_heads * self.dims.head_dim;
+            if (T == f32) if (self.low()) return kernels.lowTable().attention_pack_bf16(@backingInt(form), self.dims.time, self.dims.head_dim, x, step, out.ptr);
+            kernels.table(T).attention_pack(@backingInt(form), self.dims.time, self.dims.head_dim, x, step, out.ptr);
+        }
     };
 }
 
 const Want = enum { queries, keys, both };
 
-/// dq of the block; what the block adds to dk and dv. P and dP live in two panels.
-fn backwardBlock(comptime T: type, task: Backward(T), at: Block, want: Want, worker: usize) void {
-    const job: Job(T) = task.job;
-    const d = job.dims;
-    const table = kernels.table(T);
-    const gemm = job.ex.gemm(T);
-    const packing = job.ex.workers[worker].packing.ptr;
-    const scale = 1 / @sqrt(@as(T, @floatFromInt(d.head_dim)));
-    const panel = at.rows * at.width;
-    const scratch = job.ex.workerScratch(worker, T, 2 * panel);
-    const p = scratch[0..panel];
-    const dp = scratch[panel..];
-    const q = job.q.ptr + at.q_at;
-    const k = job.k.ptr + at.k_at;
-    const dout = task.dout.ptr + at.q_at;
-    gemm(at.rows, at.keys, d.head_dim, q, at.q_step, 1, k, 1, at.k_step, p.ptr, at.width, 0, packing);
-    gemm(at.rows, at.keys, d.head_dim, dout, at.q_step, 1, job.v.ptr + at.k_at, 1, at.k_step, dp.ptr, at.width, 0, packing);
-    for (0..at.rows) |r| {
-        const p_row = p[r * at.width ..][0..at.keys];
-        const dp_row = dp[r * at.width ..][0..at.keys];
-        const begin, const end = at.seen(T, job, r);
-        const delta = table.inner(d.head_dim, dout + r * at.q_step, task.out.ptr + at.q_at + r * at.q_step);
-        table.probabilities(end - begin, p_row.ptr + begin, scale, task.lse[(at.batch * d.heads + at.head) * d.time + at.row + r]);
-        table.score_gradient(end - begin, p_row.ptr + begin, dp_row.ptr + begin, delta, scale);
-        inline for (.{ p_row, dp_row }) |row| {
-            @memset(row[0..begin], 0);
-            @memset(row[end..], 0);
+fn Backward(comptime T: type) type {
+    return struct {
+        job: Job(T),
+        lse: []const T,
+        out: []const T,
+        dq: []T,
+        dk: []T,
+        dv: []T,
+        dout: []const T,
+
+        const Self = @This();
+
+        /// dk and dv of the keys from..to of one key/value head, summed over its query heads and their blocks in order.
+        fn keys(self: Self, b: usize, kv_head: usize, from: usize, to: usize, want: Want, worker: usize) void {
+            const d = self.job.dims;
+            for (from..to) |s| {
+                const at = ((b * d.time + s) * d.kv_heads + kv_head) * d.head_dim;
+                @memset(self.dk[at..][0..d.head_dim], 0);
+                @memset(self.dv[at..][0..d.head_dim], 0);
+            }
+            const heads = d.heads / d.kv_heads;
+            for (kv_head * heads..(kv_head + 1) * heads) |h| for (from / block_rows..ceilDiv(d.time, block_rows)) |index| {
+                self.block(.of(d, b * d.heads + h, index), from, to, want, worker);
+            };
         }
-    }
-    if (want != .queries) {
-        gemm(at.keys, d.head_dim, at.rows, p.ptr, 1, at.width, dout, at.q_step, 1, task.dv.ptr + at.k_at, at.k_step, 1, packing);
-        gemm(at.keys, d.head_dim, at.rows, dp.ptr, 1, at.width, q, at.q_step, 1, task.dk.ptr + at.k_at, at.k_step, 1, packing);
-    }
-    if (want != .keys) {
-        gemm(at.rows, d.head_dim, at.keys, dp.ptr, at.width, 1, k, at.k_step, 1, task.dq.ptr + at.q_at, at.q_step, 0, packing);
-    }
+
+        /// dq of the block; what the block adds to dk and dv of the keys from..to.
+        fn block(self: Self, at: Place, from: usize, to: usize, want: Want, worker: usize) void {
+            const d = self.job.dims;
+            var sight: Sight = undefined;
+            var args = self.job.arguments(at, worker, .backward, &sight);
+            sight.limit(at.tokens, from, to);
+            const q_at = at.q(d);
+            args.out = @constCast(self.out.ptr + q_at);
+            args.lse = self.lse.ptr + (at.batch * d.heads + at.head) * d.time + at.token;
+            args.dout = self.dout.ptr + q_at;
+            if (want != .keys) args.dq = self.dq.ptr + q_at;
+            if (want != .queries) {
+                args.dk = self.dk.ptr + at.k(d);
+                args.dv = self.dv.ptr + at.k(d);
+            }
+            self.job.kernelBackward()(&args);
+        }
+    };
 }
 
 fn score(comptime T: type, a: []const T, b: []const T) T {
@@ -344,7 +383,7 @@ test "fast equals plain: lengths around the block, groups of heads, windows and 
         .{ .batch = 1, .time = 259, .heads = 2, .kv_heads = 2, .head_dim = 16 },
     };
     inline for (.{ f32, f64 }) |T| for (cases) |dims| {
-        try rig.ex.reserve(T, .{ .attention_time = dims.time });
+        try rig.ex.reserve(T, .{ .attention_time = dims.time, .attention_head_dim = dims.head_dim });
         const tolerance = if (T == f32) 3e-6 else 1e-12;
         var bag: check.Bag = .{};
         defer bag.deinit();
@@ -373,7 +412,7 @@ test "backward is the derivative of forward" {
     defer rig.deinit();
 
     const dims: Dims = .{ .batch = 2, .time = 5, .heads = 4, .kv_heads = 2, .head_dim = 4 };
-    try rig.ex.reserve(f64, .{ .attention_time = dims.time });
+    try rig.ex.reserve(f64, .{ .attention_time = dims.time, .attention_head_dim = dims.head_dim });
     var bag: check.Bag = .{};
     defer bag.deinit();
 
@@ -402,7 +441,7 @@ test "bf16 products stay within the rounding of their operands" {
     defer rig.deinit();
 
     const dims: Dims = .{ .batch = 1, .time = 150, .heads = 2, .kv_heads = 1, .head_dim = 32 };
-    try rig.ex.reserve(f32, .{ .attention_time = dims.time });
+    try rig.ex.reserve(f32, .{ .attention_time = dims.time, .attention_head_dim = dims.head_dim });
     var bag: check.Bag = .{};
     defer bag.deinit();
 
@@ -446,7 +485,7 @@ fn sameBits(bag: *check.Bag, dims: Dims, limits: ?[]const u32) !void {
         var rig = try check.Rig.init(threads);
         defer rig.deinit();
 
-        try rig.ex.reserve(f32, .{ .attention_time = dims.time });
+        try rig.ex.reserve(f32, .{ .attention_time = dims.time, .attention_head_dim = dims.head_dim });
         const got = [5][]f32{ bag.zeros(f32, q_len), bag.zeros(f32, dims.batch * dims.heads * dims.time), bag.zeros(f32, q_len), bag.zeros(f32, k_len), bag.zeros(f32, k_len) };
         forward(f32, &rig.ex, got[0], got[1], q, k, v, dims, limits);
         backward(f32, &rig.ex, got[2], got[3], got[4], dout, got[0], got[1], q, k, v, dims, limits);

@@ -34,8 +34,10 @@ pub const Exec = struct {
     const Worker = struct {
         /// Panels of the matrix product.
         packing: Bytes = empty,
-        /// Score panels of attention, expanded blocks of frozen weights.
+        /// Scores and packed keys and values of attention, expanded blocks of frozen weights.
         scratch: Bytes = empty,
+        /// The head whose keys and values attention has packed in `scratch`.
+        packed_head: ?usize = null,
     };
     const empty: Bytes = &.{};
 
@@ -43,10 +45,14 @@ pub const Exec = struct {
     pub const Need = struct {
         /// Longest row of tokens that attention sees.
         attention_time: usize = 0,
+        /// Widest head of attention.
+        attention_head_dim: usize = 0,
         /// Vocabulary of `cross_entropy`.
         vocab_size: usize = 0,
         /// Most rows one call of `cross_entropy` gets; fewer rows need less scratch.
         loss_rows: usize = std.math.maxInt(usize),
+        /// Width of the rows `cross_entropy` gets.
+        loss_columns: usize = 0,
         /// Widest weight of `frozen` products.
         frozen_columns: usize = 0,
     };
@@ -74,10 +80,12 @@ pub const Exec = struct {
 
     /// Grows the scratch to what `need` asks for; never shrinks it. Call once, before the first step.
     pub fn reserve(self: *Exec, comptime T: type, need: Need) error{OutOfMemory}!void {
-        const attention = @import("attention.zig").scratchCount(need.attention_time);
+        const attention = @import("attention.zig").scratchBytes(T, need.attention_time, need.attention_head_dim);
         const frozen = @import("frozen.zig").scratchCount(need.frozen_columns);
-        for (self.workers) |*w| try self.grow(&w.scratch, T, @max(attention, frozen));
-        try self.grow(&self.shared, T, @import("cross_entropy.zig").scratchCount(need.loss_rows, need.vocab_size));
+        const cross_entropy = @import("cross_entropy.zig");
+        const head = if (need.frozen_columns > 0) cross_entropy.workerScratchCount(need.vocab_size, need.loss_columns) else 0;
+        for (self.workers) |*w| try self.grow(&w.scratch, T, @max(ceilDiv(attention, @sizeOf(T)), frozen, head));
+        try self.grow(&self.shared, T, cross_entropy.scratchCount(T, need.loss_rows, need.vocab_size, need.loss_columns));
     }
 
     fn grow(self: *Exec, buffer: *Bytes, comptime T: type, count: usize) error{OutOfMemory}!void {
@@ -93,8 +101,21 @@ pub const Exec = struct {
         return if (T == f32 and self.compute == .bf16) kernels.lowTable().gemm_bf16 else kernels.table(T).gemm;
     }
 
+    /// The same with a right side that `packB` has laid out.
+    pub fn gemmPacked(self: *const Exec, comptime T: type) @FieldType(kernels.Table(T), "gemm_packed") {
+        return if (T == f32 and self.compute == .bf16) kernels.lowTable().gemm_packed_bf16 else kernels.table(T).gemm_packed;
+    }
+
+    pub fn packB(self: *const Exec, comptime T: type) @FieldType(kernels.Table(T), "pack_b") {
+        return if (T == f32 and self.compute == .bf16) kernels.lowTable().pack_b_bf16 else kernels.table(T).pack_b;
+    }
+
     pub fn workerScratch(self: *Exec, worker: usize, comptime T: type, count: usize) []align(64) T {
         return view(self.workers[worker].scratch, T, count);
+    }
+
+    pub fn workerBytes(self: *Exec, worker: usize, count: usize) []align(64) u8 {
+        return view(self.workers[worker].scratch, u8, count);
     }
 
     pub fn sharedScratch(self: *Exec, comptime T: type, count: usize) []align(64) T {
@@ -117,9 +138,9 @@ test "a failed allocation at any place leaks nothing and leaves an Exec that can
             var ex = try Exec.init(gpa, p);
             defer ex.deinit();
 
-            try ex.reserve(f32, .{ .attention_time = 40, .vocab_size = 11, .loss_rows = 9 });
-            try ex.reserve(f64, .{ .attention_time = 40, .vocab_size = 11, .loss_rows = 9 });
-            try ex.reserve(f32, .{ .attention_time = 4 });
+            try ex.reserve(f32, .{ .attention_time = 40, .attention_head_dim = 8, .vocab_size = 11, .loss_rows = 9, .loss_columns = 4 });
+            try ex.reserve(f64, .{ .attention_time = 40, .attention_head_dim = 8, .vocab_size = 11, .loss_rows = 9, .loss_columns = 4 });
+            try ex.reserve(f32, .{ .attention_time = 4, .attention_head_dim = 8 });
         }
     }.f;
     try std.testing.checkAllAllocationFailures(std.testing.allocator, attempt, .{pool});
@@ -130,7 +151,7 @@ test "all ops compile for both types and agree with their twins on a small shape
     defer rig.deinit();
 
     inline for (.{ f32, f64 }) |T| {
-        try rig.ex.reserve(T, .{ .attention_time = 3, .vocab_size = 5, .loss_rows = 2 });
+        try rig.ex.reserve(T, .{ .attention_time = 3, .attention_head_dim = 4, .vocab_size = 5, .loss_rows = 2, .loss_columns = 3 });
         const ops = @import("ops.zig");
         var bag: @import("check.zig").Bag = .{};
         defer bag.deinit();

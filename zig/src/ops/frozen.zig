@@ -94,7 +94,7 @@ pub fn forward(comptime T: type, ex: *Exec, out: []T, inp: []const T, weight: Ma
             while (depth < k) : (depth += depth_part) {
                 const count = @min(depth_part, k - depth);
                 const a = j.inp.ptr + at.row * k + depth;
-                j.multiply(worker, at, a, k, .{ .row = at.first, .rows = at.count, .column = depth, .columns = count }, .transposed, c, n, depth == 0);
+                j.multiply(worker, at, a, .{ .row = at.first, .rows = at.count, .column = depth, .columns = count }, .transposed, c, n, depth == 0);
             }
             if (j.bias) |b| for (0..at.rows) |r| kernels.table(T).add(at.count, c + r * n, b[at.first..].ptr);
         }
@@ -105,7 +105,20 @@ pub fn forward(comptime T: type, ex: *Exec, out: []T, inp: []const T, weight: Ma
 pub fn backwardInput(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, weight: Matrix, m: usize, mode: Mode) void {
     std.debug.assert(dinp.len >= m * weight.columns);
     std.debug.assert(dout.len >= m * weight.rows);
-    const job: Product(T) = .init(ex, weight, dout, dinp, null, m, mode, weight.columns, @max(32, weight.dtype.blockLen()));
+    backward(T, ex, dinp, dout, weight.rows, 1, weight, m, mode);
+}
+
+/// dinp[M,K] = doutᵀ · weight[N,K], with dout turned: [N, M].
+pub fn backwardInputTurned(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, weight: Matrix, m: usize) void {
+    std.debug.assert(dinp.len >= m * weight.columns);
+    std.debug.assert(dout.len >= m * weight.rows);
+    backward(T, ex, dinp, dout, 1, m, weight, m, .store);
+}
+
+fn backward(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, dout_row: usize, dout_col: usize, weight: Matrix, m: usize, mode: Mode) void {
+    var job: Product(T) = .init(ex, weight, dout, dinp, null, m, mode, weight.columns, @max(32, weight.dtype.blockLen()));
+    job.inp_row = dout_row;
+    job.inp_col = dout_col;
     ex.pool.parallelFor(job, job.tasks(), struct {
         fn f(j: Product(T), index: usize, worker: usize) void {
             const at = j.place(index);
@@ -115,8 +128,8 @@ pub fn backwardInput(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, we
             var depth: usize = 0;
             while (depth < n) : (depth += depth_part) {
                 const count = @min(depth_part, n - depth);
-                const a = j.inp.ptr + at.row * n + depth;
-                j.multiply(worker, at, a, n, .{ .row = depth, .rows = count, .column = at.first, .columns = at.count }, .straight, c, k, depth == 0);
+                const a = j.inp.ptr + at.row * j.inp_row + depth * j.inp_col;
+                j.multiply(worker, at, a, .{ .row = depth, .rows = count, .column = at.first, .columns = at.count }, .straight, c, k, depth == 0);
             }
         }
     }.f);
@@ -128,6 +141,9 @@ fn Product(comptime T: type) type {
         ex: *Exec,
         weight: Matrix,
         inp: []const T,
+        /// Distance of two rows and of two numbers of a row of `inp`.
+        inp_row: usize,
+        inp_col: usize = 1,
         out: []T,
         bias: ?[]const T,
         m: usize,
@@ -147,7 +163,7 @@ fn Product(comptime T: type) type {
             const strips = ceilDiv(width, part);
             const row_parts = if (strips >= workers) 1 else @max(1, workers / @max(strips, 1));
             const row_part = @max(1, ceilDiv(ceilDiv(m, row_parts), 28) * 28);
-            return .{ .ex = ex, .weight = weight, .inp = inp, .out = out, .bias = bias, .m = m, .mode = mode, .width = width, .part = part, .row_part = row_part };
+            return .{ .ex = ex, .weight = weight, .inp = inp, .inp_row = weight.columns, .out = out, .bias = bias, .m = m, .mode = mode, .width = width, .part = part, .row_part = row_part };
         }
 
         fn tasks(self: Self) usize {
@@ -166,7 +182,7 @@ fn Product(comptime T: type) type {
         const Block = struct { row: usize, rows: usize, column: usize, columns: usize };
 
         /// c[rows, count] (+)= a · block, or a · blockᵀ.
-        fn multiply(self: Self, worker: usize, at: Place, a: [*]const T, a_row: usize, block: Block, turn: enum { straight, transposed }, c: [*]T, ldc: usize, is_first: bool) void {
+        fn multiply(self: Self, worker: usize, at: Place, a: [*]const T, block: Block, turn: enum { straight, transposed }, c: [*]T, ldc: usize, is_first: bool) void {
             var b: [*]const T = undefined;
             var stride = block.columns;
             if (alignedView(T, self.weight)) |numbers| {
@@ -181,7 +197,7 @@ fn Product(comptime T: type) type {
             const b_row = if (turn == .transposed) 1 else stride;
             const b_col = if (turn == .transposed) stride else 1;
             const mode: Mode = if (is_first) self.mode else .accumulate;
-            self.ex.gemm(T)(at.rows, at.count, depth, a, a_row, 1, b, b_row, b_col, c, ldc, @backingInt(mode), self.ex.workers[worker].packing.ptr);
+            self.ex.gemm(T)(at.rows, at.count, depth, a, self.inp_row, self.inp_col, b, b_row, b_col, c, ldc, @backingInt(mode), self.ex.workers[worker].packing.ptr);
         }
     };
 }

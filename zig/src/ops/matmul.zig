@@ -50,6 +50,25 @@ pub fn backwardInput(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, we
     });
 }
 
+/// dinp[M,K] = doutᵀ · weight[N,K], with dout turned: [N, M].
+pub fn backwardInputTurned(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, weight: []const T, m: usize, n: usize, k: usize) void {
+    std.debug.assert(dout.len >= m * n);
+    std.debug.assert(weight.len >= n * k);
+    multiply(T, ex, .{
+        .m = m,
+        .n = k,
+        .k = n,
+        .a = dout.ptr,
+        .a_row = 1,
+        .a_col = m,
+        .b = weight.ptr,
+        .b_row = k,
+        .b_col = 1,
+        .c = dinp[0 .. m * k].ptr,
+        .mode = .store,
+    });
+}
+
 /// dweight[N,K] += dout[M,N]ᵀ · inp[M,K];  dbias[N] += column sums of dout
 pub fn backwardWeight(comptime T: type, ex: *Exec, dweight: []T, dbias: ?[]T, dout: []const T, inp: []const T, m: usize, n: usize, k: usize) void {
     std.debug.assert(dout.len >= m * n);
@@ -219,6 +238,14 @@ test "the three products agree with their definitions on odd shapes, stored and 
             const dinp_naive = bag.copy(T, dinp);
             backwardInput(T, &rig.ex, dinp, dout, weight, m, n, k, mode);
             backwardInputNaive(T, dinp_naive, dout, weight, m, n, k, mode);
+            try check.expectClose(T, dinp_naive, dinp, tolerance);
+
+            const turned = bag.zeros(T, n * m);
+            for (0..m) |i| for (0..n) |j| {
+                turned[j * m + i] = dout[i * n + j];
+            };
+            backwardInputTurned(T, &rig.ex, dinp, turned, weight, m, n, k);
+            backwardInputNaive(T, dinp_naive, dout, weight, m, n, k, .store);
             try check.expectClose(T, dinp_naive, dinp, tolerance);
 
             const dweight = bag.normal(T, n * k);
