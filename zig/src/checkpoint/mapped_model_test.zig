@@ -211,6 +211,51 @@ test "every allocation failure while opening is survived" {
     }.run, .{ s, path });
 }
 
+test "with any byte of its tables changed a file is opened or refused, and what is opened can be read to its ends" {
+    const gpa = testing.allocator;
+    const tiny: arch.ModelConfig = .{
+        .vocab_size = 5,
+        .hidden_size = 32,
+        .intermediate_size = 32,
+        .num_hidden_layers = 1,
+        .num_attention_heads = 2,
+        .num_key_value_heads = 1,
+        .head_dim = 16,
+    };
+    const raw = try makeGguf(gpa, tiny, .q8_0, null);
+    defer gpa.free(raw);
+
+    var diag: Diagnostic = .{};
+    var file = try formats.gguf.File.parse(gpa, raw, &diag);
+    const tables = file.data_start;
+    file.deinit();
+    var opened: usize = 0;
+    for (0..tables) |at| for ([_]u8{ 0x01, 0x40, 0xFF }) |flip| {
+        raw[at] ^= flip;
+        defer raw[at] ^= flip;
+
+        var disk: base.storage.MemoryDisk = try .init(gpa);
+        defer disk.deinit();
+
+        try base.storage.writeFile(gpa, disk.storage(), "m.gguf", raw);
+        var mapped = mapped_model.openOn(gpa, disk.storage(), "m.gguf", &diag) catch |err| {
+            try testing.expect(err != error.OutOfMemory);
+            try testing.expect(diag.text().len > 0);
+            continue;
+        };
+        defer mapped.deinit();
+
+        opened += 1;
+        for (mapped.matrices) |matrix| {
+            const line = try gpa.alloc(f32, matrix.columns);
+            defer gpa.free(line);
+
+            for ([_]usize{ 0, matrix.rows - 1 }) |row| try tensor.blocks.toF32(matrix.dtype, matrix.part(row, 0, matrix.columns), line);
+        }
+    };
+    try testing.expect(opened > 0 and opened < tables);
+}
+
 test "a real folder stays mapped after the call that opened it" {
     var tmp = testing.tmpDir(.{});
     defer tmp.cleanup();

@@ -235,6 +235,31 @@ test "what GGUF cannot say, and folders that do not fit, are refused by name" {
     try rig.expectRefused(error.NotAnAdapter, "adapter_config.json");
 }
 
+test "with any byte of its files changed an adapter is written or refused" {
+    const gpa = testing.allocator;
+    var rig = try Rig.init(small, .{ .r = 2, .target_modules = &.{"v_proj"} });
+    defer rig.deinit();
+
+    const s = rig.disk.storage();
+    for ([_][]const u8{ "a/adapter_config.json", "a/adapter_model.safetensors", "a/config.json" }) |path| {
+        const raw = try s.readAlloc(gpa, path);
+        defer gpa.free(raw);
+
+        for (0..@min(raw.len, 700)) |at| for ([_]u8{ 0x01, 0x20, 0xFF }) |flip| {
+            raw[at] ^= flip;
+            defer raw[at] ^= flip;
+
+            try base.storage.writeFile(gpa, s, path, raw);
+            _ = rig.run(.{}) catch |err| {
+                try testing.expect(err != error.OutOfMemory);
+                try testing.expect(rig.diag.text().len > 0);
+            };
+        };
+        try base.storage.writeFile(gpa, s, path, raw);
+        _ = try rig.run(.{});
+    }
+}
+
 test "every allocation failure is survived" {
     var rig = try Rig.init(small, .{ .r = 2, .target_modules = &.{ "q_proj", "embed_tokens" } });
     defer rig.deinit();
