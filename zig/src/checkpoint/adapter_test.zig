@@ -300,3 +300,15 @@ test "the embeddings PEFT keeps beside an adapter must be the base's" {
     rig.model.weights[embedding.offset + 5] += 1;
     try rig.expectRefused(path, error.AnotherBase, "at element 5, where this model has");
 }
+
+test "an adapter's folder given as a model is told from one without weights" {
+    var rig = try Rig.init();
+    defer rig.deinit();
+
+    const path = try rig.save("adapter");
+    defer gpa.free(path);
+
+    var diag: Diagnostic = .{};
+    try testing.expectError(error.NotAModel, model_file.loadModel(f32, gpa, testing.io, path, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "It is a LoRA adapter: give the folder of its base model") != null);
+}

@@ -189,7 +189,9 @@ pub const Shards = struct {
 
         const text = storage.readAlloc(gpa, index_path) catch |err| {
             if (err == error.FileNotFound) {
-                diag.set("{s} has neither {s} nor {s}. A config alone is no model: use random initialisation", .{ path, folder.model_name, folder.index_name });
+                const hint = try hintFor(gpa, storage, path);
+                const words = if (hint.len > 0) hint else ". A config alone is no model: use random initialisation";
+                diag.set("{s} has neither {s} nor {s}{s}", .{ path, folder.model_name, folder.index_name, words });
                 return error.NotAModel;
             }
             base.storage.explain(diag, err, "read", index_path);
