@@ -33,6 +33,12 @@ PYTHON = {
         r"margin 1\.\d+, 100% the right way",
         r"exported .*preferences\.gguf",
     ],
+    "07_quantised_base.py": [
+        r"base-4-bit\.gguf: \d{6} bytes, as floats \d{7}",
+        r"update 1: loss 0\.1",
+        r"update 36: loss 0\.[01]",
+        r"--lora .*adapter\.gguf",
+    ],
 }
 
 
