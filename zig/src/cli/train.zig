@@ -164,6 +164,7 @@ fn runJob(job: *Job) Failure!Exit {
 /// What is learned from, and which model it is compared with.
 fn tellPairs(app: *app_file.App, trainer: *const train.Trainer(f32), reference: train.state.ReferenceRecord) void {
     app.tell("{d} pairs, reference: {f}\n", .{ trainer.loader.kept.len, reference });
+    if (reference.precomputed) app.tell("asking the reference about all of them first\n", .{});
     if (trainer.loader.dropped_rows > 0)
         app.tell("{d} pairs are left out: their prompt alone fills max_seq_len\n", .{trainer.loader.dropped_rows});
 }

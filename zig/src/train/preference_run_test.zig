@@ -362,6 +362,14 @@ test "another model is the reference: of the same shape, of another one, and nev
     try testing.expectEqual(other.steps.items[0].loss, asked.steps.items[0].loss);
     try expectRefused(.{ .options = .{ .dpo = .{ .ref_model = foreign } } }, error.ReferenceMismatch, "has a vocabulary of 24 tokens, the model one of 23");
     try expectRefused(.{ .options = .{ .dpo = .{ .ref_model = short } } }, error.ReferenceMismatch, "sees 8 positions, but the rows have up to 9");
+    // The same size, but not the same words.
+    for ([_][]const u8{ "own", "same" }, [_][]const u8{ "a", "b" }) |folder, token| {
+        try tmp.dir.dir.createDirPath(testing.io, folder);
+        const json = try std.fmt.allocPrint(tmp.arena.allocator(), "{{\"model\": {{\"vocab\": {{\"{s}\": 0}}}}}}", .{token});
+        try tmp.dir.dir.writeFile(testing.io, .{ .sub_path = try std.fmt.allocPrint(tmp.arena.allocator(), "{s}/tokenizer.json", .{folder}), .data = json });
+    }
+    const told: Options = .{ .dpo = .{ .ref_model = same }, .tokenizer_dir = try tmp.path("own") };
+    try expectRefused(.{ .options = told }, error.ReferenceMismatch, "has another vocabulary than the model: \"a\" is not the same token");
     try expectRefused(.{ .options = .{ .dpo = .{ .ref_model = "nowhere" } } }, error.FileNotFound, "dpo.ref_model: there is no model at nowhere");
 }
 

@@ -16,6 +16,7 @@ const data = @import("data");
 const preference = @import("preference.zig");
 const objective_file = @import("preference_objective.zig");
 const cache = @import("preference_cache.zig");
+const vocabulary = @import("preference_vocabulary.zig");
 const DpoConfig = @import("preference_config.zig").DpoConfig;
 
 /// What passing some micro-batches gave.
@@ -56,9 +57,15 @@ pub fn PreferenceSession(comptime T: type) type {
             /// Pairs in training, and in evaluation if there is one.
             training_pairs: usize,
             evaluation_pairs: ?usize,
+            /// The model's tokenizer, to compare with that of `ref_model`.
+            tokenizer_dir: ?[]const u8,
         };
 
         pub fn init(gpa: std.mem.Allocator, io: std.Io, dpo: DpoConfig, start: Start, diag: *base.Diagnostic) objective_file.Error!Self {
+            if (dpo.ref_model) |other| if (start.tokenizer_dir) |own| {
+                var disk: base.storage.Disk = .init(io);
+                try vocabulary.check(gpa, disk.storage(), own, other, diag);
+            };
             var objective: Objective = try .init(gpa, io, dpo, .{
                 .start = start.weights,
                 .adapter_given = start.adapter_given,

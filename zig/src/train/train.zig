@@ -10,6 +10,7 @@ pub const preference_config = @import("preference_config.zig");
 pub const preference_objective = @import("preference_objective.zig");
 pub const preference_cache = @import("preference_cache.zig");
 pub const preference_session = @import("preference_session.zig");
+pub const preference_vocabulary = @import("preference_vocabulary.zig");
 pub const lora = @import("lora.zig");
 pub const methods = @import("methods.zig");
 pub const source = @import("source.zig");
@@ -55,6 +56,7 @@ test {
     _ = preference_objective;
     _ = preference_cache;
     _ = preference_session;
+    _ = preference_vocabulary;
     _ = @import("preference_run_test.zig");
     _ = lora;
     _ = methods;

@@ -220,6 +220,7 @@ pub fn Trainer(comptime T: type) type {
                     .resuming = options.resume_from != null,
                     .training_pairs = self.loader.kept.len,
                     .evaluation_pairs = if (self.eval_loader) |l| l.kept.len else null,
+                    .tokenizer_dir = options.tokenizer_dir,
                 }, diag);
                 self.identity.dpo = .of(dpo);
                 self.identity.reference = .{ .kind = self.pairs.?.objective.kind, .precomputed = dpo.precompute_ref_log_probs };
