@@ -84,10 +84,25 @@ pub fn PreferenceObjective(comptime T: type) type {
             ref_model: Other,
         };
 
-        /// Another model, with a transformer of its own if it has another shape.
+        /// Another model, with a transformer of its own if it has another shape. It is only read: in f32 runs it stays in its
+        /// file and its own types, with the bits it would have in memory.
         pub const Other = struct {
-            loaded: *checkpoint.LoadedModel(T),
+            model: *Model,
             own: ?*Transformer,
+
+            const Model = if (T == f32) checkpoint.MappedModel else checkpoint.LoadedModel(T);
+
+            fn open(gpa: std.mem.Allocator, io: std.Io, path: []const u8, diag: *base.Diagnostic) checkpoint.model_file.Error!Model {
+                return if (T == f32) checkpoint.openMapped(gpa, io, path, diag) else checkpoint.loadModel(T, gpa, io, path, diag);
+            }
+
+            fn close(gpa: std.mem.Allocator, model: *Model) void {
+                if (T == f32) model.deinit() else model.deinit(gpa);
+            }
+
+            pub fn weights(self: Other) Weights {
+                return if (T == f32) .{ .base = .{ .frozen = self.model.matrices } } else .dense(self.model.weights);
+            }
         };
 
         /// What the objective is made for.
@@ -171,15 +186,15 @@ pub fn PreferenceObjective(comptime T: type) type {
         }
 
         fn openOther(gpa: std.mem.Allocator, io: std.Io, path: []const u8, setting: Setting, diag: *base.Diagnostic) Error!Other {
-            const loaded = try gpa.create(checkpoint.LoadedModel(T));
-            errdefer gpa.destroy(loaded);
-            loaded.* = checkpoint.loadModel(T, gpa, io, path, diag) catch |err| {
+            const model = try gpa.create(Other.Model);
+            errdefer gpa.destroy(model);
+            model.* = Other.open(gpa, io, path, diag) catch |err| {
                 diag.prepend("dpo.ref_model: ", .{});
                 return err;
             };
-            errdefer loaded.deinit(gpa);
+            errdefer Other.close(gpa, model);
 
-            const theirs = loaded.config;
+            const theirs = model.config;
             if (theirs.vocab_size != setting.config.vocab_size) {
                 diag.set("dpo.ref_model: {s} has a vocabulary of {d} tokens, the model one of {d}. A reference must have the " ++
                     "model's vocabulary: choose another, or leave ref_model out", .{ path, theirs.vocab_size, setting.config.vocab_size });
@@ -189,15 +204,29 @@ pub fn PreferenceObjective(comptime T: type) type {
                 diag.set("dpo.ref_model: {s} sees {d} positions, but the rows have up to {d}. Lower max_seq_len", .{ path, theirs.max_position_embeddings, setting.capacity.time });
                 return error.ReferenceMismatch;
             }
-            if (sameShape(theirs, setting.config)) return .{ .loaded = loaded, .own = null };
+            if (sameShape(theirs, setting.config)) {
+                // The policy's transformer passes it too.
+                var widest: usize = 0;
+                for (model.layout.parameters) |p| if (p.rank == 2) {
+                    widest = @max(widest, p.shape[1]);
+                };
+                if (T == f32) try setting.exec.reserve(T, .{
+                    .vocab_size = theirs.vocab_size,
+                    .loss_rows = setting.capacity.batch * setting.capacity.time,
+                    .loss_columns = theirs.hidden_size,
+                    .frozen_columns = widest,
+                });
+                return .{ .model = model, .own = null };
+            }
             const own = try gpa.create(Transformer);
             errdefer gpa.destroy(own);
-            own.* = try .init(gpa, theirs, &loaded.layout, setting.exec, .{
+            own.* = try .init(gpa, theirs, &model.layout, setting.exec, .{
                 .batch = setting.capacity.batch,
                 .time = setting.capacity.time,
-                .recompute = true, // one layer's buffers serve all: there is no backward pass
+                .recompute = true, // One layer's buffers serve all: there is no backward pass.
+                .frozen = T == f32,
             });
-            return .{ .loaded = loaded, .own = own };
+            return .{ .model = model, .own = own };
         }
 
         /// Frees the reference's copy or model, for when all its sums are known.
@@ -212,8 +241,8 @@ pub fn PreferenceObjective(comptime T: type) type {
                         own.deinit();
                         self.gpa.destroy(own);
                     }
-                    other.loaded.deinit(self.gpa);
-                    self.gpa.destroy(other.loaded);
+                    Other.close(self.gpa, other.model);
+                    self.gpa.destroy(other.model);
                 },
             }
         }
@@ -224,7 +253,7 @@ pub fn PreferenceObjective(comptime T: type) type {
                 .adapter_off => live.bare(),
                 .starting_adapter => |values| .{ .base = live.base, .adapter = .{ .layout = live.adapter.?.layout, .values = values } },
                 .starting_model => |values| .dense(values),
-                .ref_model => |other| .dense(other.loaded.weights),
+                .ref_model => |other| other.weights(),
             };
         }
 

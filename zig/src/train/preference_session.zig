@@ -95,8 +95,17 @@ pub fn PreferenceSession(comptime T: type) type {
             return switch (self.objective.reference orelse return null) {
                 .adapter_off => null,
                 .starting_adapter, .starting_model => |values| base.checksum.crc32c(std.mem.sliceAsBytes(values)),
-                .ref_model => |other| base.checksum.crc32c(std.mem.sliceAsBytes(other.loaded.weights)),
+                .ref_model => |other| checksum(other.weights()),
             };
+        }
+
+        fn checksum(weights: Weights) u32 {
+            var sum: base.checksum.Crc32c = .{};
+            switch (weights.base) {
+                .dense => |flat| sum.update(std.mem.sliceAsBytes(flat)),
+                .frozen => |matrices| for (matrices) |matrix| sum.update(matrix.bytes),
+            }
+            return sum.final();
         }
 
         /// Asks the reference about all pairs where that was wanted. False if `stop` was set before it was done.
