@@ -6,7 +6,9 @@ torch is asked for only when a launcher started more than one process. Does not 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +22,7 @@ AddUp = Callable[[npt.NDArray[Any]], None]
 
 @contextlib.contextmanager
 def adding() -> Iterator[AddUp]:
-    """Joins the other processes; at the end waits for them.
+    """Joins the other processes; waits for them at the end.
 
     Raises `EngineError` without torch.
     """
@@ -32,17 +34,20 @@ def adding() -> Iterator[AddUp]:
             "and torch is not installed: pip install torch, or start one process"
         ) from error
     joined: Any = torch.distributed
-    first = not joined.is_initialized()
-    if first:
-        joined.init_process_group("gloo")
-    group = joined.new_group(backend="gloo")  # the default one may be a GPU's
+    group = _group(joined)
 
     def add_up(array: npt.NDArray[Any]) -> None:
         joined.all_reduce(torch.from_numpy(array), group=group)
 
-    try:
-        yield add_up
-        joined.barrier(group=group)
-    finally:
-        if first:
-            joined.destroy_process_group()
+    yield add_up
+    joined.barrier(group=group)
+
+
+@functools.cache
+def _group(joined: Any) -> Any:
+    """All processes, over gloo. Kept: a second group would find the addresses of the first."""
+    if joined.is_initialized():
+        return joined.new_group(backend="gloo")  # the one that is there may be a GPU's
+    joined.init_process_group("gloo")
+    atexit.register(joined.destroy_process_group)
+    return joined.group.WORLD
