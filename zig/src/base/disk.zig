@@ -42,6 +42,7 @@ const vtable: Storage.VTable = .{
     .list = list,
     .kind = kind,
     .map = map,
+    .willNeed = willNeed,
     .unmap = unmap,
     .lock = lock,
     .unique = unique,
@@ -213,6 +214,18 @@ fn map(context: *anyopaque, path: []const u8) Error!struct { []const u8, usize }
     return .{ bytes, 0 };
 }
 
+fn willNeed(_: *anyopaque, mapping: *const Mapping, start: usize, count: usize) void {
+    // A kernel that does not take the hint reads the pages when they are touched.
+    advise(mapping, start, count) catch {};
+}
+
+fn advise(mapping: *const Mapping, start: usize, count: usize) std.posix.MadviseError!void {
+    // A mapping starts at a page, and so must what is asked for.
+    const page_start = std.mem.alignBackward(usize, start, std.heap.pageSize());
+    const pages: [*]align(std.heap.page_size_min) u8 = @ptrCast(@alignCast(@constCast(mapping.bytes.ptr + page_start)));
+    return std.posix.madvise(pages, start + count - page_start, std.posix.MADV.WILLNEED);
+}
+
 fn unmap(_: *anyopaque, mapping: *Mapping) void {
     if (mapping.bytes.len == 0) return;
     std.posix.munmap(@alignCast(mapping.bytes));
@@ -300,6 +313,29 @@ test "a folder appears whole, is replaced by exchange, and is retired without a 
     defer listing.deinit();
 
     try testing.expectEqual(0, listing.entries.len);
+}
+
+test "the kernel takes a hint for any part of a mapped file, and its bytes stay what they are" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    var disk: Disk = .init(testing.io);
+    const s = disk.storage();
+    const path = try testPath(&tmp, "tokens.bin");
+    defer testing.allocator.free(path);
+
+    var bytes: [3 * std.heap.page_size_max + 5]u8 = undefined;
+    for (&bytes, 0..) |*b, i| b.* = @truncate(i *% 31);
+    try storage_file.writeFile(testing.allocator, s, path, &bytes);
+    var mapping = try s.map(path);
+    defer mapping.unmap();
+
+    for ([_][2]usize{ .{ 0, 1 }, .{ bytes.len - 1, 1 }, .{ 4095, 2 }, .{ 4097, bytes.len - 4097 } }) |range|
+        try advise(&mapping, range[0], range[1]);
+    mapping.willNeed(bytes.len - 2, 100);
+    mapping.willNeed(bytes.len + 1, 1);
+    mapping.willNeed(7, 0);
+    try testing.expectEqualSlices(u8, &bytes, mapping.bytes);
 }
 
 test "a second lock is refused at once, and granted after release" {

@@ -80,6 +80,15 @@ pub const MemoryDisk = struct {
     /// The operation that was the last one has begun; it may fail by itself, the next one finds no power.
     dying: bool = false,
     skip_sync: bool = false,
+    /// Every `Mapping.willNeed`, in order, when it is set.
+    wanted: ?*std.ArrayList(Wanted) = null,
+
+    pub const Wanted = struct {
+        /// Of the mapping that was asked.
+        bytes: []const u8,
+        start: usize,
+        count: usize,
+    };
 
     const root = 0;
 
@@ -311,6 +320,7 @@ const vtable: Storage.VTable = .{
     .list = list,
     .kind = kind,
     .map = map,
+    .willNeed = willNeed,
     .unmap = unmap,
     .lock = lock,
     .unique = unique,
@@ -457,6 +467,13 @@ fn map(context: *anyopaque, path: []const u8) Error!struct { []const u8, usize }
     const copy = try self.arena.allocator().dupe(u8, self.nodes.items[number].file.live.items);
     try self.done(action);
     return .{ copy, 0 };
+}
+
+fn willNeed(context: *anyopaque, mapping: *const Mapping, start: usize, count: usize) void {
+    const self = selfOf(context);
+    const entries = self.wanted orelse return;
+    // A test that runs out of memory here sees that the entry is missing.
+    entries.append(self.arena.allocator(), .{ .bytes = mapping.bytes, .start = start, .count = count }) catch {};
 }
 
 fn unmap(_: *anyopaque, _: *Mapping) void {}

@@ -66,6 +66,14 @@ pub const Mapping = struct {
     storage: Storage,
     token: usize,
 
+    /// Asks for `count` bytes from `start` on to be fetched while the caller does something else. A hint: it never waits, never
+    /// fails and changes no byte. What lies behind the end is left out.
+    pub fn willNeed(self: *const Mapping, start: usize, count: usize) void {
+        const from = @min(start, self.bytes.len);
+        const bytes: usize = @min(count, self.bytes.len - from);
+        if (bytes > 0) self.storage.vtable.willNeed(self.storage.context, self, from, bytes);
+    }
+
     pub fn unmap(self: *Mapping) void {
         self.storage.vtable.unmap(self.storage.context, self);
         self.* = undefined;
@@ -97,6 +105,8 @@ pub const Storage = struct {
         list: *const fn (*anyopaque, arena: Allocator, path: []const u8) Error![]Entry,
         kind: *const fn (*anyopaque, path: []const u8) Error!?Kind,
         map: *const fn (*anyopaque, path: []const u8) Error!struct { []const u8, usize },
+        /// The hint of `Mapping.willNeed`; the range lies inside the mapping and is not empty.
+        willNeed: *const fn (*anyopaque, *const Mapping, start: usize, count: usize) void,
         unmap: *const fn (*anyopaque, *Mapping) void,
         /// Takes the exclusive lock of a file (made if missing) or says `Locked` at once.
         lock: *const fn (*anyopaque, path: []const u8) Error!Handle,

@@ -9,6 +9,7 @@ pub const order = @import("order.zig");
 pub const tokenized = @import("tokenized.zig");
 pub const batches = @import("batches.zig");
 pub const pairs = @import("pairs.zig");
+pub const packing = @import("packing.zig");
 pub const loader = @import("loader.zig");
 pub const writer = @import("writer.zig");
 
@@ -22,6 +23,7 @@ pub const BatchOptions = batches.BatchOptions;
 pub const Pair = pairs.Pair;
 pub const Loader = loader.Loader;
 pub const LoaderOptions = loader.LoaderOptions;
+pub const Packing = loader.Packing;
 pub const MicroBatch = loader.MicroBatch;
 pub const TokenizedWriter = writer.TokenizedWriter;
 pub const WriterOptions = writer.WriterOptions;
@@ -40,6 +42,7 @@ test {
     _ = tokenized;
     _ = batches;
     _ = pairs;
+    _ = packing;
     _ = loader;
     _ = writer;
 }

@@ -5,10 +5,14 @@
 //! Rows (`.idx`): each row keeps its first `max_seq_len` tokens; rows without a target are left out and counted;
 //! a micro-batch is the next `batch_size` rows of the epoch's order, padded on the right to the longest of them; the last,
 //! short one is kept. Position i predicts token i + 1 of its row; the last token of a row predicts nothing.
+//! Packed rows (`LoaderOptions.packing`): the rows of a bin (`packing.zig`) stand one behind the other as one sequence.
+//! Positions begin at 0 in each, and none sees another's tokens or predicts them. Every row that is not empty takes part.
 //! Pairs (`pairs.zig`): a micro-batch is the next `batch_size` pairs of the epoch's order, all better answers first, then
 //! all worse ones, padded to the longest of all; pairs whose prompt alone fills `max_seq_len` are left out and counted.
 //! In all a target counts only if the mask bit of the *predicted* token is set. No target: −1. Padding: id 0, target −1.
 //! Masking is by position, never by id. The training step allocates nothing: `next`, `seek` and `beginEpoch` only fill.
+//! With a micro-batch the pages of the next ones are asked for, over the end of the epoch too, so that the disk works while
+//! the step computes. That is a hint to the kernel: what is given out is the same without it.
 //! Does not know: models, gradients, epochs to run. Ids must have passed `checkVocabulary` before they reach a model.
 
 const std = @import("std");
@@ -17,9 +21,17 @@ const loss_mask = @import("loss_mask.zig");
 const order_module = @import("order.zig");
 const batches_module = @import("batches.zig");
 const pairs = @import("pairs.zig");
+const packing = @import("packing.zig");
 const TokenizedDataset = @import("tokenized.zig").TokenizedDataset;
 const Allocator = std.mem.Allocator;
 const checked = base.checked;
+
+pub const Packing = enum {
+    /// Each row is a sequence of its own.
+    none,
+    /// Rows share a sequence, best fit, the longest first (`packing.zig`).
+    bfd,
+};
 
 pub const LoaderOptions = struct {
     /// Sequences in a micro-batch; pairs of them from preference data.
@@ -28,7 +40,12 @@ pub const LoaderOptions = struct {
     max_seq_len: usize,
     shuffle: bool = true,
     seed: u64 = 42,
+    /// Only for single rows.
+    packing: Packing = .none,
 };
+
+/// Micro-batches asked for ahead of the one that is given out.
+const read_ahead = 2;
 
 pub const LoaderError = error{
     /// batch_size or max_seq_len is 0, or their product is no size.
@@ -37,6 +54,8 @@ pub const LoaderError = error{
     TooManyRows,
     /// Two rows of preference data that are no pair.
     MalformedPairs,
+    /// Data that cannot be packed.
+    NotPackable,
     OutOfMemory,
 };
 
@@ -72,16 +91,22 @@ pub const Loader = struct {
     gpa: Allocator,
     dataset: *const TokenizedDataset,
     options: LoaderOptions,
-    /// Rows in training: index into the `.idx`; of preference data the pairs in training. Empty for a stream.
+    /// Rows in training: index into the `.idx`; of preference data the pairs in training. Empty for a stream and for packed rows.
     kept: []const u32,
-    /// Targets of each kept row (of both rows of a pair) after truncation.
+    /// What packed rows are made of.
+    bins: ?packing.Bins = null,
+    /// Targets of each kept row (of both rows of a pair, of all rows of a bin) after truncation.
     row_targets: []const u32,
-    /// Rows left out because no target remains; pairs left out because their prompt fills `max_seq_len`.
+    /// Rows left out because no target remains (packed: because they are empty); pairs left out because their prompt fills
+    /// `max_seq_len`.
     dropped_rows: usize,
     /// Rows that lost their end to `max_seq_len`.
     truncated_rows: usize,
-    /// The epoch's order over kept rows, or over batches of the stream.
+    /// The epoch's order over kept rows or bins, or over batches of the stream.
     order: []u32,
+    /// The order of the epoch after it, drawn when its first pages are asked for.
+    order_ahead: []u32 = &.{},
+    ahead_is_drawn: bool = false,
     /// Sequences and positions of the largest micro-batch this data gives: what a model must have room for.
     max_batch: usize = 0,
     max_time: usize = 0,
@@ -89,9 +114,14 @@ pub const Loader = struct {
     targets: []i32,
     /// Answer tokens of each sequence of a micro-batch of pairs.
     answers: []u32 = &.{},
+    /// Of packed rows.
+    positions: []u32 = &.{},
+    first: []u32 = &.{},
     epoch: u64 = 0,
     /// Micro-batches already given in this epoch.
     micro_index: usize = 0,
+    /// Micro-batches whose pages were asked for, counted from the start of this epoch into the next.
+    asked: usize = 0,
 
     /// The dataset must outlive the loader. Reads the row starts and the mask once; the ids are not touched.
     /// Data that give no micro-batch are no error here: `batchesPerEpoch` is then 0.
@@ -122,10 +152,11 @@ pub const Loader = struct {
         };
         errdefer self.deinit();
 
+        if (options.packing != .none) try self.requirePackable(diag);
         const longest = if (dataset.isPreference())
             try self.selectPairs(diag)
-        else if (dataset.row_starts != null) try self.selectRows(diag) else options.max_seq_len;
-        const units = if (self.isRows()) self.kept.len else self.streamBatches();
+        else if (options.packing != .none) try self.selectBins(diag) else if (dataset.row_starts != null) try self.selectRows(diag) else options.max_seq_len;
+        const units = if (self.isRows()) self.row_targets.len else self.streamBatches();
         if (units > std.math.maxInt(u32)) return fail(
             error.TooManyRows,
             diag,
@@ -133,6 +164,7 @@ pub const Loader = struct {
             .{ dataset.path, units, std.math.maxInt(u32) },
         );
         self.order = try gpa.alloc(u32, units);
+        self.order_ahead = try gpa.alloc(u32, units);
         // Never more than the data can fill: a wish for a huge batch over few rows costs nothing.
         const together: usize = if (dataset.isPreference()) 2 else 1;
         const sequences = if (self.isRows()) together * @min(options.batch_size, units) else if (units > 0) options.batch_size else 0;
@@ -141,16 +173,24 @@ pub const Loader = struct {
         if (self.isRows()) self.input_ids = try gpa.alloc(u32, sequences * longest);
         self.targets = try gpa.alloc(i32, sequences * longest);
         if (dataset.isPreference()) self.answers = try gpa.alloc(u32, sequences);
+        if (self.bins != null) {
+            self.positions = try gpa.alloc(u32, sequences * longest);
+            self.first = try gpa.alloc(u32, sequences * longest);
+        }
         self.beginEpoch(0);
         return self;
     }
 
     pub fn deinit(self: *Loader) void {
+        self.gpa.free(self.first);
+        self.gpa.free(self.positions);
         self.gpa.free(self.answers);
         self.gpa.free(self.targets);
         self.gpa.free(self.input_ids);
+        self.gpa.free(self.order_ahead);
         self.gpa.free(self.order);
         self.gpa.free(self.row_targets);
+        if (self.bins) |*bins| bins.deinit(self.gpa);
         self.gpa.free(self.kept);
         self.* = undefined;
     }
@@ -191,6 +231,65 @@ pub const Loader = struct {
         }
         self.dropped_rows = rows - kept_count;
         // Sequences times time was checked for max_seq_len; the longest row in use is no longer.
+        return longest;
+    }
+
+    fn requirePackable(self: *const Loader, diag: *base.Diagnostic) LoaderError!void {
+        const path = self.dataset.path;
+        if (self.dataset.isPreference()) return fail(
+            error.NotPackable,
+            diag,
+            "packing is {t}, but {s} holds pairs of answers, which are not packed. Set packing to none",
+            .{ self.options.packing, path },
+        );
+        if (!self.isRows()) return fail(
+            error.NotPackable,
+            diag,
+            "packing is {t}, but {s} is one stream without row starts: its sequences are full already. " ++
+                "Set packing to none, or prepare the data as rows",
+            .{ self.options.packing, path },
+        );
+    }
+
+    /// `selectRows` for packed rows. Fully masked rows take part: others may share their bin.
+    fn selectBins(self: *Loader, diag: *base.Diagnostic) LoaderError!usize {
+        const rows = self.dataset.rowCount().?;
+        if (rows > std.math.maxInt(u32)) return fail(
+            error.TooManyRows,
+            diag,
+            "{s} has {d} rows; the most supported is {d}",
+            .{ self.dataset.path, rows, std.math.maxInt(u32) },
+        );
+        const Lengths = struct {
+            dataset: *const TokenizedDataset,
+
+            pub fn of(lengths: @This(), row: usize) usize {
+                return lengths.dataset.row(row).len;
+            }
+        };
+        self.bins = try packing.bestFit(self.gpa, Lengths{ .dataset = self.dataset }, rows, self.options.max_seq_len);
+        const bins = &self.bins.?;
+        self.dropped_rows = rows - bins.rows.len;
+        var total: usize = 0;
+        for (bins.rows) |row| {
+            total += self.countRowTargets(row);
+            self.truncated_rows += @intFromBool(self.dataset.row(row).len > self.options.max_seq_len);
+        }
+        if (total == 0) return 0; // Nothing to learn: no micro-batch.
+        const row_targets = try self.gpa.alloc(u32, bins.count());
+        self.row_targets = row_targets;
+        var longest: usize = 0;
+        for (row_targets, 0..) |*targets, b| {
+            var sum: usize = 0;
+            var tokens: usize = 0;
+            for (bins.bin(b)) |row| {
+                sum += self.countRowTargets(row);
+                tokens += self.lengthOf(row);
+            }
+            targets.* = std.math.cast(u32, sum) orelse
+                return fail(error.TooManyRows, diag, "packed row {d} of {s} is too long", .{ b, self.dataset.path });
+            longest = @max(longest, tokens);
+        }
         return longest;
     }
 
@@ -257,7 +356,14 @@ pub const Loader = struct {
 
     /// Draws the order of `epoch` (from 0) and goes to its start.
     pub fn beginEpoch(self: *Loader, epoch: u64) void {
-        order_module.fillEpochOrder(self.order, self.options.shuffle, self.options.seed, epoch);
+        if (self.ahead_is_drawn and epoch == self.epoch +% 1) {
+            std.mem.swap([]u32, &self.order, &self.order_ahead);
+            self.asked -|= self.batchesPerEpoch();
+        } else {
+            order_module.fillEpochOrder(self.order, self.options.shuffle, self.options.seed, epoch);
+            self.asked = 0;
+        }
+        self.ahead_is_drawn = false;
         self.epoch = epoch;
         self.micro_index = 0;
     }
@@ -268,15 +374,53 @@ pub const Loader = struct {
         const index = std.math.cast(usize, micro_index) orelse return error.SeekOutOfRange;
         if (index > self.batchesPerEpoch()) return error.SeekOutOfRange;
         if (epoch != self.epoch) self.beginEpoch(epoch);
+        if (index != self.micro_index) self.asked = index;
         self.micro_index = index;
     }
 
     /// The next micro-batch; null at the end of the epoch.
     pub fn next(self: *Loader) ?MicroBatch {
         if (self.micro_index >= self.batchesPerEpoch()) return null;
-        const batch = if (self.dataset.isPreference()) self.nextPairs() else if (self.isRows()) self.nextRows() else self.nextStream();
+        self.askAhead();
+        const batch = if (self.dataset.isPreference()) self.nextPairs() else if (self.bins != null) self.nextBins() else if (self.isRows()) self.nextRows() else self.nextStream();
         self.micro_index += 1;
         return batch;
+    }
+
+    /// Asks for the pages of this micro-batch and the next ones, each once.
+    fn askAhead(self: *Loader) void {
+        const per_epoch = self.batchesPerEpoch();
+        const end = @min(self.micro_index + 1 + read_ahead, 2 * per_epoch);
+        while (self.asked < end) : (self.asked += 1) {
+            if (self.asked < per_epoch) {
+                self.askFor(self.order, self.asked);
+                continue;
+            }
+            if (!self.ahead_is_drawn)
+                order_module.fillEpochOrder(self.order_ahead, self.options.shuffle, self.options.seed, self.epoch +% 1);
+            self.ahead_is_drawn = true;
+            self.askFor(self.order_ahead, self.asked - per_epoch);
+        }
+    }
+
+    fn askFor(self: *const Loader, order: []const u32, micro: usize) void {
+        if (!self.isRows()) {
+            const size = self.options.batch_size * self.options.max_seq_len;
+            const start = order[micro] * size;
+            return self.dataset.willNeed(start, start + size + 1); // The last target is the next batch's first token.
+        }
+        for (self.unitsOf(order, micro)) |k| {
+            if (self.bins) |*bins| {
+                for (bins.bin(k)) |row| self.askForRow(row);
+            } else if (self.dataset.isPreference()) {
+                for (0..2) |half| self.askForRow(2 * @as(usize, self.kept[k]) + half);
+            } else self.askForRow(self.kept[k]);
+        }
+    }
+
+    fn askForRow(self: *const Loader, row: usize) void {
+        const start: usize = @intCast(self.dataset.row_starts.?[row]);
+        self.dataset.willNeed(start, start + self.lengthOf(row));
     }
 
     /// Targets in the next `micro_batches` micro-batches of this epoch, without moving: the token average over an
@@ -292,20 +436,24 @@ pub const Loader = struct {
         return sum;
     }
 
-    /// The order of `epoch` for the record and for other engines: row numbers of the `.idx` (kept rows only), or batch
-    /// numbers of the stream. Caller frees. Does not move the loader.
+    /// The order of `epoch` for the record and for other engines: row numbers of the `.idx` (kept rows only), numbers of
+    /// packed rows, or batch numbers of the stream. Caller frees. Does not move the loader.
     pub fn epochOrder(self: *const Loader, gpa: Allocator, epoch: u64) error{OutOfMemory}![]u32 {
         const order = try gpa.alloc(u32, self.order.len);
         order_module.fillEpochOrder(order, self.options.shuffle, self.options.seed, epoch);
-        if (self.isRows()) for (order) |*o| {
+        if (self.isRows() and self.bins == null) for (order) |*o| {
             o.* = self.kept[o.*];
         };
         return order;
     }
 
     fn rowsOf(self: *const Loader, micro: usize) []const u32 {
+        return self.unitsOf(self.order, micro);
+    }
+
+    fn unitsOf(self: *const Loader, order: []const u32, micro: usize) []const u32 {
         const start = micro * self.options.batch_size;
-        return self.order[start..][0..@min(self.options.batch_size, self.order.len - start)];
+        return order[start..][0..@min(self.options.batch_size, order.len - start)];
     }
 
     fn nextRows(self: *Loader) MicroBatch {
@@ -327,6 +475,55 @@ pub const Loader = struct {
             .token_count = tokens,
             .index = self.micro_index,
         };
+    }
+
+    fn nextBins(self: *Loader) MicroBatch {
+        const units = self.rowsOf(self.micro_index);
+        const bins = &self.bins.?;
+        var time: usize = 0;
+        for (units) |b| {
+            var tokens: usize = 0;
+            for (bins.bin(b)) |row| tokens += self.lengthOf(row);
+            time = @max(time, tokens);
+        }
+        var token_count: usize = 0;
+        var target_count: usize = 0;
+        for (units, 0..) |b, r| {
+            token_count += self.fillBin(r, bins.bin(b), time);
+            target_count += self.row_targets[b];
+        }
+        const size = units.len * time;
+        return .{
+            .input_ids = self.input_ids[0..size],
+            .targets = self.targets[0..size],
+            .batch = units.len,
+            .time = time,
+            .target_count = target_count,
+            .token_count = token_count,
+            .index = self.micro_index,
+            .positions = self.positions[0..size],
+            .first = self.first[0..size],
+        };
+    }
+
+    /// Writes these rows one behind the other as sequence `r` of `time` positions; gives their length together.
+    fn fillBin(self: *Loader, r: usize, rows: []const u32, time: usize) usize {
+        const positions = self.positions[r * time ..][0..time];
+        const first = self.first[r * time ..][0..time];
+        var at: usize = 0;
+        for (rows) |row| {
+            const len = self.lengthOf(row);
+            self.fillTokens(r * time + at, row, len);
+            for (positions[at..][0..len], 0..) |*position, i| position.* = @intCast(i);
+            @memset(first[at..][0..len], @intCast(at));
+            at += len;
+        }
+        @memset(self.input_ids[r * time ..][at..time], 0);
+        @memset(self.targets[r * time ..][at..time], -1);
+        // Padding sees itself alone: nothing is computed for the rest.
+        @memset(positions[at..], 0);
+        for (first[at..], at..) |*f, t| f.* = @intCast(t);
+        return at;
     }
 
     fn nextPairs(self: *Loader) MicroBatch {
@@ -367,13 +564,18 @@ pub const Loader = struct {
     /// Writes row `row` of the data as sequence `r` of `time` positions; gives its length.
     fn fillRow(self: *Loader, r: usize, row: usize, time: usize) usize {
         const len = self.lengthOf(row);
-        const inputs = self.input_ids[r * time ..][0..time];
-        const targets = self.targets[r * time ..][0..time];
-        @memcpy(inputs[0..len], self.dataset.row(row)[0..len]);
-        @memset(inputs[len..], 0);
-        @memset(targets[len - 1 ..], -1);
-        self.fillTargets(targets[0 .. len - 1], @intCast(self.dataset.row_starts.?[row] + 1));
+        self.fillTokens(r * time, row, len);
+        @memset(self.input_ids[r * time ..][len..time], 0);
+        @memset(self.targets[r * time ..][len..time], -1);
         return len;
+    }
+
+    /// Writes the first `len` tokens of row `row` from position `at` on, each with the next as its target, the last with none.
+    fn fillTokens(self: *Loader, at: usize, row: usize, len: usize) void {
+        @memcpy(self.input_ids[at..][0..len], self.dataset.row(row)[0..len]);
+        const targets = self.targets[at..][0..len];
+        targets[len - 1] = -1;
+        self.fillTargets(targets[0 .. len - 1], @intCast(self.dataset.row_starts.?[row] + 1));
     }
 
     fn nextStream(self: *Loader) MicroBatch {

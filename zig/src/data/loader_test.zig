@@ -120,6 +120,271 @@ test "data too small give no batch, in both modes" {
     try testing.expectEqual(null, c.next());
 }
 
+test "packed rows stand one behind the other, each with its own positions, borders and targets" {
+    const starts = [_]u64{ 0, 3, 3, 4, 10, 12 }; // lengths 3, 0, 1, 6, 2; cut to 4, 3, 2, 1
+    const ids = [_]u32{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };
+    // Token 2 (of row 0) and all of row 4 are not learned.
+    const dataset = over(&ids, &.{ 0b1111_1101, 0b0000_0011 }, &starts);
+    var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4, .shuffle = false, .packing = .bfd });
+    defer loader.deinit();
+
+    try testing.expectEqual(1, loader.dropped_rows);
+    try testing.expectEqual(1, loader.truncated_rows);
+    try testing.expectEqual(2, loader.batchesPerEpoch());
+    try testing.expectEqual(4, loader.targetsPerEpoch());
+    try testing.expectEqual(4, loader.peekTargets(1));
+    const a = loader.next().?; // Rows 3 and (0, 2).
+    try testing.expectEqual(4, a.time);
+    try testing.expectEqualSlices(u32, &.{ 5, 6, 7, 8, 1, 2, 3, 4 }, a.input_ids);
+    try testing.expectEqualSlices(i32, &.{ 6, 7, 8, -1, -1, 3, -1, -1 }, a.targets);
+    try testing.expectEqualSlices(u32, &.{ 0, 1, 2, 3, 0, 1, 2, 0 }, a.positions.?);
+    try testing.expectEqualSlices(u32, &.{ 0, 0, 0, 0, 0, 0, 0, 3 }, a.first.?);
+    try testing.expectEqual(4, a.target_count);
+    try testing.expectEqual(8, a.token_count);
+    const b = loader.next().?; // Row 4, from which nothing is learned: as in TRL it keeps its place.
+    try testing.expectEqual(1, b.batch);
+    try testing.expectEqualSlices(u32, &.{ 11, 12 }, b.input_ids);
+    try testing.expectEqual(0, b.target_count);
+    try testing.expectEqual(null, loader.next());
+    const order = try loader.epochOrder(testing.allocator, 5);
+    defer testing.allocator.free(order);
+    try testing.expectEqualSlices(u32, &.{ 0, 1, 2 }, order);
+}
+
+test "padding behind a packed row sees itself alone" {
+    const dataset = over(&.{ 1, 2, 3, 4, 5, 6, 7 }, null, &.{ 0, 4, 6, 7 });
+    var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4, .shuffle = false, .packing = .bfd });
+    defer loader.deinit();
+
+    const a = loader.next().?;
+    try testing.expectEqualSlices(u32, &.{ 1, 2, 3, 4, 5, 6, 7, 0 }, a.input_ids);
+    try testing.expectEqualSlices(i32, &.{ 2, 3, 4, -1, 6, -1, -1, -1 }, a.targets);
+    try testing.expectEqualSlices(u32, &.{ 0, 1, 2, 3, 0, 1, 0, 0 }, a.positions.?);
+    try testing.expectEqualSlices(u32, &.{ 0, 0, 0, 0, 0, 0, 2, 3 }, a.first.?);
+    try testing.expectEqual(7, a.token_count);
+}
+
+test "random packed rows equal the definition: the tokens and targets of each row, once an epoch" {
+    var prng: base.Prng = .init(12);
+    for (0..40) |round| {
+        var ids: [200]u32 = undefined;
+        for (&ids) |*id| id.* = @intCast(prng.below(1000));
+        var mask: [25]u8 = undefined;
+        for (&mask) |*b| b.* = @truncate(prng.next());
+        var starts: [41]u64 = undefined;
+        for (&starts) |*s| s.* = prng.below(201);
+        std.mem.sort(u64, &starts, {}, std.sort.asc(u64));
+        starts[0] = 0;
+        starts[40] = 200;
+        const dataset = over(&ids, if (round % 3 == 0) null else &mask, &starts);
+        const limit: usize = @intCast(2 + prng.below(20));
+        var loader = try start(&dataset, .{ .batch_size = @intCast(1 + prng.below(5)), .max_seq_len = limit, .seed = round, .packing = .bfd });
+        defer loader.deinit();
+
+        for (0..2) |epoch| {
+            try loader.seek(epoch, 0);
+            const order = try loader.epochOrder(testing.allocator, epoch);
+            defer testing.allocator.free(order);
+            var seen: usize = 0;
+            var rows: usize = 0;
+            var total: u64 = 0;
+            while (true) {
+                const peeked = loader.peekTargets(1);
+                const micro = loader.next() orelse break;
+                var count: usize = 0;
+                for (0..micro.batch) |r| {
+                    var t: usize = 0;
+                    for (loader.bins.?.bin(order[seen])) |row| {
+                        const from: usize = @intCast(starts[row]);
+                        const len = @min(starts[row + 1] - from, limit);
+                        const begin = t;
+                        for (from..from + len) |p| {
+                            const at = r * micro.time + t;
+                            try testing.expectEqual(ids[p], micro.input_ids[at]);
+                            const counts = p + 1 < from + len and (dataset.mask == null or loss_mask.get(&mask, p + 1));
+                            try testing.expectEqual(if (counts) @as(i32, @intCast(ids[p + 1])) else -1, micro.targets[at]);
+                            try testing.expectEqual(p - from, micro.positions.?[at]);
+                            try testing.expectEqual(begin, micro.first.?[at]);
+                            count += @intFromBool(counts);
+                            t += 1;
+                        }
+                        rows += 1;
+                    }
+                    try testing.expect(t <= limit);
+                    for (t..micro.time) |behind| {
+                        try testing.expectEqual(-1, micro.targets[r * micro.time + behind]);
+                        try testing.expectEqual(behind, micro.first.?[r * micro.time + behind]);
+                    }
+                    seen += 1;
+                }
+                try testing.expectEqual(count, micro.target_count);
+                try testing.expectEqual(count, peeked);
+                total += count;
+            }
+            try testing.expectEqual(order.len, seen);
+            try testing.expectEqual(loader.bins.?.rows.len, rows);
+            try testing.expectEqual(loader.targetsPerEpoch(), total);
+        }
+    }
+}
+
+test "a stream is not packed, and rows without any target give no batch" {
+    var diag: base.Diagnostic = .{};
+    const stream = over(&.{ 1, 2, 3 }, null, null);
+    const options: LoaderOptions = .{ .batch_size = 1, .max_seq_len = 2, .packing = .bfd };
+    try testing.expectError(error.NotPackable, Loader.init(testing.allocator, &stream, options, &diag));
+    try testing.expectEqualStrings("packing is bfd, but d.bin is one stream without row starts: its sequences are full already. " ++
+        "Set packing to none, or prepare the data as rows", diag.text());
+    const nothing = over(&.{ 1, 2, 3 }, &.{0b001}, &.{ 0, 2, 3 });
+    var loader = try start(&nothing, options);
+    defer loader.deinit();
+
+    try testing.expectEqual(0, loader.batchesPerEpoch());
+    try testing.expectEqual(null, loader.next());
+}
+
+/// A disk in memory with data on it that tells what was asked for.
+const Asked = struct {
+    disk: base.storage.MemoryDisk,
+    list: std.ArrayList(base.storage.MemoryDisk.Wanted) = .empty,
+
+    /// 40 tokens; with `rows` in rows of these starts, and a mask that leaves out the token 0.
+    fn open(self: *Asked, starts: []const u64) !TokenizedDataset {
+        self.* = .{ .disk = try .init(testing.allocator) };
+        errdefer self.disk.deinit();
+
+        var ids: [40]u32 = undefined;
+        for (&ids, 0..) |*id, i| id.* = @intCast(i);
+        const files = [_]struct { []const u8, []const u8 }{
+            .{ "d.bin", std.mem.sliceAsBytes(&ids) },
+            .{ "d.mask", &.{ 0xfe, 0xff, 0xff, 0xff, 0xff } },
+            .{ "d.idx", std.mem.sliceAsBytes(starts) },
+            .{ "d.json", if (starts.len == 0)
+                "{\"schema\": \"abi_train/token-bin/1\", \"count\": 40, \"mask\": \"d.mask\"}"
+            else
+                "{\"schema\": \"abi_train/token-bin/1\", \"count\": 40, \"mask\": \"d.mask\", \"idx\": \"d.idx\"}" },
+        };
+        for (files) |file| try base.storage.writeFile(testing.allocator, self.disk.storage(), file[0], file[1]);
+        self.disk.wanted = &self.list;
+        var diag: base.Diagnostic = .{};
+        return .openStorage(testing.allocator, self.disk.storage(), "d.bin", .{}, &diag);
+    }
+
+    fn deinit(self: *Asked) void {
+        self.disk.deinit();
+    }
+
+    /// What was asked for since the last time: of ids as tokens, in order; of the mask the bytes that belong to them.
+    fn expect(self: *Asked, dataset: *const TokenizedDataset, ranges: []const [2]usize) !void {
+        defer self.list.clearRetainingCapacity();
+        try testing.expectEqual(2 * ranges.len, self.list.items.len);
+        for (ranges, 0..) |range, i| {
+            const ids = self.list.items[2 * i];
+            try testing.expectEqual(dataset.mappings[0].?.bytes.ptr, ids.bytes.ptr);
+            try testing.expectEqual(4 * range[0], ids.start);
+            try testing.expectEqual(4 * (range[1] - range[0]), ids.count);
+            const mask = self.list.items[2 * i + 1];
+            try testing.expectEqual(dataset.mappings[1].?.bytes.ptr, mask.bytes.ptr);
+            try testing.expectEqual(range[0] / 8, mask.start);
+            try testing.expectEqual((range[1] - 1) / 8, mask.start + mask.count - 1);
+        }
+    }
+};
+
+test "with a micro-batch of a stream the next ones are asked for, each once, over the end of the epoch" {
+    var asked: Asked = undefined;
+    var dataset = try asked.open(&.{});
+    defer asked.deinit();
+    defer dataset.deinit();
+
+    var loader = try start(&dataset, .{ .batch_size = 1, .max_seq_len = 9, .shuffle = false });
+    defer loader.deinit();
+
+    try testing.expectEqual(4, loader.batchesPerEpoch());
+    try asked.expect(&dataset, &.{});
+    _ = loader.next();
+    try asked.expect(&dataset, &.{ .{ 0, 10 }, .{ 9, 19 }, .{ 18, 28 } });
+    _ = loader.next();
+    try asked.expect(&dataset, &.{.{ 27, 37 }});
+    try loader.seek(0, 2); // Where it stands: nothing new.
+    _ = loader.next();
+    try asked.expect(&dataset, &.{.{ 0, 10 }});
+    _ = loader.next();
+    try asked.expect(&dataset, &.{.{ 9, 19 }});
+    try testing.expectEqual(null, loader.next());
+    try loader.seek(1, 0);
+    _ = loader.next();
+    try asked.expect(&dataset, &.{.{ 18, 28 }});
+    try loader.seek(1, 3); // Another place: what it needs is asked for again.
+    _ = loader.next();
+    try asked.expect(&dataset, &.{ .{ 27, 37 }, .{ 0, 10 }, .{ 9, 19 } });
+}
+
+test "of rows what is asked for is what will be read, cut, in the order of the epoch; packed rows too" {
+    const starts = [_]u64{ 0, 5, 16, 20, 22, 33, 40 }; // lengths 5, 11, 4, 2, 11, 7
+    for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
+        var asked: Asked = undefined;
+        var dataset = try asked.open(&starts);
+        defer asked.deinit();
+        defer dataset.deinit();
+
+        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 8, .shuffle = true, .seed = 4, .packing = packing });
+        defer loader.deinit();
+
+        var given: usize = 0;
+        var ahead: usize = 0;
+        for (0..3) |epoch| {
+            try loader.seek(epoch, 0);
+            while (loader.next()) |_| {
+                given += 1;
+                var ranges: std.ArrayList([2]usize) = .empty;
+                defer ranges.deinit(testing.allocator);
+
+                while (ahead < given + 2) : (ahead += 1) {
+                    const per_epoch = loader.batchesPerEpoch();
+                    const order = try loader.epochOrder(testing.allocator, ahead / per_epoch);
+                    defer testing.allocator.free(order);
+
+                    const from = ahead % per_epoch * 2;
+                    for (order[from..@min(from + 2, order.len)]) |unit| {
+                        const one = [1]u32{unit};
+                        for (if (loader.bins) |*bins| bins.bin(unit) else &one) |row| {
+                            const begin: usize = @intCast(starts[row]);
+                            try ranges.append(testing.allocator, .{ begin, @min(begin + 8, starts[row + 1]) });
+                        }
+                    }
+                }
+                try asked.expect(&dataset, ranges.items);
+            }
+        }
+    }
+}
+
+test "asking ahead changes nothing: each epoch is what a loader that never asked gives" {
+    var ids: [64]u32 = undefined;
+    for (&ids, 0..) |*id, i| id.* = @intCast(i);
+    const starts = [_]u64{ 0, 3, 9, 14, 20, 30, 33, 40, 51, 64 };
+    for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
+        const dataset = over(&ids, null, &starts);
+        const options: LoaderOptions = .{ .batch_size = 2, .max_seq_len = 12, .seed = 9, .packing = packing };
+        var going = try start(&dataset, options);
+        defer going.deinit();
+        for (0..4) |epoch| {
+            try going.seek(epoch, 0);
+            while (going.next()) |a| {
+                var fresh = try start(&dataset, options);
+                defer fresh.deinit();
+
+                try fresh.seek(epoch, a.index);
+                const b = fresh.next().?;
+                try testing.expectEqualSlices(u32, b.input_ids, a.input_ids);
+                try testing.expectEqualSlices(i32, b.targets, a.targets);
+                if (packing == .bfd) try testing.expectEqualSlices(u32, b.first.?, a.first.?);
+            }
+        }
+    }
+}
+
 test "random rows equal the definition: each target, each count, each epoch a permutation" {
     var prng: base.Prng = .init(11);
     for (0..60) |round| {
@@ -199,13 +464,15 @@ test "seek gives what running there gives; the end may be sought, not more" {
 
 test "training allocates nothing" {
     const dataset = over(&.{ 1, 2, 3, 4, 5, 6 }, null, &.{ 0, 2, 4, 6 });
-    var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4 });
-    defer loader.deinit();
-    loader.gpa = testing.failing_allocator;
-    defer loader.gpa = testing.allocator;
-    for (0..3) |epoch| {
-        try loader.seek(epoch, 0);
-        while (loader.next()) |_| {}
+    for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
+        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4, .packing = packing });
+        defer loader.deinit();
+        loader.gpa = testing.failing_allocator;
+        defer loader.gpa = testing.allocator;
+        for (0..3) |epoch| {
+            try loader.seek(epoch, 0);
+            while (loader.next()) |_| {}
+        }
     }
 }
 
@@ -223,8 +490,10 @@ test "running out of memory anywhere leaks nothing" {
     try testing.checkAllAllocationFailures(testing.allocator, struct {
         fn run(gpa: std.mem.Allocator, d: *const TokenizedDataset) !void {
             var diag: base.Diagnostic = .{};
-            var loader: Loader = try .init(gpa, d, .{ .batch_size = 2, .max_seq_len = 4 }, &diag);
-            loader.deinit();
+            for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
+                var loader: Loader = try .init(gpa, d, .{ .batch_size = 2, .max_seq_len = 4, .packing = packing }, &diag);
+                loader.deinit();
+            }
         }
     }.run, .{&dataset});
 }

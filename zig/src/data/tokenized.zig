@@ -287,6 +287,13 @@ pub const TokenizedDataset = struct {
         return self.tokens[@intCast(starts[index])..@intCast(starts[index + 1])];
     }
 
+    /// Asks for the ids and mask bits of tokens `start` to `end` to be fetched from the disk while the caller computes.
+    pub fn willNeed(self: *const TokenizedDataset, start: usize, end: usize) void {
+        if (end <= start) return;
+        if (self.mappings[0]) |*ids| ids.willNeed(4 * start, 4 * (end - start));
+        if (self.mappings[1]) |*mask| mask.willNeed(start / 8, (end - 1) / 8 + 1 - start / 8);
+    }
+
     /// Reads every id and names the first that a model with `vocab_size` tokens does not have.
     pub fn checkVocabulary(self: *const TokenizedDataset, vocab_size: u32, diag: *base.Diagnostic) DataError!void {
         const position = firstAtLeast(self.tokens, vocab_size) orelse return;
