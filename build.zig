@@ -1,5 +1,5 @@
 //! Build of abi_train. Reads top-down: options, the layer table, kernel objects, artifacts, and at the
-//! end the steps a person types: `install`, `run`, `test`, `test-<layer>`, `lib`, `bench`, `ext`.
+//! end the steps a person types: `install`, `run`, `test`, `test-<layer>`, `test-levels`, `lib`, `bench`, `ext`.
 //!
 //! The layer table *is* the import graph: each folder of `zig/src` is one Zig module and can import only
 //! the modules named here, so a wrong import does not compile.
@@ -37,6 +37,9 @@ const x86_levels = [_]Level{
     .{ .suffix = "v4", .cpu = "x86_64_v4+avx512vnni+avx512bf16", .fma = true, .vector_bytes = 64 },
 };
 const other_levels = [_]Level{.{ .suffix = "base", .cpu = "baseline", .fma = true, .vector_bytes = 16 }};
+
+/// Layers whose tests are run again on every lower level: those which compute with kernels.
+const computing_layers = [_][]const u8{ "kernels", "ops", "model", "train", "infer" };
 
 pub fn build(b: *std.Build) !void {
     const target = b.standardTargetOptions(.{ .default_target = .{ .cpu_model = .baseline } });
@@ -115,13 +118,27 @@ pub fn build(b: *std.Build) !void {
     b.step("run", "Run the program: zig build run -- agent").dependOn(&run.step);
 
     const test_step = b.step("test", "All Zig unit tests");
+    const levels_step = b.step("test-levels", "Unit tests of the layers that compute, on every lower CPU level");
     const filters: []const []const u8 = if (test_filter) |f| b.graph.arena.dupe([]const u8, &.{f}) catch @panic("OOM") else &.{};
     for (layers, modules) |layer, module| {
         const unit = b.addTest(.{ .name = b.fmt("test-{s}", .{layer.name}), .root_module = module, .filters = filters });
         const run_unit = b.addRunArtifact(unit);
         b.step(b.fmt("test-{s}", .{layer.name}), b.fmt("Unit tests of {s}/", .{layer.name})).dependOn(&run_unit.step);
         test_step.dependOn(&run_unit.step);
+
+        // The same programs again; a level this CPU lacks falls back to its highest, which dispatch.zig tests.
+        if (contains(&computing_layers, layer.name)) for (level_names[0 .. levels.len - 1]) |level| {
+            const run_on_level = b.addRunArtifact(unit);
+            run_on_level.setName(b.fmt("run test-{s} on {s}", .{ layer.name, level }));
+            // Nothing but this: the environment of the first build would be kept with the configuration.
+            const environment = b.graph.arena.create(std.process.Environ.Map) catch @panic("OOM");
+            environment.* = .init(b.graph.arena);
+            environment.put("ABI_TRAIN_CPU", level) catch @panic("OOM");
+            run_on_level.environ_map = environment;
+            levels_step.dependOn(&run_on_level.step);
+        };
     }
+    test_step.dependOn(levels_step);
     inline for (.{ .{ "abi", abi }, .{ "main", exe_module }, .{ "c_api", lib_module } }) |pair| {
         const unit = b.addTest(.{ .name = "test-" ++ pair[0], .root_module = pair[1], .filters = filters });
         const run_unit = b.addRunArtifact(unit);
@@ -227,6 +244,11 @@ fn addLayers(b: *std.Build, settings: LayerSettings, optimize: std.builtin.Optim
         modules[i] = module;
     }
     return modules;
+}
+
+fn contains(names: []const []const u8, wanted: []const u8) bool {
+    for (names) |name| if (std.mem.eql(u8, name, wanted)) return true;
+    return false;
 }
 
 fn moduleOf(modules: []const *std.Build.Module, name: []const u8) *std.Build.Module {

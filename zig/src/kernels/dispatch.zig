@@ -214,6 +214,14 @@ test "a lower level can be asked for, a higher or unknown one is ignored" {
     try std.testing.expectEqual(0, choose(null, 0));
 }
 
+test "the level asked for is the level in use, where this CPU can run it" {
+    const wanted = std.c.getenv("ABI_TRAIN_CPU") orelse return; // `test-levels` asks.
+    for (available()) |name| {
+        if (std.mem.eql(u8, name, std.mem.span(wanted))) return std.testing.expectEqualStrings(name, level());
+    }
+    try std.testing.expectEqualStrings(available()[available().len - 1], level());
+}
+
 test "the level in use is one of the available ones" {
     for (available()) |name| {
         if (std.mem.eql(u8, name, level())) return;
