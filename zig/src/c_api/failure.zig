@@ -70,7 +70,7 @@ fn statusOf(err: anyerror, home: Status) Status {
         error.TooManyOpenFiles,
         error.Canceled,
         => c.ABT_STATUS_IO,
-        error.InvalidConfiguration, error.InvalidModelConfig, error.InvalidAdapter, error.ReferenceMismatch => c.ABT_STATUS_CONFIG,
+        error.InvalidConfiguration, error.InvalidModelConfig, error.InvalidAdapter, error.ReferenceMismatch, error.NotPackable => c.ABT_STATUS_CONFIG,
         error.NotAnAdapter, error.InvalidAdapterConfig, error.AnotherBase => c.ABT_STATUS_CHECKPOINT,
         error.NoAdapter => c.ABT_STATUS_UNSUPPORTED,
         error.TokenOutOfVocabulary, error.NoTrainingData, error.TooManyRows, error.MalformedPairs, error.WrongObjective => c.ABT_STATUS_DATA,

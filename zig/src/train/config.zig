@@ -7,10 +7,11 @@
 //!
 //! `fields` is the one description: single-field rules are checked from it, the JSON schema is printed from it
 //! (`config_text.zig`), and Python compares its own dataclass with that schema.
-//! Does not know: files, JSON text, the model, the data.
+//! Does not know: files, JSON text, the model, what is in the data.
 
 const std = @import("std");
 const base = @import("base");
+const data = @import("data");
 
 /// How weights are changed from gradients.
 pub const Optimizer = enum {
@@ -32,6 +33,9 @@ pub const LrSchedule = enum {
     cosine_warm_restarts,
 };
 
+/// Whether rows share a sequence. `data/packing.zig` says how.
+pub const Packing = data.Packing;
+
 pub const ConfigError = error{InvalidConfiguration};
 
 pub const LlmTrainingConfig = struct {
@@ -42,6 +46,9 @@ pub const LlmTrainingConfig = struct {
     /// Tokens in one sequence. Default 512, at least 1. Longer rows keep their start.
     /// ABI trained on one sequence of `batch_size · max_seq_len − 1` tokens instead.
     max_seq_len: u32 = 512,
+    /// Rows that share one sequence of at most `max_seq_len` tokens, each with its own positions and attention. Default `none`;
+    /// `bfd` packs as TRL's `packing=True` does. Needs data with row starts. `batch_size` then counts packed rows.
+    packing: Packing = .none,
     /// Peak learning rate. Default 1e-5, above 0.
     learning_rate: f64 = 1e-5,
     /// Shape of the learning rate over the run. Default `warmup_cosine`.
@@ -209,6 +216,7 @@ pub const fields = [_]Field{
     .{ .name = "epochs", .rule = at_least_one, .doc = "passes over the data", .aliases = &.{"num_train_epochs"} },
     .{ .name = "batch_size", .rule = at_least_one, .doc = "sequences in a micro-batch", .aliases = &.{"per_device_train_batch_size"} },
     .{ .name = "max_seq_len", .rule = at_least_one, .doc = "tokens in a sequence; longer rows keep their start", .aliases = &.{ "max_length", "max_seq_length" } },
+    .{ .name = "packing", .doc = "none, or bfd: rows share a sequence, each with its own positions and attention" },
     .{ .name = "learning_rate", .rule = positive, .doc = "peak learning rate" },
     .{ .name = "lr_schedule", .doc = "shape of the learning rate over the run" },
     .{ .name = "warmup_steps", .doc = "optimizer steps of linear warm-up (warmup_cosine only)" },
@@ -265,7 +273,7 @@ fn checkField(comptime info: Field, value: anytype, diag: *base.Diagnostic) Conf
         },
         []const u8 => try checkText(info, value, diag),
         ?[]const u8 => if (value) |given| try checkText(info, given, diag),
-        bool, Optimizer, LrSchedule => {},
+        bool, Optimizer, LrSchedule, Packing => {},
         else => |T| @compileError("no rule for a field of type " ++ @typeName(T)),
     }
 }

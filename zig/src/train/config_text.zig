@@ -140,6 +140,11 @@ const Reader = struct {
             else => {
                 const name = switch (value) {
                     .string => |s| s,
+                    // TRL's key is a switch, and its packing is this one unless a strategy is named.
+                    .bool => |on| if (T == config_module.Packing)
+                        return if (on) .bfd else .none
+                    else
+                        return self.wrongKind(key, value, "one of " ++ comptime choices(T)),
                     else => return self.wrongKind(key, value, "one of " ++ comptime choices(T)),
                 };
                 // The two names of torch's own AdamW, which is what ours computes.
@@ -470,6 +475,19 @@ test "wrong kinds are named with key and value" {
     try expectRefused("{\"optimizer\": \"lion\"}", "optimizer is \"lion\"; it must be one of sgd, adam, adamw");
     try expectRefused("{\"optimizer\": 3}", "optimizer is the number 3; it must be one of sgd, adam, adamw");
     try expectRefused("{\"max_seq_len\": 0}", "max_seq_len is 0; it must be at least 1");
+}
+
+test "packing is a word, or TRL's switch" {
+    inline for (.{ .{ "\"bfd\"", .bfd }, .{ "\"none\"", .none }, .{ "true", .bfd }, .{ "false", .none } }) |case| {
+        var diag: base.Diagnostic = .{};
+        var owned = try parseJson(testing.allocator, "{\"packing\": " ++ case[0] ++ "}", &diag);
+        defer owned.deinit();
+
+        try testing.expectEqual(case[1], owned.value.packing);
+    }
+    try expectRefused("{\"packing\": \"wrapped\"}", "packing is \"wrapped\"; it must be one of none, bfd");
+    try expectRefused("{\"packing\": 1}", "packing is the number 1; it must be one of none, bfd");
+    try expectRefused("{\"optimizer\": true}", "optimizer is true; it must be one of sgd, adam, adamw");
 }
 
 test "broken JSON, other roots and settings given twice are refused" {

@@ -7,6 +7,7 @@
 const std = @import("std");
 const base = @import("base");
 const arch = @import("arch");
+const data = @import("data");
 const formats = @import("formats");
 const preference = @import("preference.zig");
 const DpoConfig = @import("preference_config.zig").DpoConfig;
@@ -75,6 +76,8 @@ pub const Identity = struct {
     reference: ?ReferenceRecord = null,
     /// CRC-32C of the reference's own numbers, where the base alone does not say which it is.
     reference_crc32c: ?u32 = null,
+    /// Left out of the file when rows are not packed.
+    packing: data.Packing = .none,
 
     pub const Method = enum { full, lora };
     pub const Objective = enum { sft, dpo };
@@ -88,6 +91,7 @@ pub const Identity = struct {
             .dpo = self.dpo == null,
             .reference = self.reference == null,
             .reference_crc32c = self.reference_crc32c == null,
+            .packing = self.packing == .none,
         });
     }
 };
@@ -386,6 +390,14 @@ pub fn requireSame(saved: Identity, now: Identity, diag: *base.Diagnostic) error
             }
             continue;
         }
+        if (comptime std.mem.eql(u8, name, "packing")) {
+            if (was != is) {
+                diag.set("cannot resume: packing was {t} when the checkpoint was saved and is {t} now. " ++
+                    "Use the same packing, or start a new run from the checkpoint's weights.", .{ was, is });
+                return error.ResumeMismatch;
+            }
+            continue;
+        }
         if (comptime std.mem.eql(u8, name, "dpo")) {
             if (was) |a| if (is) |b| if (a.difference(&b)) |setting| {
                 diag.set("cannot resume: dpo.{s} is not what it was when the checkpoint was saved. " ++
@@ -525,6 +537,27 @@ test "a different seed is named with both values" {
     var diag: base.Diagnostic = .{};
     try std.testing.expectError(error.ResumeMismatch, requireSame(test_identity, other, &diag));
     try std.testing.expect(std.mem.find(u8, diag.text(), "seed was 42") != null);
+}
+
+test "packed rows are another run, told by their own key" {
+    const gpa = std.testing.allocator;
+    var packed_identity = test_identity;
+    packed_identity.packing = .bfd;
+    const header: Header = .{ .epochs = 1, .log_interval = 1, .eval_interval = 0, .checkpoint_interval = 0, .epoch_fraction = 0, .version = "0" };
+    for ([_]Identity{ test_identity, packed_identity }) |identity| {
+        const text = try write(gpa, .{}, identity, header, &.{}, null);
+        defer gpa.free(text);
+
+        try std.testing.expectEqual(identity.packing == .bfd, std.mem.find(u8, text, "\"packing\": \"bfd\"") != null);
+        var diag: base.Diagnostic = .{};
+        const back = try read(gpa, text, &diag);
+        defer gpa.free(back.history);
+
+        try std.testing.expectEqual(identity.packing, back.identity.packing);
+    }
+    var diag: base.Diagnostic = .{};
+    try std.testing.expectError(error.ResumeMismatch, requireSame(packed_identity, test_identity, &diag));
+    try std.testing.expect(std.mem.find(u8, diag.text(), "packing was bfd when the checkpoint was saved and is none now") != null);
 }
 
 test "a state of another program is refused" {

@@ -167,6 +167,7 @@ pub fn Trainer(comptime T: type) type {
                     .data_rows = dataset.rowCount() orelse 0,
                     .data_crc32c = checks.fingerprint(dataset.tokens),
                     .objective = if (options.dpo == null) .sft else .dpo,
+                    .packing = config.packing,
                 },
             };
             errdefer self.exec.deinit();
@@ -177,6 +178,7 @@ pub fn Trainer(comptime T: type) type {
                 .max_seq_len = config.max_seq_len,
                 .shuffle = config.shuffle,
                 .seed = config.seed,
+                .packing = config.packing,
             }, diag);
             errdefer self.loader.deinit();
 
@@ -185,6 +187,8 @@ pub fn Trainer(comptime T: type) type {
                 .max_seq_len = config.max_seq_len,
                 .shuffle = false,
                 .seed = 0,
+                // Means over tokens are the same however rows share a sequence; a stream's are full.
+                .packing = if (e.row_starts == null) .none else config.packing,
             }, diag);
             errdefer if (self.eval_loader) |*l| l.deinit();
 
@@ -461,6 +465,8 @@ pub fn Trainer(comptime T: type) type {
                     .targets = micro.targets,
                     .batch = micro.batch,
                     .time = micro.time,
+                    .positions = micro.positions,
+                    .first = micro.first,
                 }, .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
                 loss_sum += result.loss_sum;
                 correct += result.correct;
@@ -577,6 +583,8 @@ pub fn Trainer(comptime T: type) type {
                     .targets = micro.targets,
                     .batch = micro.batch,
                     .time = micro.time,
+                    .positions = micro.positions,
+                    .first = micro.first,
                 }, .{});
                 loss_sum += result.nll_sum;
                 correct += result.correct;
