@@ -120,3 +120,37 @@ def test_two_processes_are_one_run(tmp_path: Path) -> None:
         spec.replace(run_dir=tmp_path / "on", resume=str(tmp_path / "two-lora" / "checkpoint-2"))
     )
     assert resumed.history[0].step == 3
+
+
+PARTS = """
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+from abi_train.engines.trl.together import parted, whole
+
+mesh = init_device_mesh("cpu", (2,))
+wanted = torch.arange(30.0).reshape(5, 6)
+for dimension in (0, 1):
+    part = torch.nn.Parameter(distribute_tensor(wanted, mesh, [Shard(dimension)]))
+    assert part.to_local().numel() < 30
+    assert torch.equal(whole(part), wanted)
+    again = parted(wanted + 1, part)
+    assert again.placements == part.placements
+    assert torch.equal(whole(again), wanted + 1)
+"""
+
+
+@pytest.mark.slow
+def test_tensors_in_parts_are_put_together_and_taken_apart(tmp_path: Path) -> None:
+    program = tmp_path / "parts.py"
+    program.write_text(PARTS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, "--standalone", str(program)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ... import checkpoint as folders
-from ...errors import CheckpointError
+from ...errors import CheckpointError, EngineError
 from . import adapter
 from .adapter import trained
 from .libraries import load_file, save_file, torch
 from .surroundings import one_line
-from .together import parted, whole
+from .together import in_parts_by_deepspeed, parted, whole, whole_moment
 
 if TYPE_CHECKING:
     from .session import Session
@@ -85,7 +85,10 @@ def weights_of(model: Any, *, lora: bool) -> dict[str, Any]:
     """What a checkpoint keeps of a model: the adapter, or all. Every process must ask."""
     if lora:
         return {key: whole(value) for key, value in trained(model)}
-    return {key: whole(value) for key, value in model.state_dict().items()}
+    once: dict[int, tuple[str, Any]] = {}  # a tied head is the embedding, under a second name
+    for key, value in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(value), (key, value))
+    return {key: whole(value) for key, value in once.values()}
 
 
 def moments_of(model: Any, optimizer: Any) -> dict[str, Any]:
@@ -94,8 +97,9 @@ def moments_of(model: Any, optimizer: Any) -> dict[str, Any]:
     for name, parameter in trained(model):
         state = optimizer.state.get(parameter, {}) if optimizer is not None else {}
         for moment in folders.MOMENTS:
-            if moment in state:
-                tensors[f"{moment}.{name}"] = whole(state[moment])
+            value = whole_moment(parameter, state, moment)
+            if value is not None:
+                tensors[f"{moment}.{name}"] = value
     return tensors
 
 
@@ -109,6 +113,10 @@ def load_moments(checkpoint: Path, model: Any, optimizer: Any, *, step: int) -> 
             f"{path}: cannot be read ({one_line(error)}). Resume from another checkpoint."
         ) from error
     for name, parameter in trained(model):
+        if in_parts_by_deepspeed(parameter):
+            raise EngineError(
+                f"{checkpoint}: a run cannot go on under ZeRO-3; use the fsdp2 or ddp configuration"
+            )
         for moment in folders.MOMENTS:
             key = f"{moment}.{name}"
             if key not in tensors or tensors[key].shape != parameter.shape:

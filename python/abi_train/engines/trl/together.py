@@ -7,9 +7,11 @@ process nothing is done. Does not know: the loop, losses.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ...errors import EngineError
 from .. import processes
 from .libraries import torch
 
@@ -59,11 +61,35 @@ def gathering(accelerator: Any, real: int) -> Iterator[None]:
 
 
 def whole(tensor: Any) -> Any:
-    """A tensor on the CPU, put together when processes hold parts of it (FSDP2). All must ask."""
+    """A tensor on the CPU, put together when processes hold parts of it. All must ask."""
+    if in_parts_by_deepspeed(tensor):
+        return _deepspeed("safe_get_full_fp32_param", tensor)
     value = tensor.detach()
-    if hasattr(value, "full_tensor"):
+    if hasattr(value, "full_tensor"):  # FSDP2
         value = value.full_tensor()
     return value.cpu().contiguous()
+
+
+def in_parts_by_deepspeed(parameter: Any) -> bool:
+    """True for a parameter that ZeRO-3 has taken apart; its own shape is then empty."""
+    return hasattr(parameter, "ds_id")
+
+
+def whole_moment(parameter: Any, state: Any, name: str) -> Any:
+    """A moment of the optimizer for a parameter, put together; None without one. All must ask."""
+    if in_parts_by_deepspeed(parameter):
+        return _deepspeed("safe_get_full_optimizer_state", parameter, name)
+    return whole(state[name]) if name in state else None
+
+
+def _deepspeed(function: str, parameter: Any, *arguments: Any) -> Any:
+    value = getattr(importlib.import_module("deepspeed.utils"), function)(parameter, *arguments)
+    if value is None or tuple(value.shape) != tuple(parameter.ds_shape):
+        raise EngineError(
+            "DeepSpeed does not hand out a whole tensor, so no checkpoint can be saved; use the "
+            "fsdp2 or ddp configuration, or another version of deepspeed"
+        )
+    return value.detach().cpu().contiguous()
 
 
 def parted(value: Any, like: Any) -> Any:
