@@ -9,12 +9,14 @@ Does not know: models, torch, how a loss is computed.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from .errors import ConfigError
 from .rules import (
     Rule,
     as_number,
@@ -161,6 +163,37 @@ class DpoConfig:
             kind += " (precomputed)"
             words += ", asked once before the first update"
         return Reference(kind=kind, words=words)
+
+
+def require_same_words(model: Path, reference: Path) -> None:
+    """Raise `ConfigError` when both folders have a `tokenizer.json` and an id means another token
+    in the one than in the other. Nothing can be said of other models."""
+    ours, theirs = _words(model), _words(reference)
+    if not ours or not theirs:
+        return
+    for number in sorted(ours.keys() | theirs.keys()):
+        if ours.get(number) != theirs.get(number):
+            raise ConfigError(
+                f"dpo.ref_model: id {number} is {theirs.get(number)!r} in {reference} and "
+                f"{ours.get(number)!r} in {model}; the reference must have the model's vocabulary"
+            )
+
+
+def _words(folder: Path) -> dict[int, str]:
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return {}
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        known = document["model"]["vocab"]
+        pairs = (
+            known.items() if isinstance(known, dict) else ((w[0], n) for n, w in enumerate(known))
+        )
+        words = {int(number): str(word) for word, number in pairs}
+        added = document.get("added_tokens") or []
+        return words | {int(token["id"]): str(token["content"]) for token in added}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # a tokenizer of another kind; the sizes are compared all the same
 
 
 def _checked(item: dataclasses.Field[Any], value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from abi_train.adapters import LoraConfig
 from abi_train.config import LlmTrainingConfig
 from abi_train.errors import ConfigError
-from abi_train.preference import DpoConfig
+from abi_train.preference import DpoConfig, require_same_words
 from abi_train.runspec import RunSpec
 
 
@@ -150,3 +151,20 @@ def test_an_adapter_is_no_model_and_a_missing_one_is_named(tmp_path: Path) -> No
     )
     with pytest.raises(ConfigError, match=r"dpo\.ref_model: .* is an adapter"):
         run.check_paths()
+
+
+def test_a_reference_whose_ids_are_other_tokens_is_refused(tmp_path: Path) -> None:
+    def folder(name: str, vocab: dict[str, int], added: list[dict[str, Any]]) -> Path:
+        (tmp_path / name).mkdir()
+        text = json.dumps({"model": {"vocab": vocab}, "added_tokens": added})
+        (tmp_path / name / "tokenizer.json").write_text(text)
+        return tmp_path / name
+
+    end = [{"id": 2, "content": "<end>"}]
+    model = folder("a", {"x": 0, "y": 1}, end)
+    require_same_words(model, folder("b", {"y": 1, "x": 0, "<end>": 2}, []))
+    require_same_words(model, tmp_path)
+    with pytest.raises(ConfigError, match=r"id 1 is 'z' in .*c and 'y' in"):
+        require_same_words(model, folder("c", {"x": 0, "z": 1}, end))
+    with pytest.raises(ConfigError, match="id 2 is None"):
+        require_same_words(model, folder("d", {"x": 0, "y": 1}, []))
