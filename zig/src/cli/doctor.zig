@@ -19,7 +19,8 @@ pub fn run(app: *app_file.App, given: []const []const u8) app_file.RunError!app_
     if (try app.parse(&parsed, &verb, given)) |end| return end;
 
     const cpus = std.Thread.getCpuCount() catch 1;
-    const wanted = app.environment.get("ABI_TRAIN_CPU");
+    const asked = app.environment.get("ABI_TRAIN_CPU") orelse "";
+    const wanted: ?[]const u8 = if (asked.len > 0) asked else null;
     const level = abi.kernels.level();
     const available = abi.kernels.available();
     const worst = try selfCheck(app.gpa, cpus);
