@@ -25,11 +25,11 @@ $(1) & job=$$!; trap 'kill $$job 2>/dev/null; exit 130' INT TERM; passed=0; \
 	done; wait $$job
 endef
 
-.PHONY: help demo test test-zig test-python check build lint fmt docs bench durability clean
+.PHONY: help demo test test-zig test-python test-levels test-aarch64 have-qemu check build lint fmt docs bench durability clean
 
 help:
 	@sed -n '3,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
-	@echo 'also: build lint fmt docs bench durability clean'
+	@echo 'also: build lint fmt docs bench durability test-levels test-aarch64 clean'
 
 # ---- environments ----
 
@@ -73,6 +73,24 @@ test-zig: $(TEST_VENV)/.installed
 test-python: $(TEST_VENV)/.installed
 	@ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
 		$(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# All of tests/parity and the same bits on every CPU level this machine has; `test` runs a choice of them.
+test-levels: $(TEST_VENV)/.installed
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build test-levels --summary line --error-style minimal
+	@export ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')"; \
+	for level in $$($(TEST_VENV)/bin/python -c 'from abi_train._native import cpu_info; print(*cpu_info()["levels"])'); do \
+		echo "Python tests on CPU level $$level"; \
+		ABI_TRAIN_CPU=$$level $(TEST_VENV)/bin/python -m pytest tests/parity tests/durability/test_same_bits.py $(PYTEST_ARGS) || exit 1; \
+	done
+
+# The Zig unit tests as an ARM machine runs them: compiled for it, run by an emulator. Minutes, most of them in ops and train.
+AARCH64_LAYERS ?= base tensor kernels ops model
+test-aarch64: have-qemu $(TEST_VENV)/.installed
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build $(addprefix test-,$(AARCH64_LAYERS)) -Dtarget=aarch64-linux-musl -fqemu \
+		--summary line --error-style minimal
+
+have-qemu:
+	@command -v qemu-aarch64 >/dev/null || { echo 'qemu-aarch64 is missing (Debian and Ubuntu: apt install qemu-user)'; exit 1; }
 
 check: lint test
 

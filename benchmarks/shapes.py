@@ -1,4 +1,4 @@
-"""Model shapes the benchmarks train. Vocabulary tied, random initialisation."""
+"""Model shapes the benchmarks train. Tied unless said otherwise, random initialisation."""
 
 from __future__ import annotations
 

@@ -302,7 +302,7 @@ def trainer_state(
 
 def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` for the first thing that makes the resumed run another run."""
-    for key, unsaid in (("method", "full"), ("objective", "sft")):
+    for key, unsaid in (("method", "full"), ("objective", "sft"), ("packing", "none")):
         _require_equal(key, saved.get(key, unsaid), now.get(key, unsaid))
     for key, value in now.items():
         before = saved.get(key)

@@ -46,6 +46,7 @@ else:  # pragma: no cover - the older interpreter's own job runs this line
 __all__ = [
     "LR_SCHEDULES",
     "OPTIMIZERS",
+    "PACKINGS",
     "TRL_ALIASES",
     "TRL_SCHEDULE_KEY",
     "LlmTrainingConfig",
@@ -59,6 +60,7 @@ __all__ = [
 ]
 
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
+PACKINGS: Final = ("none", "bfd")
 LR_SCHEDULES: Final = (
     "constant",
     "cosine",
@@ -102,7 +104,7 @@ _NOT_OURS: Final = {
     "warmup_ratio": "write the number of updates as warmup_steps",
     "learning_rate_scheduler": "the key is lr_schedule",
     "lr": "the key is learning_rate",
-    "packing": "packing is chosen when the data is prepared",
+    "packing_strategy": "packing itself is the strategy: none or bfd",
 }
 
 
@@ -120,6 +122,9 @@ class LlmTrainingConfig:
     epochs: int = count(10, "passes over the data", least=1)
     batch_size: int = count(4, "sequences in a micro-batch", least=1)
     max_seq_len: int = count(512, "tokens in a sequence; longer rows keep their start", least=1)
+    packing: str = choice(
+        "none", PACKINGS, "`bfd`: rows share a sequence, each with its own positions and attention"
+    )
     learning_rate: float = positive(1e-5, "peak learning rate")
     lr_schedule: str = choice("warmup_cosine", LR_SCHEDULES, "shape of the learning rate")
     warmup_steps: int = count(100, "updates of linear warm-up (warmup_cosine only)")
@@ -166,6 +171,8 @@ class LlmTrainingConfig:
             value = getattr(self, item.name)
             if item.name == "optimizer" and isinstance(value, str):
                 value = _OPTIMIZER_ALIASES.get(value, value)
+            if item.name == "packing" and isinstance(value, bool):
+                value = "bfd" if value else "none"  # TRL's key is a switch
             checked = check_field(item, value)
             object.__setattr__(self, item.name, checked)
         self._check_pairs()

@@ -103,6 +103,9 @@ class RunSpec:
         if self.config.label_smoothing:
             rule = "with objective dpo it must be 0; the table dpo has a label_smoothing of its own"
             raise broken("label_smoothing", self.config.label_smoothing, rule)
+        if self.config.packing != "none":
+            rule = "with objective dpo it must be none: pairs of answers are not packed"
+            raise broken("packing", self.config.packing, rule)
         if self.lora is not None and self.lora.dropped:
             rule = (
                 "with objective dpo it must be 0: model and reference are compared without dropout"

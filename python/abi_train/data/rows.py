@@ -5,6 +5,9 @@ and a position is a label when its bit in `.mask` is set (all are without a mask
 row starts is a stream: a row is `max_seq_len` inputs and the same number of tokens one later, so it
 is given here as `max_seq_len + 1` ids, and `batch_size` rows in sequence are one micro-batch.
 
+Packed, a row is several rows of the file one behind the other; a packer says which. The first token
+of each is no label, as nothing before it is its own.
+
 Preference data (`"kind": "preference"`) is a list of pairs: rows 2i and 2i + 1 are one prompt with
 the better and the worse answer.
 
@@ -14,7 +17,9 @@ compares the two readers. Does not know: torch, tokenizers.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +27,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, MissingFileError
+from ..errors import ConfigError, DataError, MissingFileError
 
 IGNORED = -100
 """Label of a position without loss, in the words of transformers."""
 
+
+Packer = Callable[[Sequence[int], int], list[list[int]]]
+"""Which rows of these lengths, cut to so many tokens, make up each packed row."""
 
 MANIFEST_SCHEMA = "abi_train/token-bin/1"
 
@@ -36,8 +44,8 @@ class TokenRows:
     """The rows of one token file, cut for one batch size and row length.
 
     token_ids: all ids of the file, uint32. starts: where each row begins, and the file's end as a
-    last entry; None for a stream. kept: rows that have a target left after the cut. mask: packed
-    bits, lowest first, or None.
+    last entry; None for a stream. kept: rows that have a target left after the cut; empty when rows
+    are packed. mask: bits, lowest first, or None. bins: the rows of each packed row, or None.
     """
 
     path: Path
@@ -47,6 +55,7 @@ class TokenRows:
     mask: npt.NDArray[np.uint8] | None
     batch_size: int
     max_seq_len: int
+    bins: list[list[int]] | None = None
 
     @classmethod
     def open(cls, path: str | Path, *, batch_size: int, max_seq_len: int) -> TokenRows:
@@ -83,6 +92,17 @@ class TokenRows:
         object.__setattr__(rows, "kept", rows._rows_with_targets())
         return rows
 
+    def packed(self, pack: Packer) -> TokenRows:
+        """The same data with several rows in each. Raises `ConfigError` for a stream."""
+        if self.starts is None:
+            raise ConfigError(
+                f"packing is bfd, but {self.path} is one stream without row starts: its sequences "
+                "are full already. Set packing to none, or prepare the data as rows"
+            )
+        # With nothing to learn in any row there is no packed row either.
+        bins = pack(np.diff(self.starts).tolist(), self.max_seq_len) if self.kept.size else []
+        return dataclasses.replace(self, kept=self.kept[:0], bins=bins)
+
     def _rows_with_targets(self) -> npt.NDArray[np.int64]:
         if self.starts is None:
             return self.kept
@@ -113,6 +133,8 @@ class TokenRows:
         return self.batch_count if self.is_stream else len(self)
 
     def __len__(self) -> int:
+        if self.bins is not None:
+            return len(self.bins)
         return self.batch_count * self.batch_size if self.is_stream else int(self.kept.size)
 
     def batches(self, order: npt.NDArray[np.integer]) -> list[list[int]]:
@@ -124,9 +146,14 @@ class TokenRows:
         return [rows[at : at + size] for at in range(0, len(rows), size)]
 
     def __getitem__(self, row: int) -> dict[str, list[int]]:
-        """`input_ids` and `labels` of a row; a label of -100 is not in the loss."""
+        """`input_ids` and `labels` of a row; a label of -100 is not in the loss.
+
+        Of a packed one also `seq_lengths`: the tokens of each row in it.
+        """
         if not 0 <= row < len(self):
             raise IndexError(row)
+        if self.bins is not None:
+            return _joined([self._cut(*self._ends(part)) for part in self.bins[row]])
         if self.starts is None:
             begin = row * self.max_seq_len
             return self._cut(begin, begin + self.max_seq_len + 1)
@@ -145,6 +172,16 @@ class TokenRows:
             bits = (self.mask[position >> 3] >> (position & 7)) & 1
             labels[bits == 0] = IGNORED
         return {"input_ids": ids.tolist(), "labels": labels.tolist()}
+
+
+def _joined(parts: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """A packed row of these."""
+    labels = [[IGNORED, *part["labels"][1:]] for part in parts]
+    return {
+        "input_ids": [token for part in parts for token in part["input_ids"]],
+        "labels": [label for part in labels for label in part],
+        "seq_lengths": [len(part) for part in labels],
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ try:
         from torch.utils.data import DataLoader, Sampler
         from transformers.utils import logging
         from trl.trainer.dpo_trainer import DataCollatorForPreference
+        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 except ImportError as error:
     raise EngineError(
         f"the trl engine needs {error.name or 'torch'}: pip install 'abi-train[trl]', or use "
@@ -37,6 +38,8 @@ except ImportError as error:
 DPOConfig: Any = trl.DPOConfig
 DPOTrainer: Any = trl.DPOTrainer
 PairCollator: Any = DataCollatorForPreference
+TextCollator: Any = DataCollatorForLanguageModeling
+pack_dataset: Any = trl.pack_dataset
 SFTConfig: Any = trl.SFTConfig
 SFTTrainer: Any = trl.SFTTrainer
 adapters: Any = peft
@@ -57,10 +60,12 @@ __all__ = [
     "SFTTrainer",
     "Sampler",
     "Scheduler",
+    "TextCollator",
     "adapters",
     "datasets",
     "library_log",
     "load_file",
+    "pack_dataset",
     "save_file",
     "tokenizers",
     "torch",

@@ -23,9 +23,8 @@ class TokenSums(NamedTuple):
 
 def token_sums(model: Any, inputs: Any) -> TokenSums:
     """The sums of a batch; a label of -100 is not a target."""
-    logits = model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-    ).logits
+    given = {key: value for key, value in inputs.items() if key not in ("labels", "use_cache")}
+    logits = model(**given, use_cache=False).logits
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
     targets = inputs["labels"][:, 1:].reshape(-1)
     kept = targets != IGNORED

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ...data.rows import IGNORED, TokenRows
-from .libraries import Loader, Sampler, torch
+from .libraries import Loader, Sampler, TextCollator, torch
 
 
 def loader(
@@ -54,7 +54,14 @@ class _EpochLoader(Loader):  # type: ignore[misc]
 
 
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-    """Right-padded ids, labels and attention mask of one micro-batch, (rows, longest)."""
+    """Right-padded ids, labels and attention mask of one micro-batch, (rows, longest).
+
+    Packed rows go one behind the other as TRL has them: one row of ids, labels and positions that
+    begin at 0 in each document, from which transformers sees the borders. No mask: it would hide
+    them.
+    """
+    if "seq_lengths" in rows[0]:
+        return dict(TextCollator(pad_token_id=0, padding_free=True)(rows))
     longest = max(len(row["input_ids"]) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     labels = torch.full((len(rows), longest), IGNORED, dtype=torch.long)

@@ -20,6 +20,7 @@ from ...config import broken
 from ...data.order import epoch_order
 from ...data.rows import PreferenceRows, TokenRows
 from ...errors import ConfigError, DataError, FormatError, UnsupportedError
+from ...preference import require_same_words
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
@@ -29,6 +30,7 @@ from ..resume import resume_point
 from . import adapter
 from .libraries import torch
 from .model import attention_kind, load_model
+from .packing import best_fit
 from .sft import SftLoop
 
 
@@ -60,7 +62,7 @@ class Session:
         self.head_is_trained = self.lora is not None and "lm_head" in self.lora.target_modules
         self.result = RunResult(engine="trl")
         self.rows = self._open(spec.data)
-        self.eval_rows = self._open(spec.eval_data) if spec.eval_data else None
+        self.eval_rows = self._open(spec.eval_data, evaluated=True) if spec.eval_data else None
         self.result.checkpoint = self.resume_from = resume_point(spec, observer)
         if self.resume_from is not None:
             adapter.require_adapter(self.resume_from, self.lora)
@@ -72,10 +74,16 @@ class Session:
         self.total_steps = self.config.max_steps or self.updates_per_epoch * self.config.epochs
         self.state = self._first_state()
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: Path, *, evaluated: bool = False) -> Any:
         size, length = self.config.batch_size, self.config.max_seq_len
-        kind: Any = TokenRows if self.spec.objective == "sft" else PreferenceRows
-        rows = kind.open(path, batch_size=size, max_seq_len=length)
+        rows: Any
+        if self.spec.objective == "sft":
+            rows = TokenRows.open(path, batch_size=size, max_seq_len=length)
+            # Means over tokens are the same however rows share a sequence; a stream's are full.
+            if self.config.packing != "none" and not (evaluated and rows.is_stream):
+                rows = rows.packed(best_fit)
+        else:
+            rows = PreferenceRows.open(path, batch_size=size, max_seq_len=length)
         if rows.batch_count == 0 and self.spec.objective == "dpo":
             raise DataError(
                 f"{path}: the prompt of every pair fills max_seq_len ({length}), so no answer is "
@@ -91,6 +99,8 @@ class Session:
         what: dict[str, Any] = {}
         if self.lora is not None:
             what |= {"method": "lora", "lora": self.lora.identity()}
+        if self.config.packing != "none":
+            what["packing"] = self.config.packing
         if self.dpo is not None:
             reference = self.spec.reference
             assert reference is not None
@@ -222,6 +232,8 @@ class Session:
             if self.lora is not None:
                 return None
             source = self.spec.model
+        if source != self.spec.model:
+            require_same_words(self.spec.model, source)
         reference = self._load(source, scratch / "reference", frozen=True)
         for parameter in reference.parameters():
             parameter.requires_grad_(False)

@@ -51,7 +51,9 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
         mine = share(numbers) if shared else list(numbers)
         if mine:
             return collate([rows[number] for number in mine])
-        batch = collate([rows[numbers[0]]])  # a stand-in, from which nothing is learned
+        stand_in = rows[numbers[0]]  # from which nothing is learned
+        stand_in.pop("seq_lengths", None)
+        batch = collate([stand_in])
         batch["labels"].fill_(IGNORED)
         batch["attention_mask"][:, 1:] = 0
         return batch
@@ -59,10 +61,13 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         labels = inputs["labels"]
         targets = int((labels[:, 1:] != IGNORED).sum())
-        # A stream's row has one id more than it has inputs; a stand-in has one in all.
-        lengths = inputs["attention_mask"].sum(dim=1)
-        lengths = lengths[lengths > 1] - (1 if self.session.rows.is_stream else 0)
-        self._tokens += int(lengths.sum())
+        if "attention_mask" in inputs:
+            # A stream's row has one id more than it has inputs; a stand-in has one in all.
+            lengths = inputs["attention_mask"].sum(dim=1)
+            lengths = lengths[lengths > 1] - (1 if self.session.rows.is_stream else 0)
+            self._tokens += int(lengths.sum())
+        else:  # packed, without padding
+            self._tokens += int(inputs["input_ids"].numel())
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._targets += targets
         shares = self._metrics["train"]["mean_token_accuracy"]

@@ -1,0 +1,211 @@
+"""Packed rows: the native bins against TRL's own function, and both engines on the same rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_tiny_model
+from token_files import write_rows, write_stream
+
+from abi_train import engines
+from abi_train.adapters import LoraConfig
+from abi_train.check.crosscheck import crosscheck
+from abi_train.config import LlmTrainingConfig
+from abi_train.data.rows import IGNORED, TokenRows
+from abi_train.errors import CheckpointError, ConfigError
+from abi_train.runspec import RunSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+VOCAB = 300
+LENGTHS = [5, 9, 40, 17, 2, 33, 8, 21, 12, 30, 6, 7, 11, 1, 3, 14]
+CONFIG = LlmTrainingConfig(
+    epochs=20,
+    batch_size=2,
+    grad_accum_steps=2,
+    max_seq_len=48,
+    packing="bfd",
+    learning_rate=2e-4,
+    warmup_steps=5,
+    decay_steps=0,
+    weight_decay=0.1,
+    max_grad_norm=0.5,
+    threads=1,
+    early_stopping=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_spec(folder: Path, shape: str = "llama_gqa_untied", **settings: object) -> RunSpec:
+    """A run on packed rows."""
+    return RunSpec(
+        model=make_tiny_model(folder / "model", shape),
+        data=write_rows(folder / "train.bin", LENGTHS, vocab=VOCAB),
+        run_dir=folder / "run",
+        config=dataclasses.replace(CONFIG, **settings),
+        precision="float32",
+    )
+
+
+def test_native_bins_are_those_of_trl(tmp_path: Path) -> None:
+    from abi_train.engines.trl.packing import best_fit
+
+    program = tmp_path / "probe"
+    source = ROOT / "zig" / "src"
+    command = [sys.executable, "-m", "ziglang", "build-exe", "-lc", f"-femit-bin={program}"]
+    command += ["--dep", "data", f"-Mroot={ROOT / 'tests' / 'parity' / 'packing_probe.zig'}"]
+    command += ["--dep", "base", f"-Mdata={source / 'data' / 'data.zig'}"]
+    command += [f"-Mbase={source / 'base' / 'base.zig'}"]
+    command += ["--cache-dir", str(tmp_path / "cache")]
+    subprocess.run(command, check=True, timeout=300)
+
+    draw = random.Random(7)
+    requests = [
+        {"lengths": [draw.randrange(draw.randrange(1, 90)) for _ in range(rows)], "capacity": size}
+        for rows, size in ((1, 1), (40, 7), (300, 64), (999, 65), (1001, 50), (2400, 128), (50, 1))
+    ]
+    requests += [
+        {"lengths": [3, 3, 3, 2, 2, 1, 1, 1, 4], "capacity": 4},
+        {"lengths": [0, 0], "capacity": 4},
+        {"lengths": [9, 8, 7, 7, 1, 2, 1, 3, 2, 8, 9, 9, 5, 5, 5, 5], "capacity": 10},
+    ]
+    (tmp_path / "in.json").write_text(json.dumps(requests))
+    asked = [str(program), str(tmp_path / "in.json"), str(tmp_path / "out.json")]
+    subprocess.run(asked, check=True, timeout=60)
+    answers = json.loads((tmp_path / "out.json").read_text())
+    for request, bins in zip(requests, answers, strict=True):
+        assert bins == best_fit(request["lengths"], request["capacity"]), request
+
+
+def test_bins_of_the_engine_are_what_trl_packs_from_a_whole_dataset() -> None:
+    from abi_train.engines.trl.libraries import datasets, pack_dataset
+    from abi_train.engines.trl.packing import best_fit
+
+    draw = np.random.default_rng(3)
+    lengths = [int(length) for length in draw.integers(1, 60, 2100)]
+    rows = datasets.Dataset.from_dict({"input_ids": [[i] * n for i, n in enumerate(lengths)]})
+    packed = pack_dataset(rows, 48, "bfd")[:]
+    wanted = [list(dict.fromkeys(tokens)) for tokens in packed["input_ids"]]
+    assert best_fit(lengths, 48) == wanted
+
+
+def test_a_packed_row_is_what_trl_trains_on(tmp_path: Path) -> None:
+    from abi_train.engines.trl.libraries import TextCollator, datasets, pack_dataset
+    from abi_train.engines.trl.packing import best_fit
+    from abi_train.engines.trl.rows import collate
+
+    path = write_rows(tmp_path / "train.bin", LENGTHS, vocab=VOCAB)
+    plain = TokenRows.open(path, batch_size=2, max_seq_len=64)
+    rows = plain.packed(best_fit)
+    ends = list(zip(plain.starts[:-1], plain.starts[1:], strict=True))
+    every = [plain._cut(int(begin), int(end)) for begin, end in ends]
+    columns = {key: [row[key] for row in every] for key in ("input_ids", "labels")}
+    wanted = pack_dataset(datasets.Dataset.from_dict(columns), 64, "bfd")
+    assert len(rows) == len(wanted)
+    theirs = TextCollator(pad_token_id=0, padding_free=True)([wanted[i] for i in range(4)])
+    ours = collate([rows[i] for i in range(4)])
+    assert ours.keys() == theirs.keys()
+    assert (ours["labels"][ours["position_ids"] == 0] == IGNORED).all()
+    for key, value in theirs.items():
+        assert torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(value)), key
+
+
+@pytest.mark.parametrize("shape", ["llama_tied", "qwen3"])
+def test_both_engines_agree_on_packed_rows(tmp_path: Path, shape: str) -> None:
+    result = crosscheck(make_spec(tmp_path, shape), steps=12)
+    assert len(result.steps) == 12
+    assert result.ok, result.fault
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"label_smoothing": 0.1, "shuffle": False},
+        {"batch_size": 3, "max_seq_len": 24, "recompute_activations": True},
+    ],
+)
+def test_both_engines_agree_on_packed_rows_whatever_the_settings(
+    tmp_path: Path, settings: dict[str, object]
+) -> None:
+    result = crosscheck(make_spec(tmp_path, **settings), steps=8)
+    assert result.ok, result.fault
+
+
+def test_both_engines_agree_on_packed_rows_in_double_precision(tmp_path: Path) -> None:
+    result = crosscheck(make_spec(tmp_path).replace(precision="float64"), steps=6)
+    assert result.ok, result.fault
+
+
+def test_both_engines_agree_on_an_adapter_over_packed_rows(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path).replace(method="lora", lora=LoraConfig(r=4))
+    result = crosscheck(spec, steps=6)
+    assert result.ok, result.fault
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_packing_changes_who_shares_an_update_but_not_what_is_learned(
+    tmp_path: Path, engine: str
+) -> None:
+    """With all rows in one update, packed and padded runs are the same run."""
+    made = make_spec(tmp_path, grad_accum_steps=100, max_steps=3, eval_interval=1)
+    results = []
+    for packing in ("none", "bfd"):
+        spec = made.replace(
+            engine=engine,
+            eval_data=made.data,
+            run_dir=tmp_path / packing,
+            config=dataclasses.replace(made.config, packing=packing, eval_interval=1),
+        )
+        results.append(engines.run(spec))
+    for alone, shared in zip(results[0].history, results[1].history, strict=True):
+        assert abs(alone.loss - shared.loss) < 2e-6
+        assert alone.grad_norm == pytest.approx(shared.grad_norm, rel=2e-6)
+    for before, after in zip(results[0].evaluations, results[1].evaluations, strict=True):
+        assert abs(before.loss - after.loss) < 2e-6
+        assert before.tokens == after.tokens
+
+
+@pytest.mark.parametrize(("first", "second"), [("native", "trl"), ("trl", "native")])
+def test_a_packed_run_goes_on_with_the_other_engine(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    made = make_spec(tmp_path, epochs=4, checkpoint_interval=3, max_checkpoints=0)
+    whole = engines.run(made.replace(engine=first))
+    part = tmp_path / "run" / "checkpoint-3"
+    again = made.replace(engine=second, run_dir=tmp_path / "again", resume=str(part))
+    resumed = engines.run(again)
+    assert resumed.history[0].step == 4
+    assert resumed.total_tokens == whole.total_tokens
+    for before, after in zip(whole.history[3:], resumed.history, strict=True):
+        assert before.learning_rate == after.learning_rate
+        assert abs(before.loss - after.loss) < 5e-6
+    plain = dataclasses.replace(made.config, packing="none")
+    other = again.replace(run_dir=tmp_path / "other", config=plain)
+    with pytest.raises(CheckpointError, match="packing was bfd"):
+        engines.run(other)
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_a_stream_is_not_packed(tmp_path: Path, engine: str) -> None:
+    made = make_spec(tmp_path, epochs=1).replace(engine=engine)
+    stream = write_stream(tmp_path / "stream.bin", tokens=900, vocab=VOCAB)
+    with pytest.raises(ConfigError, match="one stream without row starts"):
+        engines.run(made.replace(data=stream))
+    # To evaluate on one is fine: its sequences are full, and means are over tokens.
+    result = engines.run(made.replace(eval_data=stream))
+    assert result.evaluations
