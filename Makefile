@@ -83,8 +83,8 @@ test-levels: $(TEST_VENV)/.installed
 		ABI_TRAIN_CPU=$$level $(TEST_VENV)/bin/python -m pytest tests/parity tests/durability/test_same_bits.py $(PYTEST_ARGS) || exit 1; \
 	done
 
-# The Zig unit tests as an ARM machine runs them: compiled for it, run by an emulator. Minutes, most of them in ops and train.
-AARCH64_LAYERS ?= base tensor kernels ops model
+# The Zig unit tests as an ARM machine runs them: compiled for it, run by an emulator. Minutes, most of them in ops.
+AARCH64_LAYERS ?= base tensor arch kernels ops model train infer
 test-aarch64: have-qemu $(TEST_VENV)/.installed
 	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build $(addprefix test-,$(AARCH64_LAYERS)) -Dtarget=aarch64-linux-musl -fqemu \
 		--summary line --error-style minimal
