@@ -151,6 +151,25 @@ def test_both_engines_agree_on_packed_rows_in_double_precision(tmp_path: Path) -
     assert result.ok, result.fault
 
 
+def test_rows_that_see_each_other_are_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from abi_train.engines.trl import sft
+
+    plain = sft.collate
+
+    def without_borders(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        batch = plain(rows)
+        batch["position_ids"] = torch.arange(batch["input_ids"].shape[1])[None]
+        return batch
+
+    monkeypatch.setattr(sft, "collate", without_borders)
+    # One micro-batch is one packed row, so that running positions stay below the model's limit.
+    result = crosscheck(make_spec(tmp_path, batch_size=1), steps=3)
+    assert not result.ok
+    assert result.fault is not None
+
+
 def test_both_engines_agree_on_an_adapter_over_packed_rows(tmp_path: Path) -> None:
     spec = make_spec(tmp_path).replace(method="lora", lora=LoraConfig(r=4))
     result = crosscheck(spec, steps=6)
