@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import subprocess
 import sys
@@ -26,6 +27,13 @@ from abi_train.runspec import RunSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCAB = 300
+ENGINES = ("native", "trl")
+PROGRAM = """\
+import sys
+from abi_train import RunSpec, run
+for recipe in sys.argv[1:]:
+    run(RunSpec.load(recipe))
+"""
 LENGTHS = [5, 9, 40, 17, 2, 33, 8, 21, 12, 30, 6, 7, 11, 1, 3, 14]
 CONFIG = LlmTrainingConfig(
     epochs=20,
@@ -217,6 +225,35 @@ def test_a_packed_run_goes_on_with_the_other_engine(
     other = again.replace(run_dir=tmp_path / "other", config=plain)
     with pytest.raises(CheckpointError, match="packing was bfd"):
         engines.run(other)
+
+
+def test_two_processes_of_either_engine_are_one_packed_run(tmp_path: Path) -> None:
+    # Five packed rows: the last update is one micro-batch of one row, so one process has nothing.
+    made = make_spec(tmp_path, batch_size=2, epochs=2, checkpoint_interval=0, log_interval=1)
+    made = made.replace(eval_data=made.data)
+    specs = [made.replace(engine=engine, run_dir=tmp_path / engine) for engine in ENGINES]
+    (tmp_path / "train.py").write_text(PROGRAM, encoding="utf-8")
+    recipes = [str(spec.save(tmp_path / f"{spec.engine}.yaml")) for spec in specs]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, "--standalone", str(tmp_path / "train.py"), *recipes],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for spec in specs:
+        one = engines.run(spec.replace(run_dir=tmp_path / f"one-{spec.engine}"))
+        log = (spec.run_dir / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        steps = [line for line in map(json.loads, log) if line["event"] == "step"]
+        assert len(steps) == one.total_steps
+        for left, right in zip(one.history, steps, strict=True):
+            close = pytest.approx(left.loss, abs=2e-6)
+            assert right["loss"] == close, (spec.engine, left.step)
+            assert right["grad_norm"] == pytest.approx(left.grad_norm, rel=2e-6)
+            assert right["tokens"] == left.tokens
 
 
 @pytest.mark.parametrize("engine", ["native", "trl"])
