@@ -34,12 +34,18 @@ TEMPLATE = """\
 # tokenizer: path       # folder whose tokenizer files go into checkpoints; default: the model's
 run_dir: runs/first
 engine: native          # native (any CPU) or trl (PyTorch, GPU when there is one)
+# lora:                 # train an adapter and leave the weights alone
+#   r: 16
+#   lora_alpha: 32
+#   target_modules: [q_proj, k_proj, v_proj, o_proj]
+# dpo: {{beta: 0.1}}      # learn which of two answers is better; data then holds pairs
 
 training:
   epochs: 3
   batch_size: 4
   grad_accum_steps: 8   # rows in one update = batch_size x grad_accum_steps
   max_seq_len: 512
+  # packing: bfd        # short rows share a sequence, as TRL packs them
   learning_rate: 2.0e-5
   lr_schedule: warmup_cosine
   warmup_steps: 20
