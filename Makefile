@@ -86,8 +86,11 @@ test-levels: $(TEST_VENV)/.installed
 # The Zig unit tests as an ARM machine runs them: compiled for it, run by an emulator. Minutes, most of them in ops.
 AARCH64_LAYERS ?= base tensor arch kernels ops model train infer
 test-aarch64: have-qemu $(TEST_VENV)/.installed
-	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build $(addprefix test-,$(AARCH64_LAYERS)) -Dtarget=aarch64-linux-musl -fqemu \
-		--summary line --error-style minimal
+	@$(ZIG_ENV) $(TEST_VENV)/bin/python -m ziglang build $(addprefix test-,$(AARCH64_LAYERS)) install \
+		-Dtarget=aarch64-linux-musl -fqemu --prefix build/aarch64 --summary line --error-style minimal
+	@ABI_AARCH64_PROGRAM="$(CURDIR)/build/aarch64/bin/abi" \
+		ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
+		$(TEST_VENV)/bin/python -m pytest tests/levels/test_aarch64.py $(PYTEST_ARGS)
 
 have-qemu:
 	@command -v qemu-aarch64 >/dev/null || { echo 'qemu-aarch64 is missing (Debian and Ubuntu: apt install qemu-user)'; exit 1; }
