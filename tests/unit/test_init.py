@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,13 @@ def test_comments_stand_in_one_column() -> None:
     commented = [line for line in text.splitlines() if " # " in line.lstrip("# ")]
     assert len(commented) >= 6
     assert {line.rindex(" # ") + 1 for line in commented} == {COLUMN}
+
+
+def test_the_tables_it_shows_can_be_switched_on(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    text = recipe(path, model="m", data="d.bin")
+    shown = text[text.index("# lora:") : text.index("training:")]
+    path.write_text(text.replace(shown, re.sub(r"(?m)^# ?", "", shown)))
+    run = RunSpec.load(path)
+    assert (run.method, run.objective) == ("lora", "dpo")
+    assert run.lora is not None and run.lora.r == 16
