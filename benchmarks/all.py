@@ -1,6 +1,6 @@
 """Every benchmark, one after the other; results as JSON, and the tables of docs/performance.md.
 
-    python benchmarks/all.py                  half an hour on two quiet cores
+    python benchmarks/all.py                  an hour on two quiet cores
     python benchmarks/all.py --only step      one of them again
     python benchmarks/all.py --tiny --results /tmp/results      does each still run?
 
@@ -35,6 +35,7 @@ RUNS: dict[str, list[str]] = {
         *("memory.py", "--shapes", "4m", "135m", "--engines", "native", "native-recompute"),
         *("native-bf16", "pytorch", "pytorch-checkpoint", "pytorch-bf16"),
     ],
+    "adapters": ["adapters.py"],
     "scaling": ["scaling.py", "--shapes", "4m", "135m"],
     "gemm": ["gemm.py", "--one-thread", "--rounds", "2", "--repeat", "3"],
     "bf16_learning": ["bf16_learning.py"],

@@ -3,9 +3,11 @@
     python benchmarks/engine.py --engine native-bf16 --shape 4m --steps 10
 
 Engines: `native` or `pytorch`, followed by what is switched on.
-    native: -bf16 (`mixed_precision`), -recompute (`recompute_activations`)
+    native: -bf16 (`mixed_precision`), -recompute (`recompute_activations`), -lora (an adapter of
+        rank 16 on q, k, v, o), -q4k (only with -lora: the base stays in a GGUF file of q4_K)
     pytorch: -bf16 (autocast over float32 weights), -compile (`torch.compile`), -mkl (MKL is told
-        that the CPU is Intel's; the caller preloads it), -checkpoint (gradient checkpointing)
+        that the CPU is Intel's; the caller preloads it), -checkpoint (gradient checkpointing),
+        -lora (the same adapter by PEFT), -bf16base (only with -lora: the base in bfloat16)
 
 Work: rows of random ids without padding, AdamW (3e-4, betas 0.9/0.95, decay 0.1), clipping at
 1.0, no accumulation, random initialisation. PyTorch: a plain loop over transformers' Llama with
@@ -19,6 +21,7 @@ import argparse
 import ctypes
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,18 +29,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import cpu_count
+from common import HERE, cpu_count
 from shapes import SHAPES, model_config
 
-NATIVE = {"bf16", "recompute"}
-PYTORCH = {"bf16", "compile", "mkl", "checkpoint"}
+NATIVE = {"bf16", "recompute", "lora", "q4k"}
+PYTORCH = {"bf16", "compile", "mkl", "checkpoint", "lora", "bf16base"}
+ADAPTER: dict[str, Any] = {
+    "r": 16,
+    "lora_alpha": 32,
+    "lora_dropout": 0.0,
+    "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+}
 
 
 def flags_of(engine: str) -> tuple[str, set[str]]:
     """'pytorch-bf16-compile' -> ('pytorch', {'bf16', 'compile'}). Raises ValueError."""
     base, *flags = engine.split("-")
     known = {"native": NATIVE, "pytorch": PYTORCH}.get(base)
-    if known is None or not set(flags) <= known:
+    if (
+        known is None
+        or not set(flags) <= known
+        or (flags and "lora" not in flags and set(flags) & {"q4k", "bf16base"})
+    ):
         raise ValueError(f"no engine {engine!r}: see python benchmarks/engine.py --help")
     return base, set(flags)
 
@@ -98,6 +111,25 @@ def token_file(folder: Path, args: argparse.Namespace) -> Path:
     return path
 
 
+def quantised(shape: str) -> Path:
+    """A GGUF file of q4_K with random weights of this shape, made once by another process, so that
+    its memory is not counted here."""
+    path = HERE.parent / "build" / "bench" / f"{shape}-q4_k.gguf"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        code = (
+            "import sys, tempfile, abi_train; from shapes import model_config\n"
+            "with tempfile.TemporaryDirectory(dir=sys.argv[3]) as folder:\n"
+            "    with abi_train.Model.random(model_config(sys.argv[1]), seed=0) as model:\n"
+            "        model.save(folder + '/model')\n"
+            "    abi_train.export_gguf(folder + '/model', sys.argv[2], dtype='q4_k', tokenizer=sys.argv[4])\n"
+        )
+        tokenizer = HERE.parent / "python" / "abi_train" / "sample" / "tokenizer"
+        command = [sys.executable, "-c", code, shape, str(path), str(path.parent), str(tokenizer)]
+        subprocess.run(command, check=True, cwd=HERE)
+    return path
+
+
 def run_native(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watch:
     import abi_train
     from abi_train.trainer import StepEvent
@@ -122,11 +154,16 @@ def run_native(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watch
         max_steps=args.warmup + args.steps,
         threads=args.threads,
     )
+    if "q4k" in flags:
+        base = abi_train.Model.load(quantised(args.shape), dtype="stored")
+    else:
+        base = abi_train.Model.random(model_config(args.shape, args.vocab), seed=0)
+    lora = abi_train.LoraConfig(**ADAPTER) if "lora" in flags else None
     watch = Watch()
     with (
-        abi_train.Model.random(model_config(args.shape, args.vocab), seed=0) as model,
+        base as model,
         abi_train.TokenizedDataset.load(path) as data,
-        abi_train.Trainer(config, model, data) as trainer,
+        abi_train.Trainer(config, model, data, lora=lora) as trainer,
     ):
         watch.begin()
         while (event := trainer.next_event()) is not None:
@@ -150,12 +187,19 @@ def run_pytorch(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watc
     }
     config = LlamaConfig(**settings)
     config._attn_implementation = "sdpa"
+    if "bf16base" in flags:
+        torch.set_default_dtype(torch.bfloat16)
     model: Any = LlamaForCausalLM(config).train()
+    torch.set_default_dtype(torch.float32)
     if "checkpoint" in flags:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
-    )
+    if "lora" in flags:
+        from peft import LoraConfig, get_peft_model
+
+        model.enable_input_require_grads()
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **ADAPTER))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model) if "compile" in flags else model
     size = args.batch * args.length
     watch = Watch()
@@ -164,12 +208,12 @@ def run_pytorch(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watc
         window = torch.from_numpy(ids[step * size : (step + 1) * size + 1].astype(np.int64))
         inputs = window[:-1].view(args.batch, args.length)
         labels = window[1:]
-        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in flags):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(flags & {"bf16", "bf16base"})):
             logits = forward(input_ids=inputs, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.float().view(size, -1), labels)
         del logits
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         watch.end(float(loss.detach()))

@@ -142,6 +142,9 @@ def goals(folder: Path) -> str:
                 f"{row['shape']}: {row['counts'][0]} -> {row['counts'][1]} threads, {row['engine']}"
             )
             add(what, "≥ 1.85x", row["gain"], 1.85, ratio(row["gain"]))
+    adapters = load("adapters", folder)
+    for what, goal, value, limit, show, lower in adapter_goals(adapters) if adapters else []:
+        add(what, goal, value, limit, show, lower)
     learning = load("bf16_learning", folder)
     if learning:
         value = max(
@@ -158,6 +161,76 @@ def goals(folder: Path) -> str:
             lower=True,
         )
     return table(lines, ["what", "goal", "measured", "met"])
+
+
+def adapter_goals(result: Record) -> list[tuple[str, str, float, float, str, bool]]:
+    """Name, goal, value, limit, text, whether lower is better."""
+    found: list[tuple[str, str, float, float, str, bool]] = []
+
+    def rows_of(part: str) -> dict[str, Record]:
+        return {row["engine"]: row for row in result[part]["rows"]} if part in result else {}
+
+    def faster(what: str, ours: float, theirs: float, limit: float) -> None:
+        found.append((what, f"≥ {limit:g}x", ours / theirs, limit, ratio(ours / theirs), False))
+
+    lora = rows_of("lora")
+    for precision, suffix, limit in (("float32", "", 2.5), ("bf16", "-bf16", 1.7)):
+        if not lora:
+            continue
+        ours, theirs = lora[f"native-lora{suffix}"], lora[f"pytorch-lora{suffix}"]
+        what = f"135m: LoRA step / PEFT, {precision}"
+        faster(what, ours["tokens_per_second"], theirs["tokens_per_second"], limit)
+        share = ours["peak_mib"] / theirs["peak_mib"]
+        what = f"135m: LoRA peak memory / PEFT, {precision}"
+        found.append((what, "≤ 0.5", share, 0.5, f"{share:.2f}", True))
+    quantised = rows_of("quantised")
+    ours_rows = [r for name, r in quantised.items() if name.startswith("native")]
+    peft_rows = [r for name, r in quantised.items() if not name.startswith("native")]
+    if ours_rows and peft_rows:
+        best = max(ours_rows, key=lambda r: r["tokens_per_second"])
+        theirs_best = max(r["tokens_per_second"] for r in peft_rows)
+        what = f"1.1 B: LoRA step on q4_K (`{best['engine']}`) / best PEFT"
+        faster(what, best["tokens_per_second"], theirs_best, 1.4)
+        gb = best["peak_mib"] * 2**20 / 1e9
+        found.append(("1.1 B: peak memory of it", "≤ 1.6 GB", gb, 1.6, f"{gb:.2f} GB", True))
+    dpo = rows_of("dpo")
+    for precision, suffix in (("float32", ""), ("bf16", "-bf16")):
+        if dpo:
+            ours, theirs = dpo[f"native{suffix}"], dpo[f"trl{suffix}"]
+            what = f"135m: DPO step on an adapter / TRL, {precision}"
+            faster(what, ours["tokens_per_second"], theirs["tokens_per_second"], 2.5)
+    return found
+
+
+def adapter_tables(folder: Path) -> str:
+    result = load("adapters", folder)
+    if result is None:
+        return ""
+    titles = {
+        "lora": "An adapter on q, k, v, o",
+        "quantised": "The same on a base that stays as it is stored",
+        "dpo": "Pairs, on an adapter, its base the reference",
+    }
+    blocks = []
+    for part, title in titles.items():
+        if part not in result:
+            continue
+        body = result[part]
+        lines = [
+            [
+                f"`{row['engine']}`",
+                row["tokens_per_second"],
+                row["peak_mib"],
+                row["other_cpu"],
+                ratio(row["native_is"]),
+            ]
+            for row in body["rows"]
+        ]
+        blocks += [
+            f"**{title}**: {body['shape']}, {body['batch']} × {body['length']} tokens.",
+            table(lines, ["engine", "tok/s", "peak MiB", "other CPUs", "native is"]),
+        ]
+    return "\n\n".join([*blocks, origin(result)])
 
 
 def step_tables(folder: Path) -> str:
@@ -321,6 +394,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "gemm": gemm_tables,
     "roofline": roofline_tables,
     "memory": memory_tables,
+    "adapters": adapter_tables,
     "scaling": scaling_tables,
     "bf16_learning": learning_table,
 }

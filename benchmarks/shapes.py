@@ -39,6 +39,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
     },
+    # TinyLlama-1.1B's shape.
+    "1b": {
+        "vocab_size": 32000,
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": False,
+    },
 }
 
 
@@ -65,12 +75,13 @@ def model_config(shape: str, vocab_size: int = 0) -> dict[str, Any]:
 
 
 def parameter_count(shape: str, vocab_size: int = 0) -> int:
-    """Number of weights, the tied embedding counted once."""
+    """Number of weights, a tied embedding counted once."""
     c = model_config(shape, vocab_size)
     hidden, heads, kv = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
     attention = hidden * c["head_dim"] * (2 * heads + 2 * kv)
     layer = attention + 3 * hidden * c["intermediate_size"] + 2 * hidden
-    return int(c["vocab_size"] * hidden + c["num_hidden_layers"] * layer + hidden)
+    embeddings = (1 if c["tie_word_embeddings"] else 2) * c["vocab_size"] * hidden
+    return int(embeddings + c["num_hidden_layers"] * layer + hidden)
 
 
 def step_gflop(shape: str, batch: int, length: int) -> float:

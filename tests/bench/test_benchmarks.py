@@ -42,6 +42,22 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     return load
 
 
+def test_adapters_and_pairs_start_where_the_others_start(tmp_path: Path) -> None:
+    result = run_tiny("adapters", tmp_path)
+    for part, engines in (
+        ("lora", ["native-lora", "pytorch-lora", "native-lora-bf16", "pytorch-lora-bf16"]),
+        ("dpo", ["native", "trl", "native-bf16", "trl-bf16"]),
+    ):
+        rows = result[part]["rows"]
+        assert [row["engine"] for row in rows] == engines
+        for row in rows:
+            # Random weights know nothing; an adapter that does nothing equals its reference.
+            first = 4.852 if part == "lora" else 0.6931
+            assert row["first_loss"] == pytest.approx(first, abs=0.1 if part == "lora" else 1e-4)
+            assert row["tokens_per_second"] > 0
+            assert row["native_is"] > 0
+
+
 def test_step_trains_the_same_work_on_every_engine(tmp_path: Path) -> None:
     engines = ["native", "native-bf16", "native-recompute", "pytorch"]
     result = run_tiny("step", tmp_path, "--engines", *engines)
