@@ -25,7 +25,11 @@ from report import write_page
 RUNS: dict[str, list[str]] = {
     "roofline": ["roofline.py", "--shapes", "4m", "135m", "174m"],
     "step-4m": ["step.py", "--shapes", "4m", "--rounds", "3"],
-    "step-135m": ["step.py", "--shapes", "135m", "--rounds", "2", "--warmup", "1"],
+    "step-135m": [
+        *("step.py", "--shapes", "135m", "--rounds", "2", "--warmup", "1", "--engines"),
+        *("native", "pytorch", "pytorch-compile", "pytorch-mkl", "native-recompute"),
+        *("native-bf16", "pytorch-bf16", "pytorch-bf16-compile"),
+    ],
     "step-174m": [
         *("step.py", "--shapes", "174m", "--rounds", "2", "--warmup", "1", "--engines"),
         *("native", "pytorch", "pytorch-compile", "pytorch-mkl"),
