@@ -13,6 +13,7 @@ const AttentionArgs = @import("attention_args.zig").Args;
 pub fn Table(comptime T: type) type {
     return struct {
         gemm_workspace: *const fn () callconv(.c) usize,
+        gemm_tile: *const fn (rows: *usize, columns: *usize) callconv(.c) void,
         gemm: *const fn (m: usize, n: usize, k: usize, a: [*]const T, a_row: usize, a_col: usize, b: [*]const T, b_row: usize, b_col: usize, c: [*]T, ldc: usize, accumulate: c_int, workspace: [*]u8) callconv(.c) void,
         packed_b_size: *const fn (k: usize, n: usize) callconv(.c) usize,
         pack_b: *const fn (k: usize, n: usize, b: [*]const T, b_row: usize, b_col: usize, out: [*]u8) callconv(.c) void,

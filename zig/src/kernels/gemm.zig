@@ -46,6 +46,12 @@ pub fn Kernels(comptime T: type) type {
             return (block_m / tile_rows * pitch(T) + block_n) * blockK(T) * @sizeOf(T);
         }
 
+        /// Rows and columns of a whole register tile: parts of a product in such units waste nothing at their borders.
+        pub fn gemm_tile(rows: *usize, columns: *usize) callconv(.c) void {
+            rows.* = tile_rows;
+            columns.* = panelWidth(T);
+        }
+
         /// `workspace`: gemm_workspace() bytes, aligned to 64. accumulate: 0 stores, 1 adds.
         pub fn gemm(m: usize, n: usize, k: usize, a: [*]const T, a_row: usize, a_col: usize, b: [*]const T, b_row: usize, b_col: usize, c: [*]T, ldc: usize, accumulate: c_int, workspace: [*]u8) callconv(.c) void {
             product(T, false, m, n, k, a, a_row, a_col, b, b_row, b_col, c, ldc, accumulate != 0, workspace);

@@ -115,7 +115,13 @@ fn multiply(comptime T: type, ex: *Exec, product: Product(T)) void {
     if (product.m == 0 or product.n == 0) return;
     const Job = struct { product: Product(T), grid: Grid, ex: *Exec };
     const small = product.m *| product.n *| product.k < parallel_min;
-    const grid: Grid = if (small) .{ .rows = 1, .cols = 1, .row_part = product.m, .col_part = product.n } else .choose(product.m, product.n, ex.pool.n);
+    var tile_rows: usize = undefined;
+    var tile_columns: usize = undefined;
+    kernels.table(T).gemm_tile(&tile_rows, &tile_columns);
+    const grid: Grid = if (small)
+        .{ .rows = 1, .cols = 1, .row_part = product.m, .col_part = product.n }
+    else
+        .choose(product.m, product.n, ex.pool.n, tile_rows, tile_columns);
     ex.pool.parallelFor(Job{ .product = product, .grid = grid, .ex = ex }, grid.rows * grid.cols, struct {
         fn f(job: Job, index: usize, worker: usize) void {
             const p = job.product;
@@ -133,7 +139,7 @@ fn multiply(comptime T: type, ex: *Exec, product: Product(T)) void {
     }.f);
 }
 
-/// rows × cols parts of row_part × col_part each (the last ones smaller, or empty).
+/// rows × cols parts of row_part × col_part each (the last ones smaller, or empty), in whole tiles.
 const Grid = struct {
     rows: usize,
     cols: usize,
@@ -141,21 +147,18 @@ const Grid = struct {
     col_part: usize,
 
     /// Packing an element costs about as much as this many multiply-adds.
-    const packing_cost = 24;
-    const row_unit = 28;
-    const col_unit = 32;
+    const packing_cost = 12;
 
-    fn choose(m: usize, n: usize, workers: usize) Grid {
+    fn choose(m: usize, n: usize, workers: usize, tile_rows: usize, tile_columns: usize) Grid {
         var best: Grid = undefined;
         var best_cost: usize = std.math.maxInt(usize);
         for (1..workers + 1) |rows| {
             if (workers % rows != 0) continue;
             const cols = workers / rows;
-            const row_part = ceilDiv(m, rows * row_unit) * row_unit;
-            const col_part = ceilDiv(n, cols * col_unit) * col_unit;
-            const r = @min(row_part, m);
-            const c = @min(col_part, n);
-            const cost = r *| c +| packing_cost *| (r +| c);
+            // The largest part decides; a tile at the border costs as much as a whole one.
+            const row_part = ceilDiv(ceilDiv(m, tile_rows), rows) * tile_rows;
+            const col_part = ceilDiv(ceilDiv(n, tile_columns), cols) * tile_columns;
+            const cost = row_part *| col_part +| packing_cost *| (row_part +| col_part);
             if (cost < best_cost) {
                 best_cost = cost;
                 best = .{ .rows = rows, .cols = cols, .row_part = row_part, .col_part = col_part };
@@ -164,6 +167,15 @@ const Grid = struct {
         return best;
     }
 };
+
+test "parts are whole tiles and no part is larger than it must be" {
+    const two: Grid = .choose(576, 64, 2, 14, 32);
+    try std.testing.expectEqual(294, two.row_part); // 42 tiles of 14 rows, 21 each
+    try std.testing.expectEqual(64, two.col_part);
+    const wide: Grid = .choose(20, 2048, 4, 14, 32);
+    try std.testing.expectEqual(4, wide.cols);
+    try std.testing.expectEqual(512, wide.col_part);
+}
 
 /// Columns one task sums. A multiple of every vector length.
 const column_part = 64;
