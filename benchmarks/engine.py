@@ -122,7 +122,9 @@ def quantised(shape: str) -> Path:
             "with tempfile.TemporaryDirectory(dir=sys.argv[3]) as folder:\n"
             "    with abi_train.Model.random(model_config(sys.argv[1]), seed=0) as model:\n"
             "        model.save(folder + '/model')\n"
-            "    abi_train.export_gguf(folder + '/model', sys.argv[2], dtype='q4_k', tokenizer=sys.argv[4])\n"
+            "    abi_train.export_gguf(\n"
+            "        folder + '/model', sys.argv[2], dtype='q4_k', tokenizer=sys.argv[4]\n"
+            "    )\n"
         )
         tokenizer = HERE.parent / "python" / "abi_train" / "sample" / "tokenizer"
         command = [sys.executable, "-c", code, shape, str(path), str(path.parent), str(tokenizer)]

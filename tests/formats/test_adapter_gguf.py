@@ -17,7 +17,14 @@ from tiny_models import make_tiny_model
 from token_files import write_rows
 from transformers import AutoModelForCausalLM
 
-from abi_train import Generator, LlmTrainingConfig, _native, engines, export_adapter_gguf
+from abi_train import (
+    Generator,
+    LlmTrainingConfig,
+    _native,
+    engines,
+    export_adapter_gguf,
+    export_gguf,
+)
 from abi_train.adapters import LoraConfig as OurLoraConfig
 from abi_train.adapters import merge_adapter
 from abi_train.errors import CheckpointError, ConfigError, FormatError, MissingFileError
@@ -99,6 +106,15 @@ def test_base_and_adapter_in_llama_cpp_give_pefts_logits(case: str, tmp_path: Pa
     for expected, without, found in compared:
         assert np.abs(np.array(without) - expected).max() > 0.05, "the adapter must matter"
         assert np.abs(np.array(found) - expected).max() < 2e-4
+
+
+def test_an_adapter_is_no_model_and_the_words_say_what_to_do(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base", "llama_gqa_untied")
+    adapter = make_adapter(base, tmp_path / "adapter", r=2, lora_alpha=2, target_modules=["q_proj"])
+    (adapter / "config.json").write_bytes((base / "config.json").read_bytes())
+    with pytest.raises(ConfigError, match=r"an adapter, not a model.*--adapter.*abi-train merge"):
+        export_gguf(adapter, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_the_gguf_package_reads_what_peft_wrote(tmp_path: Path) -> None:

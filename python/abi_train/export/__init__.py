@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import _native
-from ..adapters import LoraConfig
+from ..adapters import LoraConfig, is_adapter
 from ..checkpoint import list_checkpoints, read_state, stopped_early
 from ..config import broken
 from ..errors import ConfigError, FormatError, MissingFileError
@@ -59,6 +59,11 @@ def export_gguf(
     if output.suffix != ".gguf":
         raise ConfigError(f"{output}: the name must end in .gguf")
     folder = model_folder(Path(source))
+    if is_adapter(folder):
+        raise ConfigError(
+            f"{folder} holds an adapter, not a model. `abi-train export {source} --adapter` writes "
+            f"it for use beside its base; `abi-train merge {folder}` adds it into its base first."
+        )
     has_tokenizer = (Path(tokenizer or folder) / "tokenizer.json").is_file()
     if not has_tokenizer:
         raise MissingFileError(

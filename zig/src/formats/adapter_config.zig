@@ -80,7 +80,14 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *Diagnostic) Error!Adapte
     };
 }
 
+/// Ways to begin that take the adapter's start out of the base, so that it fits no other.
+const changes_the_base = [_][]const u8{ "pissa", "olora", "corda", "loftq", "lora_ga" };
+
 fn checkKey(key: []const u8, value: json.Value, diag: *Diagnostic) Error!void {
+    if (std.mem.eql(u8, key, "init_lora_weights") and value == .string) for (changes_the_base) |name| {
+        if (std.mem.startsWith(u8, value.string, name))
+            return refuse(diag, "init_lora_weights is {s}; the adapter belongs to a changed base; merge it with PEFT first", .{name});
+    };
     for (setting_keys ++ without_effect ++ .{ "peft_type", "base_model_name_or_path" }) |known| if (std.mem.eql(u8, key, known)) return;
     for (unsupported) |entry| {
         const name, const neutral, const reason = entry;
@@ -258,6 +265,7 @@ test "settings that are not computed, unknown keys and wrong types are refused b
     try expectRefused(", \"bias\": \"all\"", "bias is set");
     try expectRefused(", \"modules_to_save\": [\"lm_head\"]", "modules_to_save is set");
     try expectRefused(", \"loftq_config\": {\"bits\": 4}", "loftq_config is set");
+    try expectRefused(", \"init_lora_weights\": \"pissa_niter_16\"", "init_lora_weights is pissa");
     try expectRefused(", \"newest_idea\": 1", "\"newest_idea\" is no key");
     try expectRefused(", \"lora_alpha\": \"much\"", "\"lora_alpha\" must be a number");
     try expectRefused(", \"lora_dropout\": 1.5", "lora_dropout is 1.5");
@@ -267,7 +275,7 @@ test "settings that are not computed, unknown keys and wrong types are refused b
     defer arena.deinit();
 
     var diag: Diagnostic = .{};
-    const same = "{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": \"all-linear\", \"use_dora\": false, \"bias\": \"none\", \"loftq_config\": {}, " ++
+    const same = "{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": \"all-linear\", \"use_dora\": false, \"bias\": \"none\", \"loftq_config\": {}, \"init_lora_weights\": \"gaussian\", " ++
         "\"modules_to_save\": null, \"megatron_core\": \"megatron.core\", \"qalora_group_size\": 16}";
     const config = try parse(arena.allocator(), same, &diag);
     try testing.expectEqual(7, config.settings.target_modules.len);
