@@ -17,6 +17,7 @@ const merge = @import("merge.zig");
 const parts_module = @import("parts.zig");
 
 const Allocator = std.mem.Allocator;
+const EncodeScratch = encoding.EncodeScratch;
 const Decoder = @import("decoder.zig").Decoder;
 const Parts = parts_module.Parts;
 const Token = parts_module.Token;
@@ -358,18 +359,30 @@ pub const Tokenizer = struct {
 
     /// Ids of `text`; the caller frees them. Bytes need not be UTF-8.
     pub fn encode(self: *const Tokenizer, gpa: Allocator, text: []const u8, options: EncodeOptions) EncodeError![]u32 {
-        var call: encoding.Call = .{ .tokenizer = self, .gpa = gpa, .arena = .init(gpa), .parse_special = options.parse_special };
+        var scratch: EncodeScratch = .init(gpa);
+        defer scratch.deinit(gpa);
+        var out: std.ArrayList(u32) = .empty;
+        errdefer out.deinit(gpa);
+
+        try self.encodeInto(&scratch, &out, gpa, text, options);
+        return out.toOwnedSlice(gpa);
+    }
+
+    /// Appends the ids of `text` to `out`, both of `gpa`. `scratch` is kept from call to call: one for each thread.
+    /// On error `out` is as it was before.
+    pub fn encodeInto(self: *const Tokenizer, scratch: *EncodeScratch, out: *std.ArrayList(u32), gpa: Allocator, text: []const u8, options: EncodeOptions) EncodeError!void {
+        const before = out.items.len;
+        errdefer out.items.len = before;
+        var call: encoding.Call = .{ .tokenizer = self, .gpa = gpa, .kept = scratch, .out = out, .parse_special = options.parse_special };
         defer call.deinit();
-        errdefer call.out.deinit(gpa);
 
         if (options.add_bos) |wanted| {
-            if (wanted) if (self.parts.bos) |id| try call.out.append(gpa, id);
-        } else try call.out.appendSlice(gpa, self.parts.prefix);
+            if (wanted) if (self.parts.bos) |id| try out.append(gpa, id);
+        } else try out.appendSlice(gpa, self.parts.prefix);
         try call.append(text, !options.continues);
         if (options.add_eos) |wanted| {
-            if (wanted) if (self.parts.eos) |id| try call.out.append(gpa, id);
-        } else try call.out.appendSlice(gpa, self.parts.suffix);
-        return call.out.toOwnedSlice(gpa);
+            if (wanted) if (self.parts.eos) |id| try out.append(gpa, id);
+        } else try out.appendSlice(gpa, self.parts.suffix);
     }
 
     // ---- decoding ----
@@ -547,4 +560,26 @@ test "running out of memory anywhere leaks nothing" {
             gpa.free(ids);
         }
     }.run, .{});
+}
+
+test "ids are appended to those before, and one scratch serves many texts and tokenizers" {
+    const gpa = std.testing.allocator;
+    var scratch: EncodeScratch = .init(gpa);
+    defer scratch.deinit(gpa);
+    var out: std.ArrayList(u32) = .empty;
+    defer out.deinit(gpa);
+
+    for ([_][]const u8{ "qwen2", "gpt-2", "llama-bpe" }) |pre| {
+        var tokenizer = try fixture.make(gpa, pre);
+        defer tokenizer.deinit();
+
+        for ([_][]const u8{ "hello world", "", "e\u{301} <think> hello", "aaaaaaaaa" }) |text| {
+            const expected = try tokenizer.encode(gpa, text, .{});
+            defer gpa.free(expected);
+
+            const before = out.items.len;
+            try tokenizer.encodeInto(&scratch, &out, gpa, text, .{});
+            try std.testing.expectEqualSlices(u32, expected, out.items[before..]);
+        }
+    }
 }

@@ -14,14 +14,29 @@ const Allocator = std.mem.Allocator;
 const EncodeError = bpe.EncodeError;
 const Tokenizer = bpe.Tokenizer;
 
-/// Scratch of one `encode`.
+/// Working memory of one thread's calls: kept between them, so that a call allocates only where a text is larger than
+/// those before. Belongs to one thread at a time and may serve several tokenizers.
+pub const EncodeScratch = struct {
+    arena: std.heap.ArenaAllocator,
+    merging: merge.Scratch = .{},
+
+    pub fn init(gpa: Allocator) EncodeScratch {
+        return .{ .arena = .init(gpa) };
+    }
+
+    pub fn deinit(self: *EncodeScratch, gpa: Allocator) void {
+        self.merging.deinit(gpa);
+        self.arena.deinit();
+    }
+};
+
+/// One `encode`.
 pub const Call = struct {
     tokenizer: *const Tokenizer,
     gpa: Allocator,
-    arena: std.heap.ArenaAllocator,
+    kept: *EncodeScratch,
     parse_special: bool,
-    out: std.ArrayList(u32) = .empty,
-    scratch: merge.Scratch = .{},
+    out: *std.ArrayList(u32),
     /// Pieces met before in this call: where their ids stand in `out`.
     seen: std.StringHashMapUnmanaged(Span) = .empty,
 
@@ -30,9 +45,8 @@ pub const Call = struct {
     const seen_piece_max = 64;
 
     pub fn deinit(self: *Call) void {
-        self.scratch.deinit(self.gpa);
         self.seen.deinit(self.gpa);
-        self.arena.deinit();
+        _ = self.kept.arena.reset(.retain_capacity);
     }
 
     /// Added tokens that are matched before normalisation, and the text between them.
@@ -49,7 +63,7 @@ pub const Call = struct {
     }
 
     fn rawFragment(self: *Call, raw: []const u8, begins: bool) EncodeError!void {
-        const whole = try normalize(self.arena.allocator(), self.tokenizer.parts.steps, raw);
+        const whole = try normalize(self.kept.arena.allocator(), self.tokenizer.parts.steps, raw);
         var at: usize = 0;
         while (at < whole.len) {
             const found = self.tokenizer.normalized.next(whole, at, self.parse_special);
@@ -65,19 +79,19 @@ pub const Call = struct {
         const parts = &self.tokenizer.parts;
         var whole = normalized;
         if (parts.metaspace) |meta| {
-            whole = try std.mem.replaceOwned(u8, self.arena.allocator(), whole, " ", meta.replacement);
+            whole = try std.mem.replaceOwned(u8, self.kept.arena.allocator(), whole, " ", meta.replacement);
             const prefixed = switch (meta.prefix) {
                 .never => false,
                 .first => begins,
                 .always => true,
             };
             if (prefixed and !std.mem.startsWith(u8, whole, meta.replacement))
-                whole = try std.mem.concat(self.arena.allocator(), u8, &.{ meta.replacement, whole });
+                whole = try std.mem.concat(self.kept.arena.allocator(), u8, &.{ meta.replacement, whole });
             if (meta.split) return self.splitBefore(whole, meta.replacement);
             return self.piece(whole);
         }
         if (parts.add_prefix_space and whole[0] != ' ')
-            whole = try std.mem.concat(self.arena.allocator(), u8, &.{ " ", whole });
+            whole = try std.mem.concat(self.kept.arena.allocator(), u8, &.{ " ", whole });
         var pieces: pre_tokenizer.Iterator = .init(parts.passes, whole);
         while (pieces.next()) |one| try self.piece(one);
     }
@@ -112,20 +126,20 @@ pub const Call = struct {
 
     fn mergePiece(self: *Call, one: []const u8) EncodeError!void {
         const tokenizer = self.tokenizer;
-        self.scratch.symbols.clearRetainingCapacity();
+        self.kept.merging.symbols.clearRetainingCapacity();
         switch (tokenizer.parts.kind) {
             .byte_level => try self.byteSymbols(one),
             .characters => try self.charSymbols(one),
         }
         switch (tokenizer.parts.merges) {
-            .ranked => try merge.merge(&tokenizer.ranked, self.gpa, &self.scratch, one),
+            .ranked => try merge.merge(&tokenizer.ranked, self.gpa, &self.kept.merging, one),
             .scored => |scores| {
                 const rules: merge.Scored = .{ .ids = &tokenizer.ordinary, .scores = scores };
-                try merge.merge(&rules, self.gpa, &self.scratch, one);
+                try merge.merge(&rules, self.gpa, &self.kept.merging, one);
             },
         }
         var unknown_before = false;
-        for (self.scratch.symbols.items) |symbol| {
+        for (self.kept.merging.symbols.items) |symbol| {
             if (symbol.id) |id| {
                 unknown_before = false;
                 try self.out.append(self.gpa, id);
@@ -147,13 +161,13 @@ pub const Call = struct {
     }
 
     fn byteSymbols(self: *Call, one: []const u8) EncodeError!void {
-        try self.scratch.symbols.ensureTotalCapacity(self.gpa, one.len);
+        try self.kept.merging.symbols.ensureTotalCapacity(self.gpa, one.len);
         for (one, 0..) |byte, i| {
             const id = self.tokenizer.byte_ids[byte] orelse {
                 try self.unknownSymbol(@intCast(i), 1);
                 continue;
             };
-            self.scratch.symbols.appendAssumeCapacity(.{ .id = id, .start = @intCast(i), .len = 1 });
+            self.kept.merging.symbols.appendAssumeCapacity(.{ .id = id, .start = @intCast(i), .len = 1 });
         }
     }
 
@@ -169,7 +183,7 @@ pub const Call = struct {
             const symbol: merge.Symbol = .{ .id = self.tokenizer.ordinary.get(char), .start = start, .len = len };
             // With scores a character without an id may still be half of a token.
             if (symbol.id != null or !ranked) {
-                try self.scratch.symbols.append(self.gpa, symbol);
+                try self.kept.merging.symbols.append(self.gpa, symbol);
                 continue;
             }
             const all = parts.byte_fallback and for (char) |byte| {
@@ -179,13 +193,13 @@ pub const Call = struct {
                 try self.unknownSymbol(start, len);
                 continue;
             }
-            for (char, 0..) |byte, i| try self.scratch.symbols.append(self.gpa, .{ .id = self.tokenizer.byte_ids[byte], .start = start + @as(u32, @intCast(i)), .len = 1 });
+            for (char, 0..) |byte, i| try self.kept.merging.symbols.append(self.gpa, .{ .id = self.tokenizer.byte_ids[byte], .start = start + @as(u32, @intCast(i)), .len = 1 });
         }
     }
 
     fn unknownSymbol(self: *Call, start: u32, len: u32) EncodeError!void {
         const parts = &self.tokenizer.parts;
-        const symbols = &self.scratch.symbols;
+        const symbols = &self.kept.merging.symbols;
         if (parts.fuse_unknown and symbols.items.len > 0) {
             const last = &symbols.items[symbols.items.len - 1];
             if (last.id == parts.unknown) {

@@ -22,6 +22,7 @@ pub const unicode = @import("unicode.zig");
 pub const Tokenizer = bpe.Tokenizer;
 pub const Decoder = decoder.Decoder;
 pub const EncodeOptions = bpe.EncodeOptions;
+pub const EncodeScratch = encoding.EncodeScratch;
 pub const DecodeOptions = bpe.DecodeOptions;
 pub const EncodeError = bpe.EncodeError;
 pub const TokenType = parts.TokenType;
