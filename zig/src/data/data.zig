@@ -2,6 +2,9 @@
 //!
 //! Does not know: text formats of chats, tokenizers, models.
 
+pub const utf8 = @import("utf8.zig");
+pub const json_line = @import("json_line.zig");
+pub const jsonl = @import("jsonl.zig");
 pub const instructions = @import("instructions.zig");
 pub const manifest = @import("manifest.zig");
 pub const loss_mask = @import("loss_mask.zig");
@@ -35,6 +38,9 @@ pub const parseInstructionDataset = instructions.parseInstructionDataset;
 pub const parseInstructionDatasetOptions = instructions.parseInstructionDatasetOptions;
 
 test {
+    _ = utf8;
+    _ = json_line;
+    _ = jsonl;
     _ = instructions;
     _ = manifest;
     _ = loss_mask;
