@@ -11,6 +11,7 @@ import pytest
 from tiny_models import llama3_tokenizer, qwen2_tokenizer, smollm_tokenizer
 
 from abi_train import TokenizedDataset
+from abi_train.data.native import NativeEncoder
 from abi_train.data.prepare import PrepareReport, prepare
 from abi_train.errors import AbiTrainError, DataError, FileAccessError, MissingFileError
 
@@ -248,3 +249,66 @@ def test_missing_things_are_named(tmp_path: Path, folders: dict[str, Path]) -> N
         prepare([tmp_path / "gone.jsonl"], folders["smollm"], tmp_path / "o.bin")
     with pytest.raises(MissingFileError):
         run(tmp_path, tmp_path / "no-tokenizer", {"text": "a"})
+
+
+def test_only_the_last_answer_is_learned_when_asked(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    hf = smollm_tokenizer()
+    for loss, learned in (
+        ("assistant", ["No. It jumps over 42 dogs.<|im_end|>", "Naïve café 🙂<|im_end|>"]),
+        ("completion", ["Naïve café 🙂<|im_end|>"]),
+    ):
+        _, ids, mask = run(tmp_path, folders["smollm"], {"messages": CHAT}, loss=loss)
+        kept = [token for token, keep in zip(ids[0], mask[0], strict=True) if keep]
+        assert hf.decode(kept) == "".join(learned)
+
+
+@pytest.mark.parametrize(
+    "row", [{"messages": CHAT}, {"prompt": "The fox", "completion": " jumps."}, {"text": "fox"}]
+)
+def test_everything_is_learned_when_asked(
+    tmp_path: Path, folders: dict[str, Path], row: dict[str, Any]
+) -> None:
+    _, some, _ = run(tmp_path, folders["smollm"], row)
+    report, ids, mask = run(tmp_path, folders["smollm"], row, loss="all")
+    assert ids == some
+    assert mask == [[True] * len(ids[0])]
+    assert report.train.tokens_in_loss == len(ids[0]) - 1
+
+
+def test_a_loss_that_does_not_fit_is_refused(tmp_path: Path, folders: dict[str, Path]) -> None:
+    pair = {"prompt": "a", "chosen": " b", "rejected": " c"}
+    with pytest.raises(DataError, match="only the answers are learned"):
+        run(tmp_path, folders["smollm"], pair, loss="all")
+    with pytest.raises(DataError, match="loss is 'user'; it must be one of assistant, completion"):
+        run(tmp_path, folders["smollm"], {"text": "a"}, loss="user")
+
+
+class Endless(NativeEncoder):
+    """A format whose turns are in the loss without their end token."""
+
+    def encode_chat(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[bool]]:
+        ids, mask = super().encode_chat(*args, **kwargs)
+        return ids, [keep and token not in self.end_ids for token, keep in zip(ids, mask)]  # noqa: B905
+
+
+def test_a_row_that_would_be_learned_without_its_end_token_is_an_error(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    encoder = Endless(folders["smollm"])
+    with pytest.raises(DataError, match=r"rows.jsonl:1: .*ends with '.*42 dogs.' and not with an"):
+        run(tmp_path, folders["smollm"], {"messages": CHAT}, encoder=encoder)
+    assert not (tmp_path / "out.bin").exists()
+
+
+def test_a_tokenizer_without_end_token_is_an_error(
+    tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    encoder = NativeEncoder(folders["smollm"])
+    encoder.end_id, encoder.end_ids = None, frozenset()
+    with pytest.raises(DataError, match=r"rows.jsonl:1: .*The tokenizer has none: set eos_token"):
+        run(tmp_path, folders["smollm"], {"text": "The fox"}, encoder=encoder)
+    pair = {"prompt": "a", "chosen": " b", "rejected": " c"}
+    with pytest.raises(DataError, match=r"rows.jsonl:1: .*set eos_token"):
+        run(tmp_path, folders["smollm"], pair, encoder=encoder)

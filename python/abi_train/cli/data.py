@@ -57,6 +57,9 @@ def prepare_command(
     chat_format: Annotated[
         str | None, typer.Option(help="abbey, chatml, llama3 …, in place of the template's.")
     ] = None,
+    loss: Annotated[
+        str, typer.Option(help="What is learned: assistant, completion (last answer) or all.")
+    ] = "assistant",
     license_name: Annotated[
         str | None, typer.Option("--license", help="Licence of the text, for the record.")
     ] = None,
@@ -66,7 +69,8 @@ def prepare_command(
 
     A row has `messages` (or ShareGPT `conversations`), `prompt` and `completion`, `instruction` and
     `output`, or `text`. In the loss are the assistant's turns, the completion, or all of a text,
-    each with its end token. Rows with `prompt`, `chosen` and `rejected` make preference data.
+    each with its end token; a row that would be learned without one is an error. Rows with
+    `prompt`, `chosen` and `rejected` make preference data.
     """
     from rich.progress import (
         BarColumn,
@@ -77,7 +81,7 @@ def prepare_command(
     )
 
     from ..data.native import FORMATS
-    from ..data.prepare import prepare
+    from ..data.prepare import LOSSES, prepare
 
     if not 0.0 <= eval_fraction <= 0.99:
         raise typer.BadParameter(f"--eval-fraction is {eval_fraction}; it must be 0 to 0.99")
@@ -85,6 +89,8 @@ def prepare_command(
         raise typer.BadParameter(
             f"--chat-format is {chat_format!r}; it must be one of {', '.join(FORMATS)}"
         )
+    if loss not in LOSSES:
+        raise typer.BadParameter(f"--loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -106,6 +112,7 @@ def prepare_command(
             skip_invalid=skip_invalid,
             stream=stream,
             chat_format=chat_format,
+            loss=loss,  # type: ignore[arg-type]  # checked above
             source_note=source,
             license_note=license_name,
             on_progress=lambda done, total: bar.update(task, completed=done, total=total),

@@ -26,6 +26,8 @@ class NativeEncoder:
         self._format = chat_format
         self.vocab_size = self._tokenizer.vocab_size
         self.end_id = self._tokenizer.eos_token_id
+        ends = {*self._tokenizer.stop_token_ids, self.end_id}
+        self.end_ids = frozenset(end for end in ends if end is not None)
         self.hash = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
         self.chat_format = chat_format or self._name()
 

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
@@ -37,6 +37,11 @@ from .sources import (
     read_rows,
 )
 
+LOSSES: Final = ("assistant", "completion", "all")
+"""What is learned: assistant turns and completions; of a chat only the last answer; everything."""
+
+Loss = Literal["assistant", "completion", "all"]
+
 NO_FORMAT = (
     "a chat needs a chat format, and the tokenizer's template is none this version knows. "
     "Name one with --chat-format (in Python chat_format)"
@@ -44,10 +49,14 @@ NO_FORMAT = (
 
 
 class Encoder(Protocol):
-    """The part of a tokenizer this module needs."""
+    """The part of a tokenizer this module needs.
+
+    end_id: what ends a text. end_ids: all ids at which a model stops, `end_id` among them.
+    """
 
     vocab_size: int
     end_id: int | None
+    end_ids: frozenset[int]
     hash: str
     chat_format: str | None
 
@@ -126,6 +135,7 @@ def prepare(
     skip_invalid: bool = False,
     stream: bool = False,
     chat_format: str | None = None,
+    loss: Loss = "assistant",
     source_note: str | None = None,
     license_note: str | None = None,
     encoder: Encoder | None = None,
@@ -138,13 +148,15 @@ def prepare(
     lines, drawn from `seed`, that goes to `eval_output` (default: `<output>_eval.bin`).
     skip_invalid: count unusable lines instead of stopping at the first. stream: no row starts, one
     stream of ids as ABI reads it; a mask is kept beside it all the same, so that prompts stay out
-    of the loss. on_progress: called with lines done and lines in all.
+    of the loss. loss: what is learned, see `LOSSES`; a text is learned whole in any case.
+    on_progress: called with lines done and lines in all.
 
     Rows with `chosen` and `rejected` make preference data, two rows a line; they do not mix with
     other rows in one file.
 
     An existing file is replaced only when it is a data set with a manifest. Raises `DataError` with
-    file and line, `MissingFileError`, `FileAccessError`, or `FormatError` for the tokenizer.
+    file and line, also for a row that would be learned without its end token, `MissingFileError`,
+    `FileAccessError`, or `FormatError` for the tokenizer.
     """
     output = Path(output)
     asked = eval_fraction > 0.0 or eval_output is not None
@@ -155,6 +167,8 @@ def prepare(
         raise DataError(f"eval_fraction is {eval_fraction}; it must be at least 0 and below 1")
     if max_seq_len is not None and max_seq_len < 2:
         raise DataError(f"max_seq_len is {max_seq_len}; a row needs at least 2 tokens")
+    if loss not in LOSSES:
+        raise DataError(f"loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
     encoder = encoder or NativeEncoder(Path(tokenizer), chat_format)
     skipped = Skipped() if skip_invalid else None
     rows = read_rows(sources, skipped=skipped)
@@ -164,6 +178,11 @@ def prepare(
         raise DataError(
             f"{first[1] if first else output}: pairs of answers cannot be a stream; "
             "leave out --stream (in Python stream)"
+        )
+    if preference and loss == "all":
+        raise DataError(
+            f"{first[1] if first else output}: of pairs only the answers are learned, never the "
+            "prompt; leave out --loss all (in Python loss)"
         )
     total = count_lines(sources)
     held = _held_out(total, eval_fraction, seed)
@@ -207,7 +226,7 @@ def prepare(
             if isinstance(row, Preference):
                 _add_pair(encoder, row, place, max_seq_len, split, into, report)
             else:
-                _add(encoder, row, place, max_seq_len, split, into, report, stream=stream)
+                _add(encoder, row, place, max_seq_len, split, into, report, stream, loss)
         if on_progress is not None:
             on_progress(total, total)
         for split, _ in targets:
@@ -244,26 +263,67 @@ def _check_outputs(output: Path, eval_output: Path | None) -> None:
         )
 
 
-def encode_row(encoder: Encoder, row: Text | Completion | Chat) -> tuple[list[int], list[bool]]:
-    """Ids of a row and whether each is in the loss. Raises `ValueError` with the reason."""
+def encode_row(
+    encoder: Encoder, row: Text | Completion | Chat, loss: Loss = "assistant"
+) -> tuple[list[int], list[bool]]:
+    """Ids of a row and whether each is in the loss.
+
+    Raises `ValueError` with the reason, also when something would be learned without its end.
+    """
     if isinstance(row, Text):
         ids = _ended(encoder, encoder.encode(row.text))
-        return ids, [True] * len(ids)
-    if isinstance(row, Completion):
+        mask = [True] * len(ids)
+    elif isinstance(row, Completion):
         prompt = encoder.encode(row.prompt)
-        whole = _ended(encoder, encoder.encode(row.prompt + row.completion))
-        border = common_prefix(prompt, whole)
-        return whole, [at >= border for at in range(len(whole))]
+        ids = _ended(encoder, encoder.encode(row.prompt + row.completion))
+        border = common_prefix(prompt, ids)
+        mask = [at >= border for at in range(len(ids))]
+    else:
+        ids, mask = _encode_chat(encoder, row, loss)
+    check_ends(encoder, ids, mask)
+    return ids, [True] * len(ids) if loss == "all" else mask
+
+
+def _encode_chat(encoder: Encoder, row: Chat, loss: Loss) -> tuple[list[int], list[bool]]:
     if encoder.chat_format is None:
         raise ValueError(NO_FORMAT)
     ids, mask = encoder.encode_chat(row.messages, emotion=row.emotion)
-    if row.learn_from:
+    learn_from = row.learn_from
+    if loss == "completion" and not learn_from:
+        answers = (at for at, turn in enumerate(row.messages) if turn.role == "assistant")
+        learn_from = max(answers, default=0)
+    if learn_from:
         prompt, _ = encoder.encode_chat(
-            row.messages[: row.learn_from], emotion=row.emotion, answer_next=True
+            row.messages[:learn_from], emotion=row.emotion, answer_next=True
         )
         border = common_prefix(prompt, ids)
         mask = [kept and at >= border for at, kept in enumerate(mask)]
     return ids, mask
+
+
+def check_ends(encoder: Encoder, ids: Sequence[int], mask: Sequence[bool]) -> None:
+    """Raises `ValueError` when a learned stretch does not end with an end token.
+
+    A model that never saw the end of an answer does not stop by itself.
+    """
+    last = len(ids) - 1
+    for at, kept in enumerate(mask):
+        if kept and (at == last or not mask[at + 1]) and ids[at] not in encoder.end_ids:
+            raise ValueError(_no_end(encoder, ids[: at + 1]))
+
+
+def _no_end(encoder: Encoder, learned: Sequence[int]) -> str:
+    """What to say of learned ids without an end token."""
+    shown = encoder.decode(learned[-8:])
+    move = (
+        "Choose another --chat-format (in Python chat_format)"
+        if encoder.end_ids
+        else "The tokenizer has none: set eos_token in its tokenizer_config.json"
+    )
+    return (
+        f"what is learned ends with {shown!r} and not with an end token, so the model would not "
+        f"learn to stop. {move}"
+    )
 
 
 def encode_pair(encoder: Encoder, row: Preference) -> tuple[int, list[int], list[int]]:
@@ -294,6 +354,9 @@ def encode_pair(encoder: Encoder, row: Preference) -> tuple[int, list[int], list
     border = min(common_prefix(prompt, better), common_prefix(prompt, worse))
     if border == len(better) or border == len(worse):
         raise ValueError("an answer adds no token to its prompt")
+    for answer in (better[border:], worse[border:]):  # a line break may follow the end token
+        if encoder.end_ids.isdisjoint(answer):
+            raise ValueError(_no_end(encoder, answer))
     return border, better, worse
 
 
@@ -331,11 +394,11 @@ def _add(
     split: Split,
     writer: TokenizedWriter,
     report: PrepareReport,
-    *,
     stream: bool,
+    loss: Loss,
 ) -> None:
     try:
-        ids, mask = encode_row(encoder, row)
+        ids, mask = encode_row(encoder, row, loss)
     except ValueError as error:
         raise DataError(f"{place}: {error}") from None
     cut = limit is not None and len(ids) > limit
@@ -399,10 +462,13 @@ def _pieces(encoder: Encoder, ids: Sequence[int], mask: Sequence[bool]) -> list[
 
 
 __all__ = [
+    "LOSSES",
     "Chat",
     "Encoder",
+    "Loss",
     "PrepareReport",
     "Split",
+    "check_ends",
     "common_prefix",
     "encode_pair",
     "encode_row",
