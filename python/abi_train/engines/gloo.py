@@ -49,5 +49,11 @@ def _group(joined: Any) -> Any:
     if joined.is_initialized():
         return joined.new_group(backend="gloo")  # the one that is there may be a GPU's
     joined.init_process_group("gloo")
-    atexit.register(joined.destroy_process_group)
+    atexit.register(_leave, joined)
     return joined.group.WORLD
+
+
+def _leave(joined: Any) -> None:
+    """Its threads must not outlive the interpreter."""
+    if joined.is_initialized():
+        joined.destroy_process_group()

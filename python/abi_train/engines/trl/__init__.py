@@ -27,11 +27,13 @@ from ...runspec import RunResult, RunSpec
 from .. import Probe
 from .session import Session
 from .surroundings import quiet, threads
+from .together import leave_at_exit
 
 __all__ = ["run"]
 
 
 def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunResult:
     """Train with TRL. Same contract as `engines.run`."""
+    leave_at_exit()
     with quiet(), threads(spec.config.threads):
         return Session(spec, observer, probe).train()
