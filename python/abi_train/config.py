@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 OPTIMIZERS: Final = ("sgd", "adam", "adamw")
-PACKINGS: Final = ("none", "bfd")
+PACKINGS: Final = ("none", "bfd", "bfd_split", "wrapped")
 LR_SCHEDULES: Final = (
     "constant",
     "cosine",
@@ -104,7 +104,7 @@ _NOT_OURS: Final = {
     "warmup_ratio": "write the number of updates as warmup_steps",
     "learning_rate_scheduler": "the key is lr_schedule",
     "lr": "the key is learning_rate",
-    "packing_strategy": "packing itself is the strategy: none or bfd",
+    "packing_strategy": "packing itself is the strategy: none, bfd, bfd_split or wrapped",
 }
 
 
@@ -123,7 +123,10 @@ class LlmTrainingConfig:
     batch_size: int = count(4, "sequences in a micro-batch", least=1)
     max_seq_len: int = count(512, "tokens in a sequence; longer rows keep their start", least=1)
     packing: str = choice(
-        "none", PACKINGS, "`bfd`: rows share a sequence, each with its own positions and attention"
+        "none",
+        PACKINGS,
+        "`bfd`: rows share a sequence, each with its own positions and attention; `bfd_split`: "
+        "longer rows in pieces; `wrapped`: one text, cut",
     )
     learning_rate: float = positive(1e-5, "peak learning rate")
     lr_schedule: str = choice("warmup_cosine", LR_SCHEDULES, "shape of the learning rate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from abi_train.runspec import RunSpec
 ROOT = Path(__file__).resolve().parents[2]
 VOCAB = 300
 ENGINES = ("native", "trl")
+STRATEGIES = ("bfd", "bfd_split", "wrapped")
 PROGRAM = """\
 import sys
 from abi_train import RunSpec, run
@@ -71,7 +74,7 @@ def make_spec(folder: Path, shape: str = "llama_gqa_untied", **settings: object)
 
 
 def test_native_bins_are_those_of_trl(tmp_path: Path) -> None:
-    from abi_train.engines.trl.packing import best_fit
+    from abi_train.engines.trl.packing import pack
 
     program = tmp_path / "probe"
     source = ROOT / "zig" / "src"
@@ -83,7 +86,7 @@ def test_native_bins_are_those_of_trl(tmp_path: Path) -> None:
     subprocess.run(command, check=True, timeout=300)
 
     draw = random.Random(7)
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"lengths": [draw.randrange(draw.randrange(1, 90)) for _ in range(rows)], "capacity": size}
         for rows, size in ((1, 1), (40, 7), (300, 64), (999, 65), (1001, 50), (2400, 128), (50, 1))
     ]
@@ -92,43 +95,58 @@ def test_native_bins_are_those_of_trl(tmp_path: Path) -> None:
         {"lengths": [0, 0], "capacity": 4},
         {"lengths": [9, 8, 7, 7, 1, 2, 1, 3, 2, 8, 9, 9, 5, 5, 5, 5], "capacity": 10},
     ]
+    requests = [{**one, "strategy": name} for one in requests for name in STRATEGIES]
     (tmp_path / "in.json").write_text(json.dumps(requests))
     asked = [str(program), str(tmp_path / "in.json"), str(tmp_path / "out.json")]
     subprocess.run(asked, check=True, timeout=60)
     answers = json.loads((tmp_path / "out.json").read_text())
     for request, bins in zip(requests, answers, strict=True):
-        assert bins == best_fit(request["lengths"], request["capacity"]), request
+        starts = [0, *itertools.accumulate(request["lengths"])]
+        theirs = pack(starts, request["capacity"], request["strategy"])
+        if request["strategy"] == "wrapped":
+            assert [[tuple(run) for run in found] for found in bins] == theirs, request
+            continue
+        begins = [[starts[row] + offset for row, offset in found] for found in bins]
+        assert begins == [[begin for begin, _ in found] for found in theirs], request
 
 
-def test_bins_of_the_engine_are_what_trl_packs_from_a_whole_dataset() -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bins_of_the_engine_are_what_trl_packs_from_a_whole_dataset(strategy: str) -> None:
     from abi_train.engines.trl.libraries import datasets, pack_dataset
-    from abi_train.engines.trl.packing import best_fit
+    from abi_train.engines.trl.packing import pack
 
     draw = np.random.default_rng(3)
-    lengths = [int(length) for length in draw.integers(1, 60, 2100)]
-    rows = datasets.Dataset.from_dict({"input_ids": [[i] * n for i, n in enumerate(lengths)]})
-    packed = pack_dataset(rows, 48, "bfd")[:]
-    wanted = [list(dict.fromkeys(tokens)) for tokens in packed["input_ids"]]
-    assert best_fit(lengths, 48) == wanted
+    starts = [0, *itertools.accumulate(int(length) for length in draw.integers(1, 60, 2100))]
+    rows = {"input_ids": [list(range(*ends)) for ends in itertools.pairwise(starts)]}
+    packed = pack_dataset(datasets.Dataset.from_dict(rows), 48, strategy)[:]
+    ours = [
+        [token for piece in pieces for token in range(*piece)]
+        for pieces in pack(starts, 48, strategy)
+    ]
+    assert ours == packed["input_ids"]
 
 
-def test_a_packed_row_is_what_trl_trains_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("strategy", "size"), [("bfd", 64), ("bfd_split", 13), ("wrapped", 24)])
+def test_a_packed_row_is_what_trl_trains_on(tmp_path: Path, strategy: str, size: int) -> None:
     from abi_train.engines.trl.libraries import TextCollator, datasets, pack_dataset
-    from abi_train.engines.trl.packing import best_fit
+    from abi_train.engines.trl.packing import pack
     from abi_train.engines.trl.rows import collate
 
     path = write_rows(tmp_path / "train.bin", LENGTHS, vocab=VOCAB)
-    plain = TokenRows.open(path, batch_size=2, max_seq_len=64)
-    rows = plain.packed(best_fit)
+    plain = TokenRows.open(path, batch_size=2, max_seq_len=size)
+    rows = plain.packed(pack, strategy)
     ends = list(zip(plain.starts[:-1], plain.starts[1:], strict=True))
     every = [plain._cut(int(begin), int(end)) for begin, end in ends]
     columns = {key: [row[key] for row in every] for key in ("input_ids", "labels")}
-    wanted = pack_dataset(datasets.Dataset.from_dict(columns), 64, "bfd")
+    wanted = pack_dataset(datasets.Dataset.from_dict(columns), size, strategy)
     assert len(rows) == len(wanted)
-    theirs = TextCollator(pad_token_id=0, padding_free=True)([wanted[i] for i in range(4)])
-    ours = collate([rows[i] for i in range(4)])
+    borders = strategy != "wrapped"
+    last = range(len(rows) - 4, len(rows))
+    theirs = TextCollator(pad_token_id=0, padding_free=borders)([wanted[i] for i in last])
+    ours = collate([rows[i] for i in last])
     assert ours.keys() == theirs.keys()
-    assert (ours["labels"][ours["position_ids"] == 0] == IGNORED).all()
+    if borders:
+        assert (ours["labels"][ours["position_ids"] == 0] == IGNORED).all()
     for key, value in theirs.items():
         assert torch.equal(torch.as_tensor(ours[key]), torch.as_tensor(value)), key
 
@@ -145,6 +163,9 @@ def test_both_engines_agree_on_packed_rows(tmp_path: Path, shape: str) -> None:
     [
         {"label_smoothing": 0.1, "shuffle": False},
         {"batch_size": 3, "max_seq_len": 24, "recompute_activations": True},
+        {"packing": "bfd_split", "max_seq_len": 16},
+        {"packing": "wrapped", "max_seq_len": 20},
+        {"packing": "wrapped", "max_seq_len": 33, "batch_size": 3, "shuffle": False},
     ],
 )
 def test_both_engines_agree_on_packed_rows_whatever_the_settings(
@@ -154,8 +175,12 @@ def test_both_engines_agree_on_packed_rows_whatever_the_settings(
     assert result.ok, result.fault
 
 
-def test_both_engines_agree_on_packed_rows_in_double_precision(tmp_path: Path) -> None:
-    result = crosscheck(make_spec(tmp_path).replace(precision="float64"), steps=6)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_both_engines_agree_on_packed_rows_in_double_precision(
+    tmp_path: Path, strategy: str
+) -> None:
+    made = make_spec(tmp_path, packing=strategy, max_seq_len=30).replace(precision="float64")
+    result = crosscheck(made, steps=6)
     assert result.ok, result.fault
 
 
@@ -207,11 +232,26 @@ def test_packing_changes_who_shares_an_update_but_not_what_is_learned(
         assert before.tokens == after.tokens
 
 
-@pytest.mark.parametrize(("first", "second"), [("native", "trl"), ("trl", "native")])
+@pytest.mark.parametrize(
+    ("first", "second", "strategy"),
+    [
+        ("native", "trl", "bfd"),
+        ("trl", "native", "bfd"),
+        ("native", "trl", "bfd_split"),
+        ("trl", "native", "wrapped"),
+    ],
+)
 def test_a_packed_run_goes_on_with_the_other_engine(
-    tmp_path: Path, first: str, second: str
+    tmp_path: Path, first: str, second: str, strategy: str
 ) -> None:
-    made = make_spec(tmp_path, epochs=4, checkpoint_interval=3, max_checkpoints=0)
+    made = make_spec(
+        tmp_path,
+        epochs=4,
+        checkpoint_interval=3,
+        max_checkpoints=0,
+        packing=strategy,
+        max_seq_len=48 if strategy == "bfd" else 24,
+    )
     whole = engines.run(made.replace(engine=first))
     part = tmp_path / "run" / "checkpoint-3"
     again = made.replace(engine=second, run_dir=tmp_path / "again", resume=str(part))
@@ -223,8 +263,42 @@ def test_a_packed_run_goes_on_with_the_other_engine(
         assert abs(before.loss - after.loss) < 5e-6
     plain = dataclasses.replace(made.config, packing="none")
     other = again.replace(run_dir=tmp_path / "other", config=plain)
-    with pytest.raises(CheckpointError, match="packing was bfd"):
+    with pytest.raises(CheckpointError, match=f"packing was {strategy}"):
         engines.run(other)
+
+
+@pytest.mark.parametrize("strategy", ["bfd_split", "wrapped"])
+def test_evaluation_packs_as_training_does_on_both_engines(tmp_path: Path, strategy: str) -> None:
+    made = make_spec(
+        tmp_path, epochs=1, max_seq_len=20, packing=strategy, eval_interval=1, max_steps=2
+    )
+    made = made.replace(eval_data=made.data)
+    ours, theirs = (
+        engines.run(made.replace(engine=engine, run_dir=tmp_path / engine)) for engine in ENGINES
+    )
+    assert ours.evaluations and len(ours.evaluations) == len(theirs.evaluations)
+    for left, right in zip(ours.evaluations, theirs.evaluations, strict=True):
+        assert left.tokens == right.tokens
+        assert abs(left.loss - right.loss) < 5e-6
+
+
+@pytest.mark.parametrize("strategy", ["bfd_split", "wrapped"])
+def test_a_resumed_packed_run_ends_with_the_same_bits(tmp_path: Path, strategy: str) -> None:
+    made = make_spec(
+        tmp_path,
+        epochs=3,
+        checkpoint_interval=3,
+        max_checkpoints=0,
+        packing=strategy,
+        max_seq_len=20,
+    ).replace(engine="native")
+    whole = engines.run(made)
+    again = made.replace(run_dir=tmp_path / "again", resume=str(tmp_path / "run" / "checkpoint-3"))
+    resumed = engines.run(again)
+    assert [one.loss for one in whole.history[3:]] == [one.loss for one in resumed.history]
+    last = f"checkpoint-{whole.total_steps}/model.safetensors"
+    left, right = (folder / last for folder in (made.run_dir, again.run_dir))
+    assert left.read_bytes() == right.read_bytes()
 
 
 def test_two_processes_of_either_engine_are_one_packed_run(tmp_path: Path) -> None:

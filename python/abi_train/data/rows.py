@@ -5,8 +5,9 @@ and a position is a label when its bit in `.mask` is set (all are without a mask
 row starts is a stream: a row is `max_seq_len` inputs and the same number of tokens one later, so it
 is given here as `max_seq_len + 1` ids, and `batch_size` rows in sequence are one micro-batch.
 
-Packed, a row is several rows of the file one behind the other; a packer says which. The first token
-of each is no label, as nothing before it is its own.
+Packed, a row is several rows of the file, or pieces of them, one behind the other; a packer says
+which. The first token of each is no label, as nothing before it is its own. Wrapped, a row is a run
+of tokens, whatever rows they are of, and all of it is one text.
 
 Preference data (`"kind": "preference"`) is a list of pairs: rows 2i and 2i + 1 are one prompt with
 the better and the worse answer.
@@ -33,8 +34,9 @@ IGNORED = -100
 """Label of a position without loss, in the words of transformers."""
 
 
-Packer = Callable[[Sequence[int], int], list[list[int]]]
-"""Which rows of these lengths, cut to so many tokens, make up each packed row."""
+Packer = Callable[[Sequence[int], int, str], list[list[tuple[int, int]]]]
+"""From row starts, a length and a strategy: which tokens, from and up to, make up each packed row.
+"""
 
 MANIFEST_SCHEMA = "abi_train/token-bin/1"
 
@@ -45,7 +47,8 @@ class TokenRows:
 
     token_ids: all ids of the file, uint32. starts: where each row begins, and the file's end as a
     last entry; None for a stream. kept: rows that have a target left after the cut; empty when rows
-    are packed. mask: bits, lowest first, or None. bins: the rows of each packed row, or None.
+    are packed. mask: bits, lowest first, or None. bins: from and up to which tokens the pieces of
+    each packed row go, or None. borders: whether these pieces are texts of their own.
     """
 
     path: Path
@@ -55,7 +58,8 @@ class TokenRows:
     mask: npt.NDArray[np.uint8] | None
     batch_size: int
     max_seq_len: int
-    bins: list[list[int]] | None = None
+    bins: list[list[tuple[int, int]]] | None = None
+    borders: bool = True
 
     @classmethod
     def open(cls, path: str | Path, *, batch_size: int, max_seq_len: int) -> TokenRows:
@@ -92,16 +96,23 @@ class TokenRows:
         object.__setattr__(rows, "kept", rows._rows_with_targets())
         return rows
 
-    def packed(self, pack: Packer) -> TokenRows:
+    def packed(self, pack: Packer, strategy: str) -> TokenRows:
         """The same data with several rows in each. Raises `ConfigError` for a stream."""
         if self.starts is None:
             raise ConfigError(
-                f"packing is bfd, but {self.path} is one stream without row starts: its sequences "
-                "are full already. Set packing to none, or prepare the data as rows"
+                f"packing is {strategy}, but {self.path} is one stream without row starts: its "
+                "sequences are full already. Set packing to none, or prepare the data as rows"
             )
-        # With nothing to learn in any row there is no packed row either.
-        bins = pack(np.diff(self.starts).tolist(), self.max_seq_len) if self.kept.size else []
-        return dataclasses.replace(self, kept=self.kept[:0], bins=bins)
+        borders = strategy != "wrapped"
+        bins = pack(self.starts.tolist(), self.max_seq_len, strategy)
+        packed = dataclasses.replace(self, kept=self.kept[:0], bins=bins, borders=borders)
+        # With nothing to learn in any packed row there is none.
+        return packed if packed._has_targets() else dataclasses.replace(packed, bins=[])
+
+    def _has_targets(self) -> bool:
+        return any(
+            label != IGNORED for row in range(len(self)) for label in self[row]["labels"][1:]
+        )
 
     def _rows_with_targets(self) -> npt.NDArray[np.int64]:
         if self.starts is None:
@@ -153,7 +164,8 @@ class TokenRows:
         if not 0 <= row < len(self):
             raise IndexError(row)
         if self.bins is not None:
-            return _joined([self._cut(*self._ends(part)) for part in self.bins[row]])
+            parts = [self._cut(*piece) for piece in self.bins[row]]
+            return _joined(parts) if self.borders else parts[0]
         if self.starts is None:
             begin = row * self.max_seq_len
             return self._cut(begin, begin + self.max_seq_len + 1)

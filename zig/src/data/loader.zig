@@ -7,6 +7,8 @@
 //! short one is kept. Position i predicts token i + 1 of its row; the last token of a row predicts nothing.
 //! Packed rows (`LoaderOptions.packing`): the rows of a bin (`packing.zig`) stand one behind the other as one sequence.
 //! Positions begin at 0 in each, and none sees another's tokens or predicts them. Every row that is not empty takes part.
+//! Wrapped rows: a sequence is a run of tokens whatever rows they are of; positions run on, all see each other, and a row's
+//! first token is predicted from the row before it.
 //! Pairs (`pairs.zig`): a micro-batch is the next `batch_size` pairs of the epoch's order, all better answers first, then
 //! all worse ones, padded to the longest of all; pairs whose prompt alone fills `max_seq_len` are left out and counted.
 //! In all a target counts only if the mask bit of the *predicted* token is set. No target: −1. Padding: id 0, target −1.
@@ -17,7 +19,6 @@
 
 const std = @import("std");
 const base = @import("base");
-const loss_mask = @import("loss_mask.zig");
 const order_module = @import("order.zig");
 const batches_module = @import("batches.zig");
 const pairs = @import("pairs.zig");
@@ -25,13 +26,6 @@ const packing = @import("packing.zig");
 const TokenizedDataset = @import("tokenized.zig").TokenizedDataset;
 const Allocator = std.mem.Allocator;
 const checked = base.checked;
-
-pub const Packing = enum {
-    /// Each row is a sequence of its own.
-    none,
-    /// Rows share a sequence, best fit, the longest first (`packing.zig`).
-    bfd,
-};
 
 pub const LoaderOptions = struct {
     /// Sequences in a micro-batch; pairs of them from preference data.
@@ -41,7 +35,7 @@ pub const LoaderOptions = struct {
     shuffle: bool = true,
     seed: u64 = 42,
     /// Only for single rows.
-    packing: Packing = .none,
+    packing: packing.Strategy = .none,
 };
 
 /// Micro-batches asked for ahead of the one that is given out.
@@ -93,8 +87,9 @@ pub const Loader = struct {
     options: LoaderOptions,
     /// Rows in training: index into the `.idx`; of preference data the pairs in training. Empty for a stream and for packed rows.
     kept: []const u32,
-    /// What packed rows are made of.
+    /// What packed rows are made of; and wrapped ones.
     bins: ?packing.Bins = null,
+    runs: ?packing.Runs = null,
     /// Targets of each kept row (of both rows of a pair, of all rows of a bin) after truncation.
     row_targets: []const u32,
     /// Rows left out because no target remains (packed: because they are empty); pairs left out because their prompt fills
@@ -153,9 +148,12 @@ pub const Loader = struct {
         errdefer self.deinit();
 
         if (options.packing != .none) try self.requirePackable(diag);
-        const longest = if (dataset.isPreference())
-            try self.selectPairs(diag)
-        else if (options.packing != .none) try self.selectBins(diag) else if (dataset.row_starts != null) try self.selectRows(diag) else options.max_seq_len;
+        const longest = if (dataset.isPreference()) try self.selectPairs(diag) else switch (options.packing) {
+            .bfd => try self.selectBins(.cut, diag),
+            .bfd_split => try self.selectBins(.split, diag),
+            .wrapped => try self.selectRuns(diag),
+            .none => if (dataset.isRows()) try self.selectRows(diag) else options.max_seq_len,
+        };
         const units = if (self.isRows()) self.row_targets.len else self.streamBatches();
         if (units > std.math.maxInt(u32)) return fail(
             error.TooManyRows,
@@ -190,6 +188,7 @@ pub const Loader = struct {
         self.gpa.free(self.order_ahead);
         self.gpa.free(self.order);
         self.gpa.free(self.row_targets);
+        if (self.runs) |*runs| runs.deinit(self.gpa);
         if (self.bins) |*bins| bins.deinit(self.gpa);
         self.gpa.free(self.kept);
         self.* = undefined;
@@ -197,7 +196,7 @@ pub const Loader = struct {
 
     /// True when the data have row starts.
     pub fn isRows(self: *const Loader) bool {
-        return self.dataset.row_starts != null;
+        return self.dataset.isRows();
     }
 
     /// Fills `kept`, `row_targets` and the counts; returns the longest row in use.
@@ -219,7 +218,7 @@ pub const Loader = struct {
         var k: usize = 0;
         for (0..rows) |row| {
             const targets = self.countRowTargets(row);
-            const len = self.dataset.row(row).len;
+            const len = self.dataset.rowLength(row);
             if (targets == 0) continue;
             kept[k] = @intCast(row);
             // A row's targets are fewer than max_seq_len positions, of which a micro-batch may not have 2³².
@@ -252,28 +251,17 @@ pub const Loader = struct {
     }
 
     /// `selectRows` for packed rows. Fully masked rows take part: others may share their bin.
-    fn selectBins(self: *Loader, diag: *base.Diagnostic) LoaderError!usize {
-        const rows = self.dataset.rowCount().?;
-        if (rows > std.math.maxInt(u32)) return fail(
-            error.TooManyRows,
-            diag,
-            "{s} has {d} rows; the most supported is {d}",
-            .{ self.dataset.path, rows, std.math.maxInt(u32) },
-        );
-        const Lengths = struct {
-            dataset: *const TokenizedDataset,
-
-            pub fn of(lengths: @This(), row: usize) usize {
-                return lengths.dataset.row(row).len;
-            }
-        };
-        self.bins = try packing.bestFit(self.gpa, Lengths{ .dataset = self.dataset }, rows, self.options.max_seq_len);
+    fn selectBins(self: *Loader, overflow: packing.Overflow, diag: *base.Diagnostic) LoaderError!usize {
+        const rows = try self.packableRows(diag);
+        self.bins = packing.bestFit(self.gpa, Rows{ .dataset = self.dataset }, rows, self.options.max_seq_len, overflow) catch |err|
+            return self.explainPacking(err, diag);
         const bins = &self.bins.?;
-        self.dropped_rows = rows - bins.rows.len;
         var total: usize = 0;
-        for (bins.rows) |row| {
-            total += self.countRowTargets(row);
-            self.truncated_rows += @intFromBool(self.dataset.row(row).len > self.options.max_seq_len);
+        for (bins.pieces) |piece| total += self.countPieceTargets(piece);
+        for (0..rows) |row| {
+            const len = self.dataset.rowLength(row);
+            self.dropped_rows += @intFromBool(len == 0);
+            self.truncated_rows += @intFromBool(overflow == .cut and len > self.options.max_seq_len);
         }
         if (total == 0) return 0; // Nothing to learn: no micro-batch.
         const row_targets = try self.gpa.alloc(u32, bins.count());
@@ -282,15 +270,76 @@ pub const Loader = struct {
         for (row_targets, 0..) |*targets, b| {
             var sum: usize = 0;
             var tokens: usize = 0;
-            for (bins.bin(b)) |row| {
-                sum += self.countRowTargets(row);
-                tokens += self.lengthOf(row);
+            for (bins.bin(b)) |piece| {
+                sum += self.countPieceTargets(piece);
+                tokens += self.pieceLength(piece);
             }
             targets.* = std.math.cast(u32, sum) orelse
                 return fail(error.TooManyRows, diag, "packed row {d} of {s} is too long", .{ b, self.dataset.path });
             longest = @max(longest, tokens);
         }
         return longest;
+    }
+
+    /// `selectRows` for wrapped rows.
+    fn selectRuns(self: *Loader, diag: *base.Diagnostic) LoaderError!usize {
+        const rows = try self.packableRows(diag);
+        self.runs = packing.wrap(self.gpa, Rows{ .dataset = self.dataset }, rows, self.options.max_seq_len) catch |err|
+            return self.explainPacking(err, diag);
+        const runs = &self.runs.?;
+        for (0..rows) |row| self.dropped_rows += @intFromBool(self.dataset.rowLength(row) == 0);
+        const row_targets = try self.gpa.alloc(u32, runs.count());
+        self.row_targets = row_targets;
+        var total: usize = 0;
+        var longest: usize = 0;
+        for (row_targets, 0..) |*targets, index| {
+            const run = runs.run(index);
+            const sum = self.dataset.countTargets(run.start + 1, run.start + run.len);
+            targets.* = std.math.cast(u32, sum) orelse
+                return fail(error.TooManyRows, diag, "packed row {d} of {s} is too long", .{ index, self.dataset.path });
+            total += sum;
+            longest = @max(longest, run.len);
+        }
+        if (total > 0) return longest;
+        self.gpa.free(row_targets);
+        self.row_targets = &.{};
+        return 0;
+    }
+
+    /// What `packing.zig` asks for.
+    const Rows = struct {
+        dataset: *const TokenizedDataset,
+
+        pub fn of(rows: Rows, row: usize) usize {
+            return rows.dataset.rowLength(row);
+        }
+
+        pub fn start(rows: Rows, row: usize) u64 {
+            return rows.dataset.rowStart(row);
+        }
+    };
+
+    fn packableRows(self: *const Loader, diag: *base.Diagnostic) LoaderError!usize {
+        const rows = self.dataset.rowCount().?;
+        if (rows <= std.math.maxInt(u32)) return rows;
+        return fail(
+            error.TooManyRows,
+            diag,
+            "{s} has {d} rows; the most supported is {d}",
+            .{ self.dataset.path, rows, std.math.maxInt(u32) },
+        );
+    }
+
+    fn explainPacking(self: *const Loader, err: packing.PackError, diag: *base.Diagnostic) LoaderError {
+        return switch (err) {
+            error.OutOfMemory => error.OutOfMemory,
+            error.TooManyPieces => fail(
+                error.TooManyRows,
+                diag,
+                "{s} gives more than {d} packed pieces of {d} tokens, or has a row longer than that. Use a larger max_seq_len, or packing bfd",
+                .{ self.dataset.path, std.math.maxInt(u32), self.options.max_seq_len },
+            ),
+        };
     }
 
     /// `selectRows` for pairs. Reads every id once: a pair must be one.
@@ -318,7 +367,7 @@ pub const Loader = struct {
                 return fail(error.TooManyRows, diag, "pair {d} of {s} is too long", .{ index, self.dataset.path });
             k += 1;
             for (2 * index..2 * index + 2) |row| {
-                const len = self.dataset.row(row).len;
+                const len = self.dataset.rowLength(row);
                 longest = @max(longest, @min(len, limit));
                 self.truncated_rows += @intFromBool(len > limit);
             }
@@ -328,15 +377,20 @@ pub const Loader = struct {
     }
 
     fn countRowTargets(self: *const Loader, row: usize) usize {
-        const start: usize = @intCast(self.dataset.row_starts.?[row]);
-        const len = @min(self.dataset.row(row).len, self.options.max_seq_len);
-        if (len < 2) return 0;
-        const mask = self.dataset.mask orelse return len - 1;
-        return loss_mask.countRange(mask, start + 1, start + len);
+        return self.countSpanTargets(self.dataset.rowStart(row), self.lengthOf(row));
+    }
+
+    fn countPieceTargets(self: *const Loader, piece: packing.Piece) usize {
+        return self.countSpanTargets(self.dataset.rowStart(piece.row) + piece.from, self.pieceLength(piece));
+    }
+
+    /// Targets among `len` tokens whose first nothing predicts.
+    fn countSpanTargets(self: *const Loader, start: usize, len: usize) usize {
+        return if (len < 2) 0 else self.dataset.countTargets(start + 1, start + len);
     }
 
     fn streamBatches(self: *const Loader) usize {
-        return batches_module.count(self.dataset.tokens.len, self.options.batch_size, self.options.max_seq_len);
+        return batches_module.count(self.dataset.count(), self.options.batch_size, self.options.max_seq_len);
     }
 
     /// Micro-batches of one epoch.
@@ -411,7 +465,10 @@ pub const Loader = struct {
         }
         for (self.unitsOf(order, micro)) |k| {
             if (self.bins) |*bins| {
-                for (bins.bin(k)) |row| self.askForRow(row);
+                for (bins.bin(k)) |piece| self.askForSpan(self.dataset.rowStart(piece.row) + piece.from, self.pieceLength(piece));
+            } else if (self.runs) |*runs| {
+                const run = runs.run(k);
+                self.askForSpan(run.start, run.len);
             } else if (self.dataset.isPreference()) {
                 for (0..2) |half| self.askForRow(2 * @as(usize, self.kept[k]) + half);
             } else self.askForRow(self.kept[k]);
@@ -419,8 +476,11 @@ pub const Loader = struct {
     }
 
     fn askForRow(self: *const Loader, row: usize) void {
-        const start: usize = @intCast(self.dataset.row_starts.?[row]);
-        self.dataset.willNeed(start, start + self.lengthOf(row));
+        self.askForSpan(self.dataset.rowStart(row), self.lengthOf(row));
+    }
+
+    fn askForSpan(self: *const Loader, start: usize, len: usize) void {
+        self.dataset.willNeed(start, start + len);
     }
 
     /// Targets in the next `micro_batches` micro-batches of this epoch, without moving: the token average over an
@@ -441,7 +501,7 @@ pub const Loader = struct {
     pub fn epochOrder(self: *const Loader, gpa: Allocator, epoch: u64) error{OutOfMemory}![]u32 {
         const order = try gpa.alloc(u32, self.order.len);
         order_module.fillEpochOrder(order, self.options.shuffle, self.options.seed, epoch);
-        if (self.isRows() and self.bins == null) for (order) |*o| {
+        if (self.isRows() and self.bins == null and self.runs == null) for (order) |*o| {
             o.* = self.kept[o.*];
         };
         return order;
@@ -457,24 +517,33 @@ pub const Loader = struct {
     }
 
     fn nextRows(self: *Loader) MicroBatch {
-        const rows = self.rowsOf(self.micro_index);
+        const units = self.rowsOf(self.micro_index);
         var time: usize = 0;
-        for (rows) |k| time = @max(time, self.lengthOf(self.kept[k]));
+        for (units) |k| time = @max(time, self.spanOf(k).len);
         var tokens: usize = 0;
         var target_count: usize = 0;
-        for (rows, 0..) |k, r| {
-            tokens += self.fillRow(r, self.kept[k], time);
+        for (units, 0..) |k, r| {
+            const span = self.spanOf(k);
+            self.fillSequence(r, span, time);
+            tokens += span.len;
             target_count += self.row_targets[k];
         }
         return .{
-            .input_ids = self.input_ids[0 .. rows.len * time],
-            .targets = self.targets[0 .. rows.len * time],
-            .batch = rows.len,
+            .input_ids = self.input_ids[0 .. units.len * time],
+            .targets = self.targets[0 .. units.len * time],
+            .batch = units.len,
             .time = time,
             .target_count = target_count,
             .token_count = tokens,
             .index = self.micro_index,
         };
+    }
+
+    /// Tokens of a sequence that is one piece of the data.
+    fn spanOf(self: *const Loader, k: u32) packing.Runs.Run {
+        if (self.runs) |*runs| return runs.run(k);
+        const row = self.kept[k];
+        return .{ .start = self.dataset.rowStart(row), .len = self.lengthOf(row) };
     }
 
     fn nextBins(self: *Loader) MicroBatch {
@@ -483,7 +552,7 @@ pub const Loader = struct {
         var time: usize = 0;
         for (units) |b| {
             var tokens: usize = 0;
-            for (bins.bin(b)) |row| tokens += self.lengthOf(row);
+            for (bins.bin(b)) |piece| tokens += self.pieceLength(piece);
             time = @max(time, tokens);
         }
         var token_count: usize = 0;
@@ -507,13 +576,13 @@ pub const Loader = struct {
     }
 
     /// Writes these rows one behind the other as sequence `r` of `time` positions; gives their length together.
-    fn fillBin(self: *Loader, r: usize, rows: []const u32, time: usize) usize {
+    fn fillBin(self: *Loader, r: usize, pieces: []const packing.Piece, time: usize) usize {
         const positions = self.positions[r * time ..][0..time];
         const first = self.first[r * time ..][0..time];
         var at: usize = 0;
-        for (rows) |row| {
-            const len = self.lengthOf(row);
-            self.fillTokens(r * time + at, row, len);
+        for (pieces) |piece| {
+            const len = self.pieceLength(piece);
+            self.fillTokens(r * time + at, self.dataset.rowStart(piece.row) + piece.from, len);
             for (positions[at..][0..len], 0..) |*position, i| position.* = @intCast(i);
             @memset(first[at..][0..len], @intCast(at));
             at += len;
@@ -538,7 +607,8 @@ pub const Loader = struct {
         var tokens: usize = 0;
         for (0..2) |half| for (units, half * units.len..) |k, r| {
             const row = 2 * @as(usize, self.kept[k]) + half;
-            const len = self.fillRow(r, row, time);
+            const len = self.lengthOf(row);
+            self.fillSequence(r, .{ .start = self.dataset.rowStart(row), .len = len }, time);
             self.answers[r] = @intCast(len - pairs.borderOf(self.dataset, row));
             tokens += len;
         };
@@ -558,30 +628,32 @@ pub const Loader = struct {
 
     /// Tokens of a row that are in use.
     fn lengthOf(self: *const Loader, row: usize) usize {
-        return @min(self.dataset.row(row).len, self.options.max_seq_len);
+        return @min(self.dataset.rowLength(row), self.options.max_seq_len);
     }
 
-    /// Writes row `row` of the data as sequence `r` of `time` positions; gives its length.
-    fn fillRow(self: *Loader, r: usize, row: usize, time: usize) usize {
-        const len = self.lengthOf(row);
-        self.fillTokens(r * time, row, len);
-        @memset(self.input_ids[r * time ..][len..time], 0);
-        @memset(self.targets[r * time ..][len..time], -1);
-        return len;
+    fn pieceLength(self: *const Loader, piece: packing.Piece) usize {
+        return @min(self.dataset.rowLength(piece.row) - piece.from, self.options.max_seq_len);
     }
 
-    /// Writes the first `len` tokens of row `row` from position `at` on, each with the next as its target, the last with none.
-    fn fillTokens(self: *Loader, at: usize, row: usize, len: usize) void {
-        @memcpy(self.input_ids[at..][0..len], self.dataset.row(row)[0..len]);
+    /// Writes a piece of the data as sequence `r` of `time` positions.
+    fn fillSequence(self: *Loader, r: usize, span: packing.Runs.Run, time: usize) void {
+        self.fillTokens(r * time, span.start, span.len);
+        @memset(self.input_ids[r * time ..][span.len..time], 0);
+        @memset(self.targets[r * time ..][span.len..time], -1);
+    }
+
+    /// Writes `len` tokens of the data from `start` on at position `at`, each with the next as its target, the last with none.
+    fn fillTokens(self: *Loader, at: usize, start: usize, len: usize) void {
+        self.dataset.readTokens(self.input_ids[at..][0..len], start);
         const targets = self.targets[at..][0..len];
+        self.dataset.fillTargets(targets[0 .. len - 1], start + 1);
         targets[len - 1] = -1;
-        self.fillTargets(targets[0 .. len - 1], @intCast(self.dataset.row_starts.?[row] + 1));
     }
 
     fn nextStream(self: *Loader) MicroBatch {
         const size = self.options.batch_size * self.options.max_seq_len;
         const index: usize = self.order[self.micro_index];
-        self.fillTargets(self.targets, index * size + 1);
+        self.dataset.fillTargets(self.targets, index * size + 1);
         return .{
             .input_ids = self.dataset.tokens[index * size ..][0..size],
             .targets = self.targets,
@@ -595,17 +667,7 @@ pub const Loader = struct {
 
     fn countStreamTargets(self: *const Loader, index: usize) usize {
         const size = self.options.batch_size * self.options.max_seq_len;
-        const mask = self.dataset.mask orelse return size;
-        return loss_mask.countRange(mask, index * size + 1, index * size + 1 + size);
-    }
-
-    /// targets[i] = the token at `start + i`, or −1 where the mask leaves it out.
-    fn fillTargets(self: *const Loader, targets: []i32, start: usize) void {
-        for (targets, self.dataset.tokens[start..][0..targets.len], start..) |*target, id, position| {
-            const counts = if (self.dataset.mask) |mask| loss_mask.get(mask, position) else true;
-            // An id that no i32 holds is beyond every vocabulary; the largest i32 stays beyond it too.
-            target.* = if (counts) std.math.lossyCast(i32, id) else -1;
-        }
+        return self.dataset.countTargets(index * size + 1, index * size + 1 + size);
     }
 };
 

@@ -4,6 +4,7 @@ const std = @import("std");
 const base = @import("base");
 const loss_mask = @import("loss_mask.zig");
 const loader_module = @import("loader.zig");
+const packing = @import("packing.zig");
 const TokenizedDataset = @import("tokenized.zig").TokenizedDataset;
 const Loader = loader_module.Loader;
 const LoaderOptions = loader_module.LoaderOptions;
@@ -166,7 +167,8 @@ test "padding behind a packed row sees itself alone" {
 
 test "random packed rows equal the definition: the tokens and targets of each row, once an epoch" {
     var prng: base.Prng = .init(12);
-    for (0..40) |round| {
+    for (0..80) |round| {
+        const strategy: packing.Strategy = if (round % 2 == 0) .bfd else .bfd_split;
         var ids: [200]u32 = undefined;
         for (&ids) |*id| id.* = @intCast(prng.below(1000));
         var mask: [25]u8 = undefined;
@@ -178,7 +180,7 @@ test "random packed rows equal the definition: the tokens and targets of each ro
         starts[40] = 200;
         const dataset = over(&ids, if (round % 3 == 0) null else &mask, &starts);
         const limit: usize = @intCast(2 + prng.below(20));
-        var loader = try start(&dataset, .{ .batch_size = @intCast(1 + prng.below(5)), .max_seq_len = limit, .seed = round, .packing = .bfd });
+        var loader = try start(&dataset, .{ .batch_size = @intCast(1 + prng.below(5)), .max_seq_len = limit, .seed = round, .packing = strategy });
         defer loader.deinit();
 
         for (0..2) |epoch| {
@@ -194,9 +196,9 @@ test "random packed rows equal the definition: the tokens and targets of each ro
                 var count: usize = 0;
                 for (0..micro.batch) |r| {
                     var t: usize = 0;
-                    for (loader.bins.?.bin(order[seen])) |row| {
-                        const from: usize = @intCast(starts[row]);
-                        const len = @min(starts[row + 1] - from, limit);
+                    for (loader.bins.?.bin(order[seen])) |piece| {
+                        const from: usize = @intCast(starts[piece.row] + piece.from);
+                        const len = @min(starts[piece.row + 1] - from, limit);
                         const begin = t;
                         for (from..from + len) |p| {
                             const at = r * micro.time + t;
@@ -222,9 +224,81 @@ test "random packed rows equal the definition: the tokens and targets of each ro
                 total += count;
             }
             try testing.expectEqual(order.len, seen);
-            try testing.expectEqual(loader.bins.?.rows.len, rows);
+            try testing.expectEqual(loader.bins.?.pieces.len, rows);
             try testing.expectEqual(loader.targetsPerEpoch(), total);
         }
+    }
+}
+
+test "wrapped rows are one text: runs of tokens whatever rows they are of, all seen, first tokens learned" {
+    const starts = [_]u64{ 0, 3, 3, 4, 10, 12 };
+    const ids = [_]u32{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 };
+    // Tokens 2 and 10 are not learned; of a row's first tokens that of the fourth is.
+    const dataset = over(&ids, &.{ 0b1111_1101, 0b0000_1101 }, &starts);
+    var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 5, .shuffle = false, .packing = .wrapped });
+    defer loader.deinit();
+
+    try testing.expectEqual(1, loader.dropped_rows);
+    try testing.expectEqual(0, loader.truncated_rows);
+    try testing.expectEqual(2, loader.batchesPerEpoch());
+    const a = loader.next().?;
+    try testing.expectEqualSlices(u32, &.{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 }, a.input_ids);
+    try testing.expectEqualSlices(i32, &.{ -1, 3, 4, 5, -1, 7, 8, 9, -1, -1 }, a.targets);
+    try testing.expectEqual(null, a.positions);
+    try testing.expectEqual(null, a.first);
+    try testing.expectEqual(6, a.target_count);
+    const b = loader.next().?;
+    try testing.expectEqualSlices(u32, &.{ 11, 12 }, b.input_ids);
+    try testing.expectEqual(1, b.batch);
+    try testing.expectEqual(1, b.target_count);
+    try testing.expectEqual(null, loader.next());
+}
+
+test "random wrapped rows equal the definition, in the order of each epoch" {
+    var prng: base.Prng = .init(33);
+    for (0..40) |round| {
+        var ids: [300]u32 = undefined;
+        for (&ids) |*id| id.* = @intCast(prng.below(1000));
+        var mask: [38]u8 = undefined;
+        for (&mask) |*b| b.* = @truncate(prng.next());
+        var starts: [1301]u64 = undefined; // Two windows.
+        for (&starts) |*s| s.* = prng.below(301);
+        std.mem.sort(u64, &starts, {}, std.sort.asc(u64));
+        starts[0] = 0;
+        starts[1300] = 300;
+        const border: usize = @intCast(starts[packing.group_rows]);
+        const dataset = over(&ids, if (round % 3 == 0) null else &mask, &starts);
+        const limit: usize = @intCast(2 + prng.below(20));
+        var loader = try start(&dataset, .{ .batch_size = @intCast(1 + prng.below(5)), .max_seq_len = limit, .seed = round, .packing = .wrapped });
+        defer loader.deinit();
+
+        const before = (border + limit - 1) / limit;
+        try loader.seek(1, 0);
+        const order = try loader.epochOrder(testing.allocator, 1);
+        defer testing.allocator.free(order);
+        var seen: usize = 0;
+        while (loader.next()) |micro| {
+            var count: usize = 0;
+            var tokens: usize = 0;
+            for (0..micro.batch) |r| {
+                const run = order[seen];
+                const from = if (run < before) run * limit else border + (run - before) * limit;
+                const end = @min(from + limit, if (run < before) border else 300);
+                for (0..micro.time) |t| {
+                    const at = r * micro.time + t;
+                    const p = from + t;
+                    try testing.expectEqual(if (p < end) ids[p] else 0, micro.input_ids[at]);
+                    const counts = p + 1 < end and (dataset.mask == null or loss_mask.get(&mask, p + 1));
+                    try testing.expectEqual(if (counts) @as(i32, @intCast(ids[p + 1])) else -1, micro.targets[at]);
+                    count += @intFromBool(counts);
+                }
+                tokens += end - from;
+                seen += 1;
+            }
+            try testing.expectEqual(count, micro.target_count);
+            try testing.expectEqual(tokens, micro.token_count);
+        }
+        try testing.expectEqual(order.len, seen);
     }
 }
 
@@ -322,13 +396,13 @@ test "with a micro-batch of a stream the next ones are asked for, each once, ove
 
 test "of rows what is asked for is what will be read, cut, in the order of the epoch; packed rows too" {
     const starts = [_]u64{ 0, 5, 16, 20, 22, 33, 40 }; // lengths 5, 11, 4, 2, 11, 7
-    for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
+    for (std.enums.values(packing.Strategy)) |strategy| {
         var asked: Asked = undefined;
         var dataset = try asked.open(&starts);
         defer asked.deinit();
         defer dataset.deinit();
 
-        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 8, .shuffle = true, .seed = 4, .packing = packing });
+        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 8, .shuffle = true, .seed = 4, .packing = strategy });
         defer loader.deinit();
 
         var given: usize = 0;
@@ -347,10 +421,15 @@ test "of rows what is asked for is what will be read, cut, in the order of the e
 
                     const from = ahead % per_epoch * 2;
                     for (order[from..@min(from + 2, order.len)]) |unit| {
-                        const one = [1]u32{unit};
-                        for (if (loader.bins) |*bins| bins.bin(unit) else &one) |row| {
-                            const begin: usize = @intCast(starts[row]);
-                            try ranges.append(testing.allocator, .{ begin, @min(begin + 8, starts[row + 1]) });
+                        if (loader.runs) |*runs| {
+                            const run = runs.run(unit);
+                            try ranges.append(testing.allocator, .{ run.start, run.start + run.len });
+                            continue;
+                        }
+                        const one = [1]packing.Piece{.{ .row = unit }};
+                        for (if (loader.bins) |*bins| bins.bin(unit) else &one) |piece| {
+                            const begin: usize = @intCast(starts[piece.row] + piece.from);
+                            try ranges.append(testing.allocator, .{ begin, @min(begin + 8, starts[piece.row + 1]) });
                         }
                     }
                 }
@@ -364,9 +443,9 @@ test "asking ahead changes nothing: each epoch is what a loader that never asked
     var ids: [64]u32 = undefined;
     for (&ids, 0..) |*id, i| id.* = @intCast(i);
     const starts = [_]u64{ 0, 3, 9, 14, 20, 30, 33, 40, 51, 64 };
-    for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
+    for (std.enums.values(packing.Strategy)) |strategy| {
         const dataset = over(&ids, null, &starts);
-        const options: LoaderOptions = .{ .batch_size = 2, .max_seq_len = 12, .seed = 9, .packing = packing };
+        const options: LoaderOptions = .{ .batch_size = 2, .max_seq_len = 12, .seed = 9, .packing = strategy };
         var going = try start(&dataset, options);
         defer going.deinit();
         for (0..4) |epoch| {
@@ -379,7 +458,7 @@ test "asking ahead changes nothing: each epoch is what a loader that never asked
                 const b = fresh.next().?;
                 try testing.expectEqualSlices(u32, b.input_ids, a.input_ids);
                 try testing.expectEqualSlices(i32, b.targets, a.targets);
-                if (packing == .bfd) try testing.expectEqualSlices(u32, b.first.?, a.first.?);
+                if (strategy == .bfd or strategy == .bfd_split) try testing.expectEqualSlices(u32, b.first.?, a.first.?);
             }
         }
     }
@@ -464,8 +543,8 @@ test "seek gives what running there gives; the end may be sought, not more" {
 
 test "training allocates nothing" {
     const dataset = over(&.{ 1, 2, 3, 4, 5, 6 }, null, &.{ 0, 2, 4, 6 });
-    for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
-        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4, .packing = packing });
+    for (std.enums.values(packing.Strategy)) |strategy| {
+        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4, .packing = strategy });
         defer loader.deinit();
         loader.gpa = testing.failing_allocator;
         defer loader.gpa = testing.allocator;
@@ -490,8 +569,8 @@ test "running out of memory anywhere leaks nothing" {
     try testing.checkAllAllocationFailures(testing.allocator, struct {
         fn run(gpa: std.mem.Allocator, d: *const TokenizedDataset) !void {
             var diag: base.Diagnostic = .{};
-            for ([_]loader_module.Packing{ .none, .bfd }) |packing| {
-                var loader: Loader = try .init(gpa, d, .{ .batch_size = 2, .max_seq_len = 4, .packing = packing }, &diag);
+            for (std.enums.values(packing.Strategy)) |strategy| {
+                var loader: Loader = try .init(gpa, d, .{ .batch_size = 2, .max_seq_len = 4, .packing = strategy }, &diag);
                 loader.deinit();
             }
         }

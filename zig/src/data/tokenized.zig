@@ -13,6 +13,7 @@ const base = @import("base");
 const manifest_module = @import("manifest.zig");
 const loss_mask = @import("loss_mask.zig");
 const batches_module = @import("batches.zig");
+const targets_module = @import("targets.zig");
 const Allocator = std.mem.Allocator;
 const Storage = base.storage.Storage;
 const Mapping = base.storage.Mapping;
@@ -281,10 +282,46 @@ pub const TokenizedDataset = struct {
         return if (self.row_starts) |starts| starts.len - 1 else null;
     }
 
+    /// Tokens of all rows.
+    pub fn count(self: *const TokenizedDataset) usize {
+        return self.tokens.len;
+    }
+
+    /// True when there are row starts; false for a stream.
+    pub fn isRows(self: *const TokenizedDataset) bool {
+        return self.row_starts != null;
+    }
+
     /// The ids of row `index`.
     pub fn row(self: *const TokenizedDataset, index: usize) []const u32 {
         const starts = self.row_starts.?;
         return self.tokens[@intCast(starts[index])..@intCast(starts[index + 1])];
+    }
+
+    /// Where row `index` begins among all tokens; for the number of rows: where the last one ends.
+    pub fn rowStart(self: *const TokenizedDataset, index: usize) usize {
+        return @intCast(self.row_starts.?[index]);
+    }
+
+    /// Tokens of row `index`.
+    pub fn rowLength(self: *const TokenizedDataset, index: usize) usize {
+        const starts = self.row_starts.?;
+        return @intCast(starts[index + 1] - starts[index]);
+    }
+
+    /// Copies the ids from token `start` on.
+    pub fn readTokens(self: *const TokenizedDataset, out: []u32, start: usize) void {
+        @memcpy(out, self.tokens[start..][0..out.len]);
+    }
+
+    /// targets[i] = token `start` + i, or −1 where the mask leaves it out.
+    pub fn fillTargets(self: *const TokenizedDataset, targets: []i32, start: usize) void {
+        targets_module.fill(targets, self.tokens[start..][0..targets.len], self.mask, start);
+    }
+
+    /// Tokens from `start` up to `end` that the mask has in the loss.
+    pub fn countTargets(self: *const TokenizedDataset, start: usize, end: usize) usize {
+        return if (self.mask) |mask| loss_mask.countRange(mask, start, end) else end - start;
     }
 
     /// Asks for the ids and mask bits of tokens `start` to `end` to be fetched from the disk while the caller computes.

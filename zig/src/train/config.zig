@@ -46,8 +46,9 @@ pub const LlmTrainingConfig = struct {
     /// Tokens in one sequence. Default 512, at least 1. Longer rows keep their start.
     /// ABI trained on one sequence of `batch_size · max_seq_len − 1` tokens instead.
     max_seq_len: u32 = 512,
-    /// Rows that share one sequence of at most `max_seq_len` tokens, each with its own positions and attention. Default `none`;
-    /// `bfd` packs as TRL's `packing=True` does. Needs data with row starts. `batch_size` then counts packed rows.
+    /// Rows that share one sequence of at most `max_seq_len` tokens. Default `none`; `bfd` packs as TRL's `packing=True` does, each
+    /// row with its own positions and attention; `bfd_split` packs longer rows in pieces; `wrapped` takes rows as one text, in
+    /// which they see each other. Needs data with row starts. `batch_size` then counts packed rows.
     packing: Packing = .none,
     /// Peak learning rate. Default 1e-5, above 0.
     learning_rate: f64 = 1e-5,
@@ -216,7 +217,7 @@ pub const fields = [_]Field{
     .{ .name = "epochs", .rule = at_least_one, .doc = "passes over the data", .aliases = &.{"num_train_epochs"} },
     .{ .name = "batch_size", .rule = at_least_one, .doc = "sequences in a micro-batch", .aliases = &.{"per_device_train_batch_size"} },
     .{ .name = "max_seq_len", .rule = at_least_one, .doc = "tokens in a sequence; longer rows keep their start", .aliases = &.{ "max_length", "max_seq_length" } },
-    .{ .name = "packing", .doc = "none, or bfd: rows share a sequence, each with its own positions and attention" },
+    .{ .name = "packing", .doc = "none; bfd: rows share a sequence, each with its own positions and attention; bfd_split: longer rows in pieces; wrapped: one text, cut" },
     .{ .name = "learning_rate", .rule = positive, .doc = "peak learning rate" },
     .{ .name = "lr_schedule", .doc = "shape of the learning rate over the run" },
     .{ .name = "warmup_steps", .doc = "optimizer steps of linear warm-up (warmup_cosine only)" },

@@ -478,15 +478,15 @@ test "wrong kinds are named with key and value" {
 }
 
 test "packing is a word, or TRL's switch" {
-    inline for (.{ .{ "\"bfd\"", .bfd }, .{ "\"none\"", .none }, .{ "true", .bfd }, .{ "false", .none } }) |case| {
+    inline for (.{ .{ "\"bfd\"", .bfd }, .{ "\"bfd_split\"", .bfd_split }, .{ "\"wrapped\"", .wrapped }, .{ "\"none\"", .none }, .{ "true", .bfd }, .{ "false", .none } }) |case| {
         var diag: base.Diagnostic = .{};
         var owned = try parseJson(testing.allocator, "{\"packing\": " ++ case[0] ++ "}", &diag);
         defer owned.deinit();
 
         try testing.expectEqual(case[1], owned.value.packing);
     }
-    try expectRefused("{\"packing\": \"wrapped\"}", "packing is \"wrapped\"; it must be one of none, bfd");
-    try expectRefused("{\"packing\": 1}", "packing is the number 1; it must be one of none, bfd");
+    try expectRefused("{\"packing\": \"best\"}", "packing is \"best\"; it must be one of none, bfd, bfd_split, wrapped");
+    try expectRefused("{\"packing\": 1}", "packing is the number 1; it must be one of none, bfd, bfd_split, wrapped");
     try expectRefused("{\"optimizer\": true}", "optimizer is true; it must be one of sgd, adam, adamw");
 }
 

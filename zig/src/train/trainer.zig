@@ -163,7 +163,7 @@ pub fn Trainer(comptime T: type) type {
                     .max_seq_len = config.max_seq_len,
                     .shuffle = config.shuffle,
                     .seed = config.seed,
-                    .data_tokens = dataset.tokens.len,
+                    .data_tokens = dataset.count(),
                     .data_rows = dataset.rowCount() orelse 0,
                     .data_crc32c = checks.fingerprint(dataset.tokens),
                     .objective = if (options.dpo == null) .sft else .dpo,
@@ -187,8 +187,8 @@ pub fn Trainer(comptime T: type) type {
                 .max_seq_len = config.max_seq_len,
                 .shuffle = false,
                 .seed = 0,
-                // Means over tokens are the same however rows share a sequence; a stream's are full.
-                .packing = if (e.row_starts == null) .none else config.packing,
+                // As TRL does it; the sequences of a stream are full.
+                .packing = if (e.isRows()) config.packing else .none,
             }, diag);
             errdefer if (self.eval_loader) |*l| l.deinit();
 
@@ -727,7 +727,7 @@ pub fn Trainer(comptime T: type) type {
                     return error.NoTrainingData;
                 }
                 diag.set("the training data gives no batch: {d} tokens at batch_size {d} and max_seq_len {d}. " ++
-                    "Use more data, a smaller batch_size or a smaller max_seq_len.", .{ self.loader.dataset.tokens.len, self.config.batch_size, self.config.max_seq_len });
+                    "Use more data, a smaller batch_size or a smaller max_seq_len.", .{ self.loader.dataset.count(), self.config.batch_size, self.config.max_seq_len });
                 return error.NoTrainingData;
             }
             if (self.config.max_steps > 0) return self.config.max_steps;

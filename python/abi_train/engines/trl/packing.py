@@ -7,6 +7,7 @@ Does not know: tokens, masks.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -16,19 +17,27 @@ GROUP: Final = 1000
 """Rows that are packed together: those of one batch of `datasets.map`, in which TRL packs."""
 
 
-def best_fit(lengths: Sequence[int], max_seq_len: int) -> list[list[int]]:
-    """Row numbers of each packed row, for rows of these lengths."""
-    bins: list[list[int]] = []
+def pack(starts: Sequence[int], max_seq_len: int, strategy: str) -> list[list[tuple[int, int]]]:
+    """Which tokens, from and up to, each packed row is made of.
+
+    starts: where each row begins among all tokens, and the end of the last.
+    """
+    bins: list[list[tuple[int, int]]] = []
     with _no_progress():
-        for at in range(0, len(lengths), GROUP):
-            group = [min(length, max_seq_len) for length in lengths[at : at + GROUP]]
-            if not any(group):
+        for at in range(0, len(starts) - 1, GROUP):
+            ends = [int(start) for start in starts[at : at + GROUP + 1]]
+            if ends[0] == ends[-1]:
                 continue
-            # Each token is the number of its row, so that what comes back tells where it came from.
-            rows = {"row": [[at + i] * length for i, length in enumerate(group)]}
-            made = pack_dataset(datasets.Dataset.from_dict(rows), max_seq_len, "bfd")[:]
-            for tokens, parts in zip(made["row"], made["seq_lengths"], strict=True):
-                bins.append([tokens[sum(parts[:part])] for part in range(len(parts))])
+            # Each token is its own place, so that what comes back tells where it came from.
+            places = [list(range(*pair)) for pair in itertools.pairwise(ends)]
+            rows = datasets.Dataset.from_dict({"place": places})
+            made = pack_dataset(rows, max_seq_len, strategy)[:]
+            for number, tokens in enumerate(made["place"]):
+                # Of `wrapped` TRL keeps no borders.
+                lengths = made["seq_lengths"][number] if "seq_lengths" in made else [len(tokens)]
+                begins = itertools.accumulate(lengths[:-1], initial=0)
+                pieces = zip(begins, lengths, strict=True)
+                bins.append([(tokens[begin], tokens[begin] + length) for begin, length in pieces])
     return bins
 
 

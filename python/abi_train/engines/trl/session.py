@@ -30,7 +30,7 @@ from ..resume import resume_point
 from . import adapter
 from .libraries import torch
 from .model import attention_kind, load_model
-from .packing import best_fit
+from .packing import pack
 from .sft import SftLoop
 
 
@@ -79,9 +79,9 @@ class Session:
         rows: Any
         if self.spec.objective == "sft":
             rows = TokenRows.open(path, batch_size=size, max_seq_len=length)
-            # Means over tokens are the same however rows share a sequence; a stream's are full.
+            # As TRL does it, evaluation packs as training does; the sequences of a stream are full.
             if self.config.packing != "none" and not (evaluated and rows.is_stream):
-                rows = rows.packed(best_fit)
+                rows = rows.packed(pack, self.config.packing)
         else:
             rows = PreferenceRows.open(path, batch_size=size, max_seq_len=length)
         if rows.batch_count == 0 and self.spec.objective == "dpo":
