@@ -30,6 +30,7 @@ pub const Disk = struct {
 
 const vtable: Storage.VTable = .{
     .create = create,
+    .reopen = reopen,
     .write = write,
     .sync = sync,
     .close = close,
@@ -83,6 +84,18 @@ fn handleOf(file: Io.File) Handle {
 fn create(context: *anyopaque, path: []const u8) Error!Handle {
     const file = Io.Dir.cwd().createFile(ioOf(context), path, .{ .exclusive = true, .truncate = false }) catch |err|
         return translate(err);
+    return handleOf(file);
+}
+
+fn reopen(context: *anyopaque, path: []const u8, size: u64) Error!Handle {
+    const io = ioOf(context);
+    const file = Io.Dir.cwd().openFile(io, path, .{ .mode = .write_only }) catch |err| return translate(err);
+    errdefer file.close(io);
+
+    file.setLength(io, size) catch |err| return translate(err);
+    // Writing goes on where the file's own position is.
+    const at = std.math.cast(i64, size) orelse return error.Unexpected;
+    if (std.c.lseek(file.handle, at, std.c.SEEK.SET) != at) return error.InputOutput;
     return handleOf(file);
 }
 
@@ -280,6 +293,43 @@ test "a file written atomically is replaced whole, and a writer that gives up le
 
     try testing.expectEqual(1, listing.entries.len);
     try testing.expectEqualStrings("state.json", listing.entries[0].name);
+}
+
+test "a kept part is continued behind the bytes that count, and takes its name at the end" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    var disk: Disk = .init(testing.io);
+    const s = disk.storage();
+    const path = try testPath(&tmp, "tokens.bin");
+    defer testing.allocator.free(path);
+
+    var begin: storage_file.Digest = .{};
+    {
+        var part = try storage_file.AtomicFile.createPart(testing.allocator, s, path, null, &.{});
+        defer part.deinit();
+
+        part.kept = true;
+        try part.writer.interface.writeAll("one ");
+        begin = try part.writer.flushed();
+        try part.writer.interface.writeAll("never told of");
+    }
+    try testing.expectEqual(null, try s.kind(path));
+    for ([_]?storage_file.Digest{ begin, null }, [_][]const u8{ "one two", "two" }) |from, whole| {
+        var part = try storage_file.AtomicFile.createPart(testing.allocator, s, path, from, &.{});
+        defer part.deinit();
+
+        try part.writer.interface.writeAll("two");
+        const digest = try part.finish();
+        try testing.expectEqual(@import("checksum.zig").crc32c(whole), digest.crc32c);
+        try testing.expectEqual(whole.len, digest.size);
+        try part.commit();
+        const read = try s.readAlloc(testing.allocator, path);
+        defer testing.allocator.free(read);
+
+        try testing.expectEqualStrings(whole, read);
+    }
+    try testing.expectError(error.FileNotFound, s.vtable.reopen(s.context, "no/such/file", 0));
 }
 
 test "a folder appears whole, is replaced by exchange, and is retired without a trace" {

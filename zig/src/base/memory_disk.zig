@@ -308,6 +308,7 @@ fn selfOf(context: *anyopaque) *MemoryDisk {
 
 const vtable: Storage.VTable = .{
     .create = create,
+    .reopen = reopen,
     .write = write,
     .sync = sync,
     .close = close,
@@ -330,6 +331,27 @@ fn create(context: *anyopaque, path: []const u8) Error!Handle {
     const self = selfOf(context);
     const action = try self.step(false);
     const number = try self.add(path, .{ .file = .{} });
+    try self.done(action);
+    return self.open(number);
+}
+
+/// The cut takes hold at once, also of what is on the platter: nothing relies on bytes that were cut off.
+fn reopen(context: *anyopaque, path: []const u8, size: u64) Error!Handle {
+    const self = selfOf(context);
+    const action = try self.step(false);
+    const number = try self.lookup(path);
+    const file = switch (self.nodes.items[number]) {
+        .file => |*f| f,
+        else => return error.IsDir,
+    };
+    const len: usize = @intCast(size);
+    if (file.live.items.len < len) try file.live.appendNTimes(self.arena.allocator(), 0, len - file.live.items.len);
+    file.live.shrinkRetainingCapacity(len);
+    file.durable.shrinkRetainingCapacity(@min(len, file.durable.items.len));
+    for (file.pending.items) |*w| {
+        w.offset = @min(w.offset, len);
+        w.bytes = w.bytes[0..@min(w.bytes.len, len - w.offset)];
+    }
     try self.done(action);
     return self.open(number);
 }

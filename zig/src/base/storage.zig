@@ -90,6 +90,8 @@ pub const Storage = struct {
     pub const VTable = struct {
         /// Creates a new file for writing; an existing one is `AlreadyExists`.
         create: *const fn (*anyopaque, path: []const u8) Error!Handle,
+        /// Opens an existing file for writing, cut to its first `size` bytes; what is written goes behind them.
+        reopen: *const fn (*anyopaque, path: []const u8, size: u64) Error!Handle,
         /// Appends; may store fewer bytes than given, returns how many.
         write: *const fn (*anyopaque, Handle, bytes: []const u8) Error!usize,
         sync: *const fn (*anyopaque, Handle) Error!void,
@@ -288,6 +290,24 @@ pub const FileWriter = struct {
         };
     }
 
+    /// Goes on with an existing file behind its first bytes, which `begin` describes; the rest of it is cut off.
+    pub fn reopen(storage: Storage, path: []const u8, begin: Digest, buffer: []u8) Error!FileWriter {
+        return .{
+            .storage = storage,
+            .handle = try storage.vtable.reopen(storage.context, path, begin.size),
+            .sum = .{ .state = ~begin.crc32c },
+            .size = begin.size,
+            .interface = .{ .buffer = buffer, .vtable = &.{ .drain = drain } },
+        };
+    }
+
+    /// Hands everything written so far to the system and says what it is. No promise that it is on the disk.
+    pub fn flushed(self: *FileWriter) Error!Digest {
+        assert(self.open);
+        self.interface.flush() catch return self.cause();
+        return .{ .size = self.size, .crc32c = self.sum.final() };
+    }
+
     /// Flushes, syncs and closes. After this, and only after this, the bytes are on the disk.
     pub fn finish(self: *FileWriter) Error!Digest {
         assert(self.open);
@@ -357,6 +377,36 @@ pub const AtomicFile = struct {
     writer: FileWriter,
     state: enum { writing, finished, renamed, committed } = .writing,
     digest: Digest = .{},
+    /// What was written so far stays under the temporary name when the writer ends early.
+    kept: bool = false,
+
+    /// What the temporary name of a kept file has behind the final one.
+    pub const part_ending = ".part";
+
+    /// Like `create`, with a temporary name that a later program can find: `<path>.part`. An older one is replaced, or with `begin`
+    /// continued; that its first bytes are those `begin` describes is for the caller to check. Set `kept` to leave it behind.
+    /// Only for the holder of a lock: another program would take the same name.
+    pub fn createPart(gpa: Allocator, storage: Storage, path: []const u8, begin: ?Digest, buffer: []u8) Error!AtomicFile {
+        if (try storage.kind(path)) |k| if (k == .folder) return error.IsDir;
+        const final_path = try gpa.dupe(u8, path);
+        errdefer gpa.free(final_path);
+        const temporary_path = try std.mem.concat(gpa, u8, &.{ path, part_ending });
+        errdefer gpa.free(temporary_path);
+        const begins = begin orelse fresh: {
+            if (try storage.kind(temporary_path) == null) {
+                const handle = try storage.vtable.create(storage.context, temporary_path);
+                storage.vtable.close(storage.context, handle);
+            }
+            break :fresh Digest{};
+        };
+        return .{
+            .gpa = gpa,
+            .storage = storage,
+            .final_path = final_path,
+            .temporary_path = temporary_path,
+            .writer = try .reopen(storage, temporary_path, begins, buffer),
+        };
+    }
 
     pub fn create(gpa: Allocator, storage: Storage, path: []const u8, buffer: []u8) Error!AtomicFile {
         if (try storage.kind(path)) |k| if (k == .folder) return error.IsDir;
@@ -377,7 +427,7 @@ pub const AtomicFile = struct {
         self.writer.close();
         switch (self.state) {
             // The save has failed already; if the removal fails too, the name says that it is a leftover.
-            .writing, .finished => self.storage.deleteFile(self.temporary_path) catch {},
+            .writing, .finished => if (!self.kept) self.storage.deleteFile(self.temporary_path) catch {},
             .renamed, .committed => {},
         }
         self.gpa.free(self.temporary_path);

@@ -37,6 +37,14 @@ pub const Manifest = struct {
     seed: ?u64 = null,
     source: ?[]const u8 = null,
     license: ?[]const u8 = null,
+    /// Whether the licence allows commercial use; null when not known.
+    commercial_use: ?bool = null,
+    /// What a user of the data has to know, one sentence each.
+    notes: []const []const u8 = &.{},
+    /// Rows that lost their end, rows with nothing to learn, lines that were no rows; null when nobody counted.
+    truncated: ?u64 = null,
+    dropped: ?u64 = null,
+    skipped: ?u64 = null,
     /// File names of the loss mask and the row starts, in the same folder.
     mask: ?[]const u8 = null,
     idx: ?[]const u8 = null,
@@ -77,6 +85,11 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *base.Diagnostic) ParseEr
         .seed = try wholeOf(u64, object, "seed", diag),
         .source = try stringOf(object, "source", diag),
         .license = try stringOf(object, "license", diag),
+        .commercial_use = try boolOf(object, "commercial_use", diag),
+        .notes = try notesOf(arena, object, diag),
+        .truncated = try wholeOf(u64, object, "truncated", diag),
+        .dropped = try wholeOf(u64, object, "dropped", diag),
+        .skipped = try wholeOf(u64, object, "skipped", diag),
         .mask = try fileNameOf(object, "mask", diag),
         .idx = try fileNameOf(object, "idx", diag),
     };
@@ -105,6 +118,28 @@ fn stringOf(object: *const Object, comptime key: []const u8, diag: *base.Diagnos
         .string => |s| s,
         else => fail(diag, "its \"" ++ key ++ "\" is not text", .{}),
     };
+}
+
+fn boolOf(object: *const Object, comptime key: []const u8, diag: *base.Diagnostic) ParseError!?bool {
+    return switch (object.get(key) orelse return null) {
+        .null => null,
+        .bool => |b| b,
+        else => fail(diag, "its \"" ++ key ++ "\" is not true, false or null", .{}),
+    };
+}
+
+fn notesOf(arena: Allocator, object: *const Object, diag: *base.Diagnostic) ParseError![]const []const u8 {
+    const list = switch (object.get("notes") orelse return &.{}) {
+        .null => return &.{},
+        .array => |array| array.items,
+        else => return fail(diag, "its \"notes\" is not a list of texts", .{}),
+    };
+    const notes = try arena.alloc([]const u8, list.len);
+    for (notes, list) |*note, item| note.* = switch (item) {
+        .string => |text| text,
+        else => return fail(diag, "its \"notes\" is not a list of texts", .{}),
+    };
+    return notes;
 }
 
 fn kindOf(object: *const Object, diag: *base.Diagnostic) ParseError!Kind {
@@ -147,6 +182,16 @@ pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Er
         try out.objectField(key);
         try out.write(@field(manifest, key));
     }
+    inline for (.{ "commercial_use", "truncated", "dropped", "skipped" }) |key| {
+        if (@field(manifest, key)) |value| {
+            try out.objectField(key);
+            try out.write(value);
+        }
+    }
+    if (manifest.notes.len > 0) {
+        try out.objectField("notes");
+        try out.write(manifest.notes);
+    }
     if (manifest.kind != .tokens) {
         try out.objectField("kind");
         try out.write(@tagName(manifest.kind));
@@ -186,6 +231,11 @@ test "a manifest reads back as it was written" {
         .seed = std.math.maxInt(u64),
         .source = "own text\nsecond line",
         .license = "Apache-2.0",
+        .commercial_use = false,
+        .notes = &.{ "for research", "two" },
+        .truncated = 1,
+        .dropped = 0,
+        .skipped = 7,
         .mask = "x.mask",
         .idx = "x.idx",
         .bin_crc32c = 0xab,
