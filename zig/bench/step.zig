@@ -56,7 +56,7 @@ pub fn run(gpa_plain: std.mem.Allocator, options: Options, out: *Output) !void {
     var layout: arch.Layout = try .init(gpa, config);
     defer layout.deinit();
 
-    var transformer: model_layer.Transformer(f32) = try .init(gpa, config, &layout, &ex, .{ .batch = m.batch, .time = m.length, .recompute = m.recompute });
+    var transformer: model_layer.Transformer(f32) = try .init(gpa, config, &layout, &ex, .{ .batch = m.batch, .time = m.length, .recompute = m.recompute, .low_gates = m.bf16 });
     defer transformer.deinit();
 
     const weights = try products.filled(gpa, layout.total, 5);

@@ -161,6 +161,26 @@ pub const swiglu = struct {
         plain.swiglu.backward(T, ex, dgate, dup, dout, gate, up);
         record(t, .{ .op = "swiglu gradient", .m = gate.len, .bytes = bytesOf(T, 5 * gate.len) });
     }
+
+    pub const Low = plain.swiglu.Low;
+
+    pub fn forwardLow(ex: *Exec, out: []f32, low: Low, gate: []const f32, up: []const f32) void {
+        const t = now();
+        plain.swiglu.forwardLow(ex, out, low, gate, up);
+        record(t, .{ .op = "swiglu forward", .m = out.len, .bytes = bytesOf(f32, 4 * out.len) });
+    }
+
+    pub fn productLow(ex: *Exec, out: []f32, low: Low) void {
+        const t = now();
+        plain.swiglu.productLow(ex, out, low);
+        record(t, .{ .op = "swiglu forward", .m = out.len, .bytes = bytesOf(f32, 2 * out.len) });
+    }
+
+    pub fn backwardLow(ex: *Exec, dgate: []f32, dup: []f32, dout: []const f32, low: Low) void {
+        const t = now();
+        plain.swiglu.backwardLow(ex, dgate, dup, dout, low);
+        record(t, .{ .op = "swiglu gradient", .m = dout.len, .bytes = bytesOf(f32, 4 * dout.len) });
+    }
 };
 
 pub const elementwise = struct {

@@ -74,7 +74,7 @@ pub const WeightTable = struct {
     expand_mxfp4: Expand,
 };
 
-/// Products of f32 operands rounded to bf16 (gemm.zig).
+/// What is computed on bf16: products of f32 operands rounded to it (gemm.zig, attention.zig), and SwiGLU of what is kept in it (gates.zig).
 pub const LowTable = struct {
     gemm_bf16: @FieldType(Table(f32), "gemm"),
     packed_b_size_bf16: @FieldType(Table(f32), "packed_b_size"),
@@ -84,6 +84,9 @@ pub const LowTable = struct {
     attention_pack_bf16: @FieldType(Table(f32), "attention_pack"),
     attention_forward_bf16: @FieldType(Table(f32), "attention_forward"),
     attention_backward_bf16: @FieldType(Table(f32), "attention_backward"),
+    swiglu_forward_bf16: *const fn (n: usize, out: [*]f32, gate_low: [*]u16, up_low: [*]u16, gate: [*]const f32, up: [*]const f32) callconv(.c) void,
+    swiglu_product_bf16: *const fn (n: usize, out: [*]f32, gate: [*]const u16, up: [*]const u16) callconv(.c) void,
+    swiglu_backward_bf16: *const fn (n: usize, dgate: [*]f32, dup: [*]f32, dout: [*]const f32, gate: [*]const u16, up: [*]const u16) callconv(.c) void,
 };
 
 fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.len]TableType {

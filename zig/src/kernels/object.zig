@@ -9,6 +9,7 @@ const gemm = @import("gemm.zig");
 const attention = @import("attention.zig");
 const columns = @import("columns.zig");
 const rows = @import("rows.zig");
+const gates = @import("gates.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
 const expand = @import("expand.zig");
@@ -25,7 +26,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, gemm.LowKernels, attention.LowKernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

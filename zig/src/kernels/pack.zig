@@ -195,6 +195,11 @@ inline fn join(first: Words, second: Words) Words {
     return round(first) >> @splat(16) | (round(second) & @as(Words, @splat(0xffff_0000)));
 }
 
+/// Each number as the bf16 nearest to it (even on ties), on every level with the same bits.
+pub inline fn nearest(x: F) @Vector(fl, u16) {
+    return @truncate(round(@bitCast(x)) >> @splat(16));
+}
+
 /// f32 bits whose upper half is the bf16 nearest (even on ties); NaN stays NaN. The lower half is not cleared.
 /// The CPU's own instruction, where there is one, takes denormals for 0.
 inline fn round(bits: Words) Words {

@@ -6,6 +6,7 @@
 
 const std = @import("std");
 const arch = @import("arch");
+const ops = @import("ops");
 
 /// Largest micro-batch: `batch` rows of `time` tokens, and what is kept of it.
 pub const Capacity = struct {
@@ -19,6 +20,8 @@ pub const Capacity = struct {
     dropout: bool = false,
     /// Whether the base may be stored matrices.
     frozen: bool = false,
+    /// Keep each layer's gate and up as bf16; of f32 only. Products must be computed in bf16 then.
+    low_gates: bool = false,
 };
 
 pub fn Activations(comptime T: type) type {
@@ -57,8 +60,10 @@ pub fn Activations(comptime T: type) type {
             lse: Buffer,
             /// 1/rms of the residual stream between attention and MLP (N); the stream itself is in `Scratch`.
             middle_rstd: Buffer,
+            /// (N, F) each. Kept as bf16, these two are scratch that all layers share.
             gate: Buffer,
             up: Buffer,
+            low: ?ops.swiglu.Low,
         };
 
         /// Shared by all layers.
@@ -98,9 +103,11 @@ pub fn Activations(comptime T: type) type {
             const kv_heads: usize = config.num_key_value_heads;
             const normed_heads: usize = if (config.qk_norm) 1 else 0;
 
+            std.debug.assert(!capacity.low_gates or T == f32);
             const layers = try a.alloc(Layer, config.num_hidden_layers);
             for (layers, 0..) |*layer, l| {
                 const input = try buffer(a, n, c);
+                const shares_gates = capacity.low_gates and l > 0;
                 if (capacity.recompute and l > 0) {
                     layer.* = layers[0];
                     layer.input = input;
@@ -117,8 +124,9 @@ pub fn Activations(comptime T: type) type {
                     .attention = try buffer(a, n, q),
                     .lse = try buffer(a, n, heads),
                     .middle_rstd = try buffer(a, n, 1),
-                    .gate = try buffer(a, n, f),
-                    .up = try buffer(a, n, f),
+                    .gate = if (shares_gates) layers[0].gate else try buffer(a, n, f),
+                    .up = if (shares_gates) layers[0].up else try buffer(a, n, f),
+                    .low = if (capacity.low_gates) .{ .gate = try words(a, n, f), .up = try words(a, n, f) } else null,
                 };
             }
             // Each part begins at a multiple of 64 bytes.
@@ -164,6 +172,11 @@ pub fn Activations(comptime T: type) type {
         fn buffer(a: std.mem.Allocator, rows: usize, columns: usize) error{OutOfMemory}!Buffer {
             const len = std.math.mul(usize, rows, columns) catch return error.OutOfMemory;
             return a.alignedAlloc(T, .@"64", len);
+        }
+
+        fn words(a: std.mem.Allocator, rows: usize, columns: usize) error{OutOfMemory}![]u16 {
+            const len = std.math.mul(usize, rows, columns) catch return error.OutOfMemory;
+            return a.alignedAlloc(u16, .@"64", len);
         }
     };
 }

@@ -298,10 +298,17 @@ pub fn Transformer(comptime T: type) type {
             const product = self.activations.scratch.product[0 .. n * f];
             self.projection.forward(weights, at(l, .gate_proj), gate, normed, n, .store, .make);
             self.projection.forward(weights, at(l, .up_proj), up, normed, n, .store, .make);
-            ops.swiglu.forward(T, self.exec, product, gate, up);
+            if (T == f32 and layer.low != null)
+                ops.swiglu.forwardLow(self.exec, product, lowPart(layer.low.?, n * f), gate, up)
+            else
+                ops.swiglu.forward(T, self.exec, product, gate, up);
             const out = into orelse return;
             ops.elementwise.copy(T, self.exec, out, middle);
             self.projection.forward(weights, at(l, .down_proj), out, product, n, .accumulate, .make);
+        }
+
+        fn lowPart(low: ops.swiglu.Low, len: usize) ops.swiglu.Low {
+            return .{ .gate = low.gate[0..len], .up = low.up[0..len] };
         }
 
         /// `dhidden` is the gradient at the final norm's output; it is overwritten on the way down.
@@ -358,9 +365,17 @@ pub fn Transformer(comptime T: type) type {
             const up = layer.up[0 .. n * f];
             const product = s.product[0 .. n * f];
             const dproduct = s.dproduct[0 .. n * f];
-            if (self.projection.wantsInput(gradients, at(l, .down_proj))) ops.swiglu.forward(T, self.exec, product, gate, up);
-            self.projection.backward(weights, gradients, at(l, .down_proj), dproduct, dstream, product, n, .store);
-            ops.swiglu.backward(T, self.exec, gate, up, dproduct, gate, up);
+            const wants_product = self.projection.wantsInput(gradients, at(l, .down_proj));
+            if (T == f32 and layer.low != null) {
+                const low = lowPart(layer.low.?, n * f);
+                if (wants_product) ops.swiglu.productLow(self.exec, product, low);
+                self.projection.backward(weights, gradients, at(l, .down_proj), dproduct, dstream, product, n, .store);
+                ops.swiglu.backwardLow(self.exec, gate, up, dproduct, low);
+            } else {
+                if (wants_product) ops.swiglu.forward(T, self.exec, product, gate, up);
+                self.projection.backward(weights, gradients, at(l, .down_proj), dproduct, dstream, product, n, .store);
+                ops.swiglu.backward(T, self.exec, gate, up, dproduct, gate, up);
+            }
 
             const middle = s.middle[0 .. n * c];
             const norm = self.layout.get(l, .mlp_norm).?;

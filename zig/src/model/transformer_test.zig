@@ -158,6 +158,35 @@ test "recomputing activations gives the same bits" {
     try std.testing.expectEqualSlices(f32, kept.gradients, again.gradients);
 }
 
+test "gates kept as bf16 give the same bits recomputed or not, and the gradient of full precision within their rounding" {
+    const gpa = std.testing.allocator;
+    var full: Rig(f32) = try .init(gpa, test_config, 1, 2, 7);
+    defer full.deinit();
+
+    const exact = full.lossAndGradient(full.batch, 0.1, 0);
+    var first: ?[]f32 = null;
+    defer if (first) |bits| gpa.free(bits);
+
+    for ([_]bool{ false, true, false }, [_]usize{ 1, 2, 3 }) |recompute, threads| {
+        var low: Rig(f32) = try .init(gpa, test_config, threads, 2, 7);
+        defer low.deinit();
+
+        low.model.deinit();
+        low.model = try .init(gpa, test_config, low.layout, low.exec, .{ .batch = 2, .time = 7, .recompute = recompute, .low_gates = true });
+        const got = low.lossAndGradient(low.batch, 0.1, 0);
+        if (first) |bits| try std.testing.expectEqualSlices(f32, bits, low.gradients) else first = try gpa.dupe(f32, low.gradients);
+        try std.testing.expectApproxEqRel(exact.loss_sum, got.loss_sum, 1e-3);
+        try std.testing.expect(exact.loss_sum != got.loss_sum);
+        var difference: f64 = 0;
+        var length: f64 = 0;
+        for (full.gradients, low.gradients) |want, have| {
+            difference += (@as(f64, want) - have) * (@as(f64, want) - have);
+            length += @as(f64, want) * want;
+        }
+        try std.testing.expect(difference < length * 1e-4); // a hundredth of its length
+    }
+}
+
 test "micro-batches add up to the gradient of the whole batch" {
     const gpa = std.testing.allocator;
     var whole: Rig(f64) = try .init(gpa, test_config, 1, 2, 7);

@@ -34,6 +34,46 @@ pub fn backward(comptime T: type, ex: *Exec, dgate: []T, dup: []T, dout: []const
     }.f);
 }
 
+/// A gate and an up as bf16: half the memory from forward to backward. All slices of the three functions below have one length.
+pub const Low = struct { gate: []u16, up: []u16 };
+
+/// low = gate and up rounded to bf16, out = silu(gate) · up of the rounded numbers. out may alias gate or up.
+pub fn forwardLow(ex: *Exec, out: []f32, low: Low, gate: []const f32, up: []const f32) void {
+    for ([_]usize{ low.gate.len, low.up.len, gate.len, up.len }) |len| std.debug.assert(len == out.len);
+    const Job = struct { out: []f32, low: Low, gate: []const f32, up: []const f32 };
+    ex.pool.parallelFor(Job{ .out = out, .low = low, .gate = gate, .up = up }, partCount(out.len), struct {
+        fn f(job: Job, index: usize, _: usize) void {
+            const part = partOf(job.out, index);
+            kernels.lowTable().swiglu_forward_bf16(part.len, part.ptr, partOf(job.low.gate, index).ptr, partOf(job.low.up, index).ptr, partOf(job.gate, index).ptr, partOf(job.up, index).ptr);
+        }
+    }.f);
+}
+
+/// out = silu(gate) · up, what `forwardLow` gave.
+pub fn productLow(ex: *Exec, out: []f32, low: Low) void {
+    std.debug.assert(out.len == low.gate.len);
+    std.debug.assert(out.len == low.up.len);
+    const Job = struct { out: []f32, low: Low };
+    ex.pool.parallelFor(Job{ .out = out, .low = low }, partCount(out.len), struct {
+        fn f(job: Job, index: usize, _: usize) void {
+            const part = partOf(job.out, index);
+            kernels.lowTable().swiglu_product_bf16(part.len, part.ptr, partOf(job.low.gate, index).ptr, partOf(job.low.up, index).ptr);
+        }
+    }.f);
+}
+
+/// dgate and dup are stored; either may alias dout.
+pub fn backwardLow(ex: *Exec, dgate: []f32, dup: []f32, dout: []const f32, low: Low) void {
+    for ([_]usize{ low.gate.len, low.up.len, dgate.len, dup.len }) |len| std.debug.assert(len == dout.len);
+    const Job = struct { dgate: []f32, dup: []f32, dout: []const f32, low: Low };
+    ex.pool.parallelFor(Job{ .dgate = dgate, .dup = dup, .dout = dout, .low = low }, partCount(dout.len), struct {
+        fn f(job: Job, index: usize, _: usize) void {
+            const part = partOf(job.dgate, index);
+            kernels.lowTable().swiglu_backward_bf16(part.len, part.ptr, partOf(job.dup, index).ptr, partOf(job.dout, index).ptr, partOf(job.low.gate, index).ptr, partOf(job.low.up, index).ptr);
+        }
+    }.f);
+}
+
 pub fn forwardNaive(comptime T: type, out: []T, gate: []const T, up: []const T) void {
     for (out, gate, up) |*o, g, u| o.* = g / (1 + @exp(-g)) * u;
 }
@@ -76,6 +116,43 @@ test "fast equals plain for lengths up to 40, also far from zero" {
             try check.expectSame(T, got[1], gate);
             try check.expectSame(T, got[2], up);
         }
+    }
+}
+
+test "kept as bf16, the results are those of the rounded numbers, for lengths up to 40 and over many parts" {
+    var rig = try check.Rig.init(3);
+    defer rig.deinit();
+
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    for (0..42) |at| {
+        const n = if (at == 41) 70_001 else at;
+        const gate = bag.normal(f32, n);
+        const up = bag.normal(f32, n);
+        const dout = bag.normal(f32, n);
+        const words = try std.testing.allocator.alloc(u16, 2 * n);
+        defer std.testing.allocator.free(words);
+
+        const low: Low = .{ .gate = words[0..n], .up = words[n..] };
+        const product = bag.zeros(f32, n);
+        forwardLow(&rig.ex, product, low, gate, up);
+        const rounded = [2][]f32{ bag.zeros(f32, n), bag.zeros(f32, n) };
+        for ([_][]u16{ low.gate, low.up }, [_][]f32{ gate, up }, rounded) |kept, given, whole| for (kept, given, whole) |bits, x, *w| {
+            w.* = @bitCast(@as(u32, bits) << 16);
+            try std.testing.expect(@abs(w.* - x) <= @abs(x) * (1.0 / 256.0));
+        };
+        const want = [_][]f32{ bag.zeros(f32, n), bag.zeros(f32, n), bag.zeros(f32, n) };
+        forward(f32, &rig.ex, want[0], rounded[0], rounded[1]);
+        backward(f32, &rig.ex, want[1], want[2], dout, rounded[0], rounded[1]);
+        try check.expectSame(f32, want[0], product);
+        const again = bag.zeros(f32, n);
+        productLow(&rig.ex, again, low);
+        try check.expectSame(f32, product, again);
+        const dup = bag.zeros(f32, n);
+        backwardLow(&rig.ex, dout, dup, dout, low);
+        try check.expectSame(f32, want[1], dout);
+        try check.expectSame(f32, want[2], dup);
     }
 }
 

@@ -225,6 +225,7 @@ pub fn PreferenceObjective(comptime T: type) type {
                 .time = setting.capacity.time,
                 .recompute = true, // One layer's buffers serve all: there is no backward pass.
                 .frozen = T == f32,
+                .low_gates = setting.capacity.low_gates,
             });
             return .{ .model = model, .own = own };
         }

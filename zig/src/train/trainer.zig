@@ -716,6 +716,7 @@ pub fn Trainer(comptime T: type) type {
                 .adapter = if (self.adapter) |*adapter| &adapter.layout else null,
                 .dropout = self.dropoutProbability() > 0,
                 .frozen = self.source == .mapped,
+                .low_gates = T == f32 and self.config.mixed_precision,
             };
         }
 
