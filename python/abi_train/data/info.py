@@ -9,6 +9,7 @@ import numpy as np
 
 from ..dataset import TokenizedDataset
 from ..errors import FileAccessError
+from . import provenance
 
 
 def describe(
@@ -48,6 +49,12 @@ def describe(
         for key, value in (data.manifest or {}).items():
             if value is not None and key in ("vocab_size", "format", "seed", "source", "license"):
                 facts[key] = value
+        if data.manifest:
+            origin = provenance.of_data(path)
+            if origin.commercial_use is not None:
+                facts["commercial use"] = "allowed" if origin.commercial_use else "not allowed"
+            if origin.notes:
+                facts["notes"] = " ".join(origin.notes)
         if verify:
             facts["checksums"] = f"{data.verify()} files agree"
         if rows:

@@ -51,11 +51,13 @@ class NativeEncoder:
     ) -> tuple[list[int], list[bool]]:
         """Ids and whether each is in the loss."""
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-        if emotion is not None and self._format == "abbey":
-            for turn in turns:
+        if self._format == "abbey":
+            of_row = emotion  # stands on the first turn alone
+            for turn, given in zip(turns, messages, strict=True):
                 if turn["role"] == "user":
-                    turn["emotion"] = emotion
-                    break
+                    word, of_row = given.emotion or of_row, None
+                    if word is not None:
+                        turn["emotion"] = word
         ids, mask = self._tokenizer.render_chat(
             turns, format=self._format, add_generation_prompt=answer_next, train=True
         )

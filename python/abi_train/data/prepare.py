@@ -25,6 +25,7 @@ import numpy as np
 from .. import _native
 from ..dataset import TokenizedWriter
 from ..errors import DataError, FileAccessError
+from . import provenance
 from .native import NativeEncoder
 from .sources import (
     Chat,
@@ -154,6 +155,8 @@ def prepare(
     Rows with `chosen` and `rejected` make preference data, two rows a line; they do not mix with
     other rows in one file.
 
+    source_note, license_note: of sources without a side file `<source>.source.json` that says it.
+
     An existing file is replaced only when it is a data set with a manifest. Raises `DataError` with
     file and line, also for a row that would be learned without its end token, `MissingFileError`,
     `FileAccessError`, or `FormatError` for the tokenizer.
@@ -169,6 +172,7 @@ def prepare(
         raise DataError(f"max_seq_len is {max_seq_len}; a row needs at least 2 tokens")
     if loss not in LOSSES:
         raise DataError(f"loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
+    origin = provenance.of_rows(sources, source=source_note, license=license_note)
     encoder = encoder or NativeEncoder(Path(tokenizer), chat_format)
     skipped = Skipped() if skip_invalid else None
     rows = read_rows(sources, skipped=skipped)
@@ -203,8 +207,8 @@ def prepare(
             seed=seed if held else None,
             tokenizer_hash=encoder.hash,
             format=encoder.chat_format,
-            source=source_note or ", ".join(Path(path).name for path in sources),
-            license=license_note,
+            source=origin.source,
+            license=origin.license,
             preference=preference,
         )
 
@@ -237,8 +241,9 @@ def prepare(
                     f"({report.skipped.total} unusable, {report.dropped} with nothing to learn). "
                     f"Check the source{longer if max_seq_len is not None else ''}."
                 )
-        for _, into in targets:
+        for split, into in targets:
             into.finish()
+            provenance.record(split.path, origin)
     return report
 
 

@@ -53,10 +53,11 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn. `role` is `system`, `user` or `assistant`."""
+    """One turn. `role` is `system`, `user` or `assistant`; the abbey format shows an emotion."""
 
     role: str
     content: str
+    emotion: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,7 @@ def _string(value: Any, name: str, *, empty: bool = False) -> str:
 
 
 def _emotion(values: Mapping[str, Any]) -> str | None:
-    """The emotion of a row, which only the abbey format shows."""
+    """The emotion of a row or a turn, which only the abbey format shows."""
     emotion = values.get("emotion")
     return emotion if isinstance(emotion, str) and emotion.strip() else None
 
@@ -225,7 +226,11 @@ def _message(item: Any, name: str) -> Message:
     content = item.get("content", item.get("value"))
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise _Bad(f"{name} has role {role!r}; known are {', '.join(ROLES)}")
-    return Message(role=ROLES[role.lower()], content=_string(content, f"{name}.content"))
+    return Message(
+        role=ROLES[role.lower()],
+        content=_string(content, f"{name}.content"),
+        emotion=_emotion(item),
+    )
 
 
 def _completion(prompt: Any, completion: Any) -> Row:

@@ -1,0 +1,94 @@
+"""Records of a set from the Hugging Face Hub, through `datasets`; the only file that imports it.
+
+Nothing is imported or asked before `read` is called. What can go wrong out there becomes one
+sentence with the next move.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...errors import AbiTrainError, ConfigError, DataError, EngineError, FileAccessError
+from .base import Record
+from .local import Table, label_names
+
+
+def read(hub_id: str, part: str | None, *, split: str, revision: str | None) -> tuple[Table, str]:
+    """A split of a repository, and the commit it was read at (empty where that is not known).
+
+    hub_id: also a folder that is laid out like a repository. Raises `EngineError` without
+    `datasets`, `FileAccessError` when the Hub cannot be reached or has no such set, `ConfigError`
+    for a configuration or split it does not have.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        import datasets
+    except ImportError:
+        raise EngineError(
+            "reading from the Hub needs datasets: pip install 'abi-train[sets]', or download the "
+            "files and name them with --from (in Python source)"
+        ) from None
+    if not datasets.are_progress_bars_disabled() and not os.isatty(2):
+        datasets.disable_progress_bars()
+    known = {} if revision is None or Path(hub_id).is_dir() else {"revision": revision}
+    try:
+        loaded = datasets.load_dataset(hub_id, part, split=split, **known)
+    except Exception as error:
+        raise _said(error, hub_id, part, split, revision) from None
+    table = Table(
+        where=hub_id,
+        columns=tuple(loaded.features),
+        records=_records(loaded, f"{hub_id}{f' {part}' if part else ''} {split}"),
+        label_names={
+            name: names
+            for name, feature in loaded.features.to_dict().items()
+            if (names := label_names(feature))
+        },
+    )
+    return table, commit_of(getattr(loaded.info, "download_checksums", None) or {})
+
+
+def _records(loaded: Any, where: str) -> Iterator[Record]:
+    for number, values in enumerate(loaded, start=1):
+        yield f"{where}, row {number}", values
+
+
+def commit_of(checksums: dict[str, Any]) -> str:
+    """The commit in the addresses of the files that were read, when all are of the same one."""
+    found = {match[1] for url in checksums if (match := re.search(r"@([0-9a-f]{40})/", url))}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _said(
+    error: Exception, hub_id: str, part: str | None, split: str, revision: str | None
+) -> AbiTrainError:
+    """The error in our words."""
+    name = hub_id + (f" at {revision}" if revision else "")
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    files = "download its files elsewhere and name them with --from (in Python source)"
+    if "scripts are no longer supported" in text:
+        return DataError(
+            f"{name} is published as a script, which is not run; add --revision "
+            "refs/convert/parquet, where the Hub keeps the same rows as Parquet"
+        )
+    if kind == "DatasetNotFoundError" or "RepositoryNotFound" in kind:
+        return FileAccessError(
+            f"{name}: no such data set on the Hub, or it is private or gone; try another --id, or "
+            f"{files}"
+        )
+    if "Revision" in kind:
+        return ConfigError(f"{name}: no such revision; check --revision")
+    if isinstance(error, ValueError) and ("split" in text.lower() or "config" in text.lower()):
+        asked = f"configuration {part or 'default'}, split {split}"
+        return ConfigError(f"{name} does not have what was asked for ({asked}): {text[:200]}")
+    if isinstance(error, OSError) or kind in ("OfflineModeIsEnabled", "HfHubHTTPError"):
+        return FileAccessError(
+            f"{name}: the Hub cannot be reached; check the network (HF_HUB_OFFLINE must not be "
+            f"set), or {files}"
+        )
+    return DataError(f"{name} cannot be loaded ({kind}: {text[:200]}); or {files}")
