@@ -55,30 +55,32 @@ def _turns(said: list[str], felt: list[int]) -> list[dict[str, Any]]:
     return turns
 
 
+_LETTERS: Final = re.compile(r"\b[A-Za-z] \.(?: [A-Za-z] \.)+")  # p . m . or U . S . A .
+
 #: What is put together again, in this order.
-_REPAIRS: Final = (
-    (r"\b([A-Za-z]) \. ([A-Za-z]) ?\.", r"\1.\2."),  # p . m .
-    (r"\.([A-Za-z]) \.", r".\1."),  # U.S . A .
-    (r"(?<=\w) (['’]) ?(s|m|d|t|re|ve|ll)\b", r"\1\2"),  # I ’ m, don ' t
-    (r"\b(\w+) (n['’]t)\b", r"\1\2"),  # do n't
-    (r"(?<=\d) ([.:]) (?=\d)", r"\1"),  # 9 : 30
-    (r"(?<=\d) , (?=\d{3}\b)", ","),  # 1 , 000
-    (r"([$£€#]) (?=\d)", r"\1"),
-    (r" (?=[,.?!;:%)\]}…])", ""),
-    (r"(?<=[(\[{]) ", ""),
-    (r"(\w) - (?=\w+ - )", r"\1-"),  # well - to - do
-    (r'" ([^"]*?) "', r'"\1"'),
-    (r"“ (.*?) ”", r"“\1”"),
-    (r"(?<=[,;:?!])(?=[A-Za-z])", " "),  # yes,I do
-    (r"(?<=[a-z]{2}[.])(?=[A-Z])", " "),
+_REPAIRS: Final = tuple(
+    (re.compile(pattern), put)
+    for pattern, put in (
+        (r"(?<=\w) (['’]) ?([sS]|[mM]|[dD]|[tT]|re|ve|ll)\b", r"\1\2"),  # I ’ m, don ' t
+        (r"\b(\w+) (n['’]t)\b", r"\1\2"),  # do n't
+        (r"(?<=\d) ([.:]) (?=\d)", r"\1"),  # 9 : 30
+        (r"(?<=\d) , (?=\d{3}\b)", ","),  # 1 , 000
+        (r"([$£€#]) (?=\d)", r"\1"),
+        (r" (?=[,.?!;:%)\]}…])", ""),
+        (r"(?<=[(\[{]) ", ""),
+        (r'" ([^"]*?) "', r'"\1"'),
+        (r"“ (.*?) ”", r"“\1”"),
+        (r"(?<=[,;:?!])(?=[A-Za-z])", " "),  # yes,I do
+        (r"(?<=[a-z]{2}[.])(?=[A-Z])", " "),  # do.Really
+    )
 )
 
 
 def repaired(text: str) -> str:
     """The text as one would write it."""
-    text = one_line(text)
+    text = _LETTERS.sub(lambda found: found[0].replace(" ", ""), one_line(text))
     for pattern, put in _REPAIRS:
-        text = re.sub(pattern, put, text, flags=re.IGNORECASE if "re|ve" in pattern else 0)
+        text = pattern.sub(put, text)
     return one_line(text)
 
 

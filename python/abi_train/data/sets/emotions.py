@@ -74,6 +74,7 @@ GO_EMOTIONS: Final[Reasons] = {
     "anger": ("frustrated", "something stands in the way and should not"),
     "annoyance": ("frustrated", "anger, a little of it"),
     "approval": ("enthusiastic", "says yes to something"),
+    "caring": EMPATHETIC_DIALOGUES["caring"],
     "confusion": ("confused", "the same word"),
     "curiosity": ("curious", "the same word"),
     "desire": ("hopeful", "wants what is not there yet"),

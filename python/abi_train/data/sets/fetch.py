@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import json
 import os
 from collections import Counter
@@ -209,24 +210,30 @@ def _records(
 ) -> Iterator[Record]:
     """The records with their columns checked."""
     wanted = data_set.columns[report.config]
+    taken = {**wanted, **data_set.optional}
     for table in tables:
         advice = _advice(report)
         where = table.where + (f" at {report.revision}" if report.revision else "")
         extra = check_columns(table.columns, wanted, where=where, advice=advice)
-        optional = {name: data_set.optional[name] for name in extra if name in data_set.optional}
-        report.unused_columns = tuple(name for name in extra if name not in optional)
-        for name, names in data_set.label_names.items():
-            found = table.label_names.get(name, names)
-            if found != names:
-                raise DataError(
-                    f"{where}: the labels of {name} are {', '.join(found)[:200]}; expected "
-                    f"{', '.join(names)[:200]}. {advice}"
-                )
+        report.unused_columns = tuple(name for name in extra if name not in data_set.optional)
+        _check_labels(data_set, table, where, advice)
         for place, values in table.records:
             report.read += 1
             if on_progress is not None and report.read % 500 == 0:
                 on_progress(report.read)
-            yield place, checked(values, {**wanted, **optional}, where=place, advice=advice)
+            yield place, checked(values, taken, where=place, advice=advice)
+
+
+def _check_labels(data_set: DataSet, table: local.Table, where: str, advice: str) -> None:
+    """Raise `DataError` where a number would stand for another word than it does here."""
+    for name, names in data_set.label_names.items():
+        found = table.label_names.get(name, names)
+        for number, (word, known) in enumerate(itertools.zip_longest(found, names)):
+            if word != known:
+                raise DataError(
+                    f"{where}: {number} in column {name} stands for {word or 'nothing'}, expected "
+                    f"{known or 'nothing'}. {advice}"
+                )
 
 
 def _advice(report: Fetched) -> str:
@@ -271,7 +278,7 @@ def _reasons(report: Fetched) -> str:
 
 def _side_text(data_set: DataSet, report: Fetched, job: Converting, limit: int | None) -> str:
     """What the side file says. Nothing in it depends on the machine or the time."""
-    named = report.dataset or f"file {data_set.name}"
+    named = report.dataset or "from a file"
     values = {
         "source": f"{data_set.title} ({named}), {report.config}, {report.split}",
         "license": report.license,

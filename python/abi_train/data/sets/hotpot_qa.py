@@ -40,7 +40,8 @@ def convert(records: Iterable[Record], job: Converting) -> Iterator[Row]:
             if chosen == "all" or (chosen == "supporting" and title in used)
         ]
         said = [f"{title}: {sentence}" for title, sentence in facts]
-        said.append(f"So the answer is {one_line(values['answer'])}.")
+        answer = one_line(values["answer"])
+        said.append(f"So the answer is {answer}{'' if answer.endswith('.') else '.'}")
         question = "\n\n".join([*shown, one_line(values["question"])])
         yield chat(("user", question), ("assistant", "\n".join(said)))
 

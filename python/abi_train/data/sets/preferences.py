@@ -1,7 +1,8 @@
 """Pairs of answers of your own: `prompt`, `chosen`, `rejected` in a file.
 
-The three are texts, or lists of turns. Texts become turns, as a model that talks needs them; with
-the option `shape=text` they stay as they are, for one that goes on writing.
+The three are texts, or lists of turns; answers that are the whole talk need no prompt. Texts become
+turns, as a model that talks needs them; with the option `shape=text` they stay as they are, for one
+that goes on writing.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ def convert(records: Iterable[Record], job: Converting) -> Iterator[Row]:
 
 def _row(values: dict[str, Any], *, turns: bool) -> Row | str:
     """The row, or why there is none."""
+    answers = values["chosen"], values["rejected"]
+    if not isinstance(values["prompt"], list) and all(isinstance(one, list) for one in answers):
+        values = _taken_out(values)
     parts: dict[str, Any] = {}
     for name, role in (("prompt", "user"), ("chosen", "assistant"), ("rejected", "assistant")):
         value = values[name]
+        if value is None or value == [] or (isinstance(value, str) and not value.strip()):
+            return f"{name} is empty"
         if isinstance(value, str):
-            if not value.strip():
-                return f"{name} is empty"
             parts[name] = [{"role": role, "content": value.strip()}] if turns else value
             continue
-        if not isinstance(value, list) or not value:
-            return f"{name} is empty" if value in (None, []) else f"{name} is not text or turns"
-        reason = _fault(value)
+        reason = _fault(value) if isinstance(value, list) else "neither text nor turns"
         if reason is not None:
             return f"{name}: {reason}"
         parts[name] = value
@@ -44,9 +46,26 @@ def _row(values: dict[str, Any], *, turns: bool) -> Row | str:
         return "texts and turns in one pair"
     if parts["chosen"] == parts["rejected"]:
         return "chosen and rejected are the same"
-    if isinstance(values.get("emotion"), str) and values["emotion"].strip():
+    if isinstance(values["emotion"], str) and values["emotion"].strip():
         parts["emotion"] = values["emotion"]
     return parts
+
+
+def _taken_out(values: dict[str, Any]) -> dict[str, Any]:
+    """With the turns both answers begin with as the prompt, where they hold the whole talk."""
+    shared = 0
+    for better, worse in zip(values["chosen"], values["rejected"], strict=False):
+        if better != worse:
+            break
+        shared += 1
+    if shared == 0:
+        return values
+    return {
+        **values,
+        "prompt": values["chosen"][:shared],
+        "chosen": values["chosen"][shared:],
+        "rejected": values["rejected"][shared:],
+    }
 
 
 def _fault(turns: list[Any]) -> str | None:
@@ -64,8 +83,8 @@ PREFERENCES = DataSet(
     teaches="whatever your pairs show; the guide's third phase",
     license=None,
     commercial_use=None,
-    columns={"default": {"prompt": object, "chosen": object, "rejected": object}},
-    optional={"emotion": object},
+    columns={"default": {"chosen": object, "rejected": object}},
+    optional={"prompt": object, "emotion": object},
     splits={},
     options=(
         Option(
