@@ -129,7 +129,7 @@ pub fn run(gpa_plain: std.mem.Allocator, options: Options, out: *Output) !void {
         .tokens_per_second = @as(f64, @floatFromInt(tokens)) / middle,
         .allocations_after_first = allocations,
         .attention_scratch_bytes = attention_scratch,
-        .logits_bytes = ex.shared.len,
+        .logits_bytes = try timed.Exec.sharedBytes(f32, .{ .loss_rows = tokens, .vocab_size = config.vocab_size, .loss_columns = config.hidden_size }),
         .checksum = loss + norm,
     });
     const steps: f64 = @floatFromInt(options.repeat);

@@ -2,7 +2,8 @@
 //!
 //! Allocated once for the largest micro-batch; a smaller one uses the front of each buffer. What backward can rebuild
 //! for the price of one pass over memory (normed inputs, the product inside the MLP) is not kept: one scratch buffer
-//! serves all layers. With `recompute` one set of all other buffers serves all layers too. Does not know: weights, how values are computed.
+//! serves all layers. With `recompute` one set of all other buffers serves all layers too. What nobody needs between the forward and
+//! the backward pass lies in one piece, `idle`, which the head may write its logits into. Does not know: weights, how values are computed.
 
 const std = @import("std");
 const arch = @import("arch");
@@ -22,6 +23,16 @@ pub const Capacity = struct {
     frozen: bool = false,
     /// Keep each layer's gate and up as bf16; of f32 only. Products must be computed in bf16 then.
     low_gates: bool = false,
+    /// Whether the head may work in `idle`. Not for a second transformer on one `Exec`, which may be gone before the first.
+    lends: bool = true,
+    /// Bytes the head wants to find there. The transformer fills this in.
+    head_bytes: usize = 0,
+
+    /// Whether the layers' own buffers are idle too while the head works. Backward then runs the last layer again as well, which is
+    /// little of the time where there are many.
+    pub fn lendsLayers(self: Capacity, layers: usize) bool {
+        return self.lends and self.recompute and layers >= 16;
+    }
 };
 
 pub fn Activations(comptime T: type) type {
@@ -34,6 +45,8 @@ pub fn Activations(comptime T: type) type {
         last_rstd: Buffer,
         hidden: Buffer,
         scratch: Scratch,
+        /// Nothing in it is needed between the forward and the backward pass.
+        idle: []align(64) u8,
         /// First visible position per token, for sliding windows (N).
         first: []u32,
         /// Positions 0, 1, … restarted in each row (N).
@@ -104,6 +117,19 @@ pub fn Activations(comptime T: type) type {
             const normed_heads: usize = if (config.qk_norm) 1 else 0;
 
             std.debug.assert(!capacity.low_gates or T == f32);
+
+            // Room that is idle while the head works: gradients inside a layer, and maybe the buffers all layers share.
+            const attention_gradients = [_]usize{ n *| q, n *| kv, n *| kv, n *| q };
+            const mlp = [_]usize{ n *| f, n *| f };
+            const gradients = @max(room(&attention_gradients), room(&mlp));
+            const lends = capacity.lendsLayers(config.num_hidden_layers);
+            const shared = [_]usize{ n *| q, n *| kv, n *| kv, n *| q *| normed_heads, n *| kv *| normed_heads, n *| q, n *| f, n *| f };
+            const idle = try a.alignedAlloc(u8, .@"64", @max(capacity.head_bytes, gradients +| if (lends) room(&shared) else 0));
+            var of_attention: std.heap.FixedBufferAllocator = .init(idle[0..gradients]);
+            var of_mlp: std.heap.FixedBufferAllocator = .init(idle[0..gradients]);
+            var of_layers: std.heap.FixedBufferAllocator = .init(idle[gradients..]);
+            const wide = if (lends) of_layers.allocator() else a;
+
             const layers = try a.alloc(Layer, config.num_hidden_layers);
             for (layers, 0..) |*layer, l| {
                 const input = try buffer(a, n, c);
@@ -114,27 +140,21 @@ pub fn Activations(comptime T: type) type {
                 } else layer.* = .{
                     .input = input,
                     .input_rstd = try buffer(a, n, 1),
-                    .q = try buffer(a, n, q),
-                    .k = try buffer(a, n, kv),
-                    .v = try buffer(a, n, kv),
-                    .q_raw = try buffer(a, n, q * normed_heads),
-                    .k_raw = try buffer(a, n, kv * normed_heads),
+                    .q = try buffer(wide, n, q),
+                    .k = try buffer(wide, n, kv),
+                    .v = try buffer(wide, n, kv),
+                    .q_raw = try buffer(wide, n, q * normed_heads),
+                    .k_raw = try buffer(wide, n, kv * normed_heads),
                     .q_rstd = try buffer(a, n, heads * normed_heads),
                     .k_rstd = try buffer(a, n, kv_heads * normed_heads),
-                    .attention = try buffer(a, n, q),
+                    .attention = try buffer(wide, n, q),
                     .lse = try buffer(a, n, heads),
                     .middle_rstd = try buffer(a, n, 1),
-                    .gate = if (shares_gates) layers[0].gate else try buffer(a, n, f),
-                    .up = if (shares_gates) layers[0].up else try buffer(a, n, f),
+                    .gate = if (shares_gates) layers[0].gate else try buffer(wide, n, f),
+                    .up = if (shares_gates) layers[0].up else try buffer(wide, n, f),
                     .low = if (capacity.low_gates) .{ .gate = try words(a, n, f), .up = try words(a, n, f) } else null,
                 };
             }
-            // Each part begins at a multiple of 64 bytes.
-            const keys = padded(n * q);
-            const values = keys + padded(n * kv);
-            const output = values + padded(n * kv);
-            const gradient = padded(n * f);
-            const shared = try buffer(a, @max(output + n * q, gradient + n * f), 1);
             return .{
                 .layers = layers,
                 .capacity = capacity,
@@ -147,13 +167,14 @@ pub fn Activations(comptime T: type) type {
                     .rstd = try buffer(a, n, 1),
                     .dstream = try buffer(a, n, c),
                     .dnormed = try buffer(a, n, c),
-                    .dq = shared[0 .. n * q],
-                    .dk = @alignCast(shared[keys..][0 .. n * kv]),
-                    .dv = @alignCast(shared[values..][0 .. n * kv]),
-                    .dattention = @alignCast(shared[output..][0 .. n * q]),
-                    .product = shared[0 .. n * f],
-                    .dproduct = @alignCast(shared[gradient..][0 .. n * f]),
+                    .dq = try buffer(of_attention.allocator(), n, q),
+                    .dk = try buffer(of_attention.allocator(), n, kv),
+                    .dv = try buffer(of_attention.allocator(), n, kv),
+                    .dattention = try buffer(of_attention.allocator(), n, q),
+                    .product = try buffer(of_mlp.allocator(), n, f),
+                    .dproduct = try buffer(of_mlp.allocator(), n, f),
                 },
+                .idle = idle,
                 .first = try a.alloc(u32, n),
                 .positions = try a.alloc(u32, n),
                 .arena = arena,
@@ -165,8 +186,11 @@ pub fn Activations(comptime T: type) type {
             self.* = undefined;
         }
 
-        fn padded(count: usize) usize {
-            return std.mem.alignForward(usize, count, 64 / @sizeOf(T));
+        /// Bytes of buffers of so many numbers, each beginning at a multiple of 64.
+        fn room(counts: []const usize) usize {
+            var bytes: usize = 0;
+            for (counts) |count| bytes +|= std.mem.alignForward(usize, @min(count *| @sizeOf(T), std.math.maxInt(u48)), 64);
+            return bytes;
         }
 
         fn buffer(a: std.mem.Allocator, rows: usize, columns: usize) error{OutOfMemory}!Buffer {

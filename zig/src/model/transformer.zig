@@ -87,22 +87,28 @@ pub fn Transformer(comptime T: type) type {
             var rope = try ops.rope.Table(T).init(gpa, frequencies, capacity.time);
             errdefer rope.deinit();
 
-            var activations: activations_file.Activations(T) = try .init(gpa, config, capacity);
-            errdefer activations.deinit();
-
             const tokens = capacity.batch * capacity.time;
-            const low = if (capacity.adapter) |adapter|
-                try projection_file.LowRank(T).init(activations.arena.allocator(), adapter, tokens, capacity.dropout)
-            else
-                null;
-            try exec.reserve(T, .{
+            const need: ops.Exec.Need = .{
                 .attention_time = capacity.time,
                 .attention_head_dim = config.head_dim,
                 .vocab_size = config.vocab_size,
                 .loss_rows = tokens,
                 .loss_columns = config.hidden_size,
                 .frozen_columns = if (capacity.frozen) widest(layout) else 0,
-            });
+            };
+            var wanted = capacity;
+            wanted.head_bytes = if (capacity.lends) try ops.Exec.sharedBytes(T, need) else 0;
+            var activations: activations_file.Activations(T) = try .init(gpa, config, wanted);
+            errdefer activations.deinit();
+
+            if (capacity.lends) exec.lend(activations.idle);
+            errdefer exec.takeBack(activations.idle);
+
+            const low = if (capacity.adapter) |adapter|
+                try projection_file.LowRank(T).init(activations.arena.allocator(), adapter, tokens, capacity.dropout)
+            else
+                null;
+            try exec.reserve(T, need);
             return .{
                 .config = config,
                 .layout = layout,
@@ -114,6 +120,7 @@ pub fn Transformer(comptime T: type) type {
         }
 
         pub fn deinit(self: *Self) void {
+            self.exec.takeBack(self.activations.idle);
             self.activations.deinit();
             self.rope.deinit();
             self.* = undefined;
@@ -325,8 +332,8 @@ pub fn Transformer(comptime T: type) type {
             while (l > end.layer) {
                 l -= 1;
                 const layer = &a.layers[l];
-                // What forward left in shared buffers is the last layer's.
-                if (l + 1 < self.config.num_hidden_layers) {
+                // What forward left in shared buffers is the last layer's, unless the head has been there since.
+                if (l + 1 < self.config.num_hidden_layers or a.capacity.lendsLayers(a.layers.len)) {
                     if (a.capacity.recompute) {
                         self.forwardAttention(weights, batch, layer, l);
                         self.forwardMlp(weights, n, layer, l, null);

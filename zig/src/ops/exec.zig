@@ -26,8 +26,9 @@ pub const Exec = struct {
     gpa: std.mem.Allocator,
     pool: *base.Pool,
     workers: []Worker,
-    /// One buffer all workers see (logits of a chunk of rows).
+    /// One buffer all workers see (logits of a chunk of rows), and whether it is somebody else's.
     shared: Bytes = empty,
+    is_lent: bool = false,
     /// May be changed between ops.
     compute: Compute = .full,
 
@@ -74,22 +75,45 @@ pub const Exec = struct {
             self.gpa.free(w.scratch);
         }
         self.gpa.free(self.workers);
-        self.gpa.free(self.shared);
+        if (!self.is_lent) self.gpa.free(self.shared);
         self.* = undefined;
+    }
+
+    /// Bytes of the shared buffer that `need` asks for.
+    pub fn sharedBytes(comptime T: type, need: Need) error{OutOfMemory}!usize {
+        const count = @import("cross_entropy.zig").scratchCount(T, need.loss_rows, need.vocab_size, need.loss_columns);
+        return std.math.mul(usize, count, @sizeOf(T)) catch error.OutOfMemory;
+    }
+
+    /// Uses `bytes` as the shared buffer, if they are more than what is there. The owner must not need their contents when it calls
+    /// `cross_entropy`, and gives word with `takeBack` before it frees them.
+    pub fn lend(self: *Exec, bytes: Bytes) void {
+        if (bytes.len <= self.shared.len) return;
+        if (!self.is_lent) self.gpa.free(self.shared);
+        self.shared = bytes;
+        self.is_lent = true;
+    }
+
+    pub fn takeBack(self: *Exec, bytes: Bytes) void {
+        if (!self.is_lent or self.shared.ptr != bytes.ptr) return;
+        self.shared = empty;
+        self.is_lent = false;
     }
 
     /// Grows the scratch to what `need` asks for; never shrinks it. Call once, before the first step.
     pub fn reserve(self: *Exec, comptime T: type, need: Need) error{OutOfMemory}!void {
         const attention = @import("attention.zig").scratchBytes(T, need.attention_time, need.attention_head_dim);
         const frozen = @import("frozen.zig").scratchCount(need.frozen_columns);
-        const cross_entropy = @import("cross_entropy.zig");
-        const head = if (need.frozen_columns > 0) cross_entropy.workerScratchCount(need.vocab_size, need.loss_columns) else 0;
-        for (self.workers) |*w| try self.grow(&w.scratch, T, @max(ceilDiv(attention, @sizeOf(T)), frozen, head));
-        try self.grow(&self.shared, T, cross_entropy.scratchCount(T, need.loss_rows, need.vocab_size, need.loss_columns));
+        const head = if (need.frozen_columns > 0) @import("cross_entropy.zig").workerScratchCount(need.vocab_size, need.loss_columns) else 0;
+        const scratch = std.math.mul(usize, @max(ceilDiv(attention, @sizeOf(T)), frozen, head), @sizeOf(T)) catch return error.OutOfMemory;
+        for (self.workers) |*w| try self.grow(&w.scratch, scratch);
+        const shared = try sharedBytes(T, need);
+        if (self.shared.len >= shared) return;
+        if (self.is_lent) self.takeBack(self.shared);
+        try self.grow(&self.shared, shared);
     }
 
-    fn grow(self: *Exec, buffer: *Bytes, comptime T: type, count: usize) error{OutOfMemory}!void {
-        const size = std.math.mul(usize, count, @sizeOf(T)) catch return error.OutOfMemory;
+    fn grow(self: *Exec, buffer: *Bytes, size: usize) error{OutOfMemory}!void {
         if (buffer.len >= size) return;
         self.gpa.free(buffer.*); // Nothing in it outlives an op: free first, so that the peak is the new size alone.
         buffer.* = empty;
@@ -144,6 +168,39 @@ test "a failed allocation at any place leaks nothing and leaves an Exec that can
         }
     }.f;
     try std.testing.checkAllAllocationFailures(std.testing.allocator, attempt, .{pool});
+}
+
+test "a lent buffer is used while it is the largest, and never freed" {
+    const gpa = std.testing.allocator;
+    const pool = try base.Pool.init(gpa, 1);
+    defer pool.deinit();
+
+    var ex: Exec = try .init(gpa, pool);
+    defer ex.deinit();
+
+    const need: Exec.Need = .{ .vocab_size = 50, .loss_rows = 9, .loss_columns = 4 };
+    const bytes = try gpa.alignedAlloc(u8, .@"64", try Exec.sharedBytes(f32, need));
+    defer gpa.free(bytes);
+
+    try ex.reserve(f32, .{ .vocab_size = 11, .loss_rows = 9, .loss_columns = 4 });
+    ex.lend(bytes);
+    try ex.reserve(f32, need);
+    try std.testing.expectEqual(bytes.ptr, ex.shared.ptr);
+    ex.lend(bytes[0..64]);
+    try std.testing.expectEqual(bytes.len, ex.shared.len);
+    try ex.reserve(f32, .{ .vocab_size = 500, .loss_rows = 9, .loss_columns = 4 });
+    try std.testing.expect(!ex.is_lent);
+    const own = ex.shared.len;
+    ex.takeBack(bytes);
+    try std.testing.expectEqual(own, ex.shared.len);
+    try std.testing.expect(own > bytes.len);
+    const more = try gpa.alignedAlloc(u8, .@"64", own + 64);
+    defer gpa.free(more);
+
+    ex.lend(more);
+    try std.testing.expect(ex.is_lent);
+    ex.takeBack(more);
+    try std.testing.expectEqual(0, ex.shared.len);
 }
 
 test "all ops compile for both types and agree with their twins on a small shape" {

@@ -226,6 +226,7 @@ pub fn PreferenceObjective(comptime T: type) type {
                 .recompute = true, // One layer's buffers serve all: there is no backward pass.
                 .frozen = T == f32,
                 .low_gates = setting.capacity.low_gates,
+                .lends = false,
             });
             return .{ .model = model, .own = own };
         }
