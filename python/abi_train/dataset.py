@@ -88,11 +88,13 @@ class TokenizedDataset:
     def __init__(self, handle: Handle, path: Path) -> None:
         self._handle: Handle | None = handle
         self.path = path
+        self._is_set: bool | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, use_manifest: bool = True) -> TokenizedDataset:
         """Opens `path` (`*.bin`) at once, whatever its size.
 
+        A set of files is opened by the name of its manifest, with `.json` or `.bin` at the end.
         `use_manifest=False` takes the ids alone, as a stream. Raises MissingFileError,
         FileAccessError, or DataError when a size, a row start or the manifest is wrong.
         """
@@ -118,13 +120,14 @@ class TokenizedDataset:
 
     def __len__(self) -> int:
         """Number of tokens."""
-        return int(self.tokens.size)
+        return _native.dataset.size(self.native)[0]
 
     def __repr__(self) -> str:
         if self._handle is None:
             return f"TokenizedDataset({str(self.path)!r}, closed)"
         rows = "" if self.row_count is None else f", {self.row_count} rows"
-        return f"TokenizedDataset({str(self.path)!r}, {len(self)} tokens{rows})"
+        files = f", {self.file_count} files" if self.file_count > 1 else ""
+        return f"TokenizedDataset({str(self.path)!r}, {len(self)} tokens{rows}{files})"
 
     @property
     def native(self) -> Handle:
@@ -134,14 +137,44 @@ class TokenizedDataset:
         return self._handle
 
     @property
+    def file_count(self) -> int:
+        """How many token files this is: more than one only for a set."""
+        return _native.dataset.size(self.native)[2]
+
+    @property
+    def is_set(self) -> bool:
+        """True when a manifest lists the token files: then `tokens`, `mask_bits` and `row_starts`
+        are copies, as large as the data; `read` and `row` copy a part."""
+        if self._is_set is None:
+            self._is_set = bool(self.manifest.get("shards"))
+        return self._is_set
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint32]:
+        """A copy of the ids from `start` up to `stop`. Raises IndexError outside the data."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens {start} to {stop}; {self.path} has {len(self)}")
+        return _native.dataset.read_tokens(self.native, start, stop - start)
+
+    @property
     def tokens(self) -> npt.NDArray[np.uint32]:
-        """All ids in file order: a read-only view of the file."""
+        """All ids in file order: a read-only view of the file, or a copy of a set."""
+        if self.is_set:
+            return self.read(0, len(self))
         return _native.dataset.tokens(self.native)
 
     @property
     def mask_bits(self) -> npt.NDArray[np.uint8] | None:
         """The loss mask as stored: bit i is bit i % 8 (lowest first) of byte i // 8, or None."""
-        return _native.dataset.mask(self.native)
+        if not self.is_set:
+            return _native.dataset.mask(self.native)
+        import numpy as np
+
+        first = self.path.with_name(str(self.manifest["shards"][0]["file"]))
+        with TokenizedDataset.load(first) as file:
+            if file.manifest.get("mask") is None:
+                return None
+        flags = _native.dataset.read_mask(self.native, 0, len(self))
+        return np.packbits(flags, bitorder="little")
 
     @property
     def loss_mask(self) -> npt.NDArray[np.bool_] | None:
@@ -156,11 +189,17 @@ class TokenizedDataset:
     @property
     def row_starts(self) -> npt.NDArray[np.uint64] | None:
         """Row r is `tokens[row_starts[r]:row_starts[r + 1]]`. None: a stream without rows."""
-        return _native.dataset.row_starts(self.native)
+        if not self.is_set:
+            return _native.dataset.row_starts(self.native)
+        rows = self.row_count
+        return None if rows is None else _native.dataset.read_row_starts(self.native, 0, rows + 1)
 
     @property
     def row_count(self) -> int | None:
         """Number of rows; None for a stream."""
+        if self.is_set:
+            count = self.manifest["rows"]
+            return None if count is None else int(count)
         starts = self.row_starts
         return None if starts is None else int(starts.size) - 1
 
@@ -171,12 +210,17 @@ class TokenizedDataset:
 
     def row(self, index: int) -> npt.NDArray[np.uint32]:
         """The ids of a row. Raises IndexError; TypeError for a stream."""
-        starts = self.row_starts
-        if starts is None:
+        rows = self.row_count
+        if rows is None:
             raise TypeError(f"{self.path} is a stream: it has no rows")
-        if not 0 <= index < starts.size - 1:
-            raise IndexError(f"row {index}; {self.path} has {starts.size - 1}")
-        return self.tokens[int(starts[index]) : int(starts[index + 1])]
+        if not 0 <= index < rows:
+            raise IndexError(f"row {index}; {self.path} has {rows}")
+        begin, end = self._ends(index)
+        return self.read(begin, end) if self.is_set else self.tokens[begin:end]
+
+    def _ends(self, index: int) -> tuple[int, int]:
+        begin, end = _native.dataset.read_row_starts(self.native, index, 2)
+        return int(begin), int(end)
 
     @property
     def is_preference(self) -> bool:
@@ -190,17 +234,14 @@ class TokenizedDataset:
 
         Raises IndexError; TypeError when this is no preference data.
         """
-        starts, mask = self.row_starts, self.mask_bits
-        if not self.is_preference or starts is None or mask is None:
+        rows = self.row_count
+        if not self.is_preference or rows is None:
             raise TypeError(f"{self.path} is no preference data: it has no pairs")
-        if not 0 <= index < (starts.size - 1) // 2:
-            raise IndexError(f"pair {index}; {self.path} has {(starts.size - 1) // 2}")
+        if not 0 <= index < rows // 2:
+            raise IndexError(f"pair {index}; {self.path} has {rows // 2}")
         better, worse = self.row(2 * index), self.row(2 * index + 1)
-        begin = int(starts[2 * index])
-        border = next(
-            (at for at in range(better.size) if mask[(begin + at) >> 3] >> ((begin + at) & 7) & 1),
-            int(better.size),
-        )
+        flags = _native.dataset.read_mask(self.native, self._ends(2 * index)[0], better.size)
+        border = int(flags.argmax()) if flags.any() else int(better.size)
         return better[:border], better[border:], worse[border:]
 
     def check_vocabulary(self, vocab_size: int) -> None:

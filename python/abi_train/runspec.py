@@ -129,9 +129,13 @@ class RunSpec:
     def check_paths(self) -> None:
         """Raise `ConfigError` for the first file or folder of the spec that is not there, or is
         not what its name needs."""
+        from .data.files import is_set
+
         for name in ("model", "data", "eval_data", "tokenizer"):
             path: Path | None = getattr(self, name)
             if path is None:
+                continue
+            if name in ("data", "eval_data") and not path.exists() and is_set(path):
                 continue
             if not path.exists():
                 raise ConfigError(f"{name}: {path} does not exist; check the path")

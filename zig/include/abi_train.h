@@ -129,7 +129,27 @@ typedef uint64_t abt_loader;
 abt_status abt_dataset_open(const char *path, uint32_t use_manifest, abt_dataset *dataset);
 abt_status abt_dataset_free(abt_dataset dataset);
 
-/* All ids in file order. Read-only: the memory is the file. */
+/* Tokens; rows, 0 for a stream; files, more than 1 only for a set of files that are one data set. Each
+ * may be NULL. */
+abt_status abt_dataset_size(abt_dataset dataset, uint64_t *tokens, uint64_t *rows, uint64_t *files);
+
+/* Copies `count` tokens from `start` on, over the borders of files: ids, and 1 or 0 for whether the mask has
+ * each in the loss. Either may be NULL. */
+abt_status abt_dataset_read(abt_dataset dataset, uint64_t start, uint64_t count, uint32_t *ids, uint8_t *in_loss);
+
+/* Copies where rows `first` to `first + count - 1` begin among all tokens; row number `rows` is the end of
+ * the last. */
+abt_status abt_dataset_read_row_starts(abt_dataset dataset, uint64_t first, uint64_t count, uint64_t *starts);
+
+/* Makes the data set `path` of `count` files of the same folder, in this order: writes one manifest over them.
+ * `path` itself must not be a file. */
+abt_status abt_dataset_join(const char *path, const char *const *names, size_t count);
+
+/* Says of the data set `path` that its files are being made: it cannot be opened before abt_dataset_join. */
+abt_status abt_dataset_join_later(const char *path);
+
+/* All ids in file order. Read-only: the memory is the file. A set of files has no such range: this and the
+ * next two are then an ABT_STATUS_DATA; use the functions above. */
 abt_status abt_dataset_tokens(abt_dataset dataset, const uint32_t **tokens, uint64_t *count);
 
 /* The loss mask: bit i is bit i % 8 (lowest first) of byte i / 8. NULL and 0 when there is none: every

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .core import (
@@ -28,6 +29,55 @@ def open(path: str | os.PathLike[str], use_manifest: bool) -> Handle:
     result = out_handle()
     check(lib.abt_dataset_open(c_path(path), use_manifest, result))
     return Handle(result[0], lib.abt_dataset_free)
+
+
+def size(handle: Handle) -> tuple[int, int, int]:
+    """Tokens, rows (0 for a stream), and files."""
+    counts = [ffi.new("uint64_t *") for _ in range(3)]
+    check(lib.abt_dataset_size(handle.value, *counts))
+    tokens, rows, files = (int(count[0]) for count in counts)
+    return tokens, rows, files
+
+
+def read_tokens(handle: Handle, start: int, count: int) -> npt.NDArray[np.uint32]:
+    """A copy of `count` ids from `start` on."""
+    import numpy as np
+
+    ids = np.empty(count, dtype=np.uint32)
+    out = from_array(ids, "uint32_t[]")
+    check(lib.abt_dataset_read(handle.value, whole(start, "start"), count, out, ffi.NULL))
+    return ids
+
+
+def read_mask(handle: Handle, start: int, count: int) -> npt.NDArray[np.uint8]:
+    """1 or 0 for each of `count` tokens from `start` on."""
+    import numpy as np
+
+    flags = np.empty(count, dtype=np.uint8)
+    out = from_array(flags, "uint8_t[]")
+    check(lib.abt_dataset_read(handle.value, whole(start, "start"), count, ffi.NULL, out))
+    return flags
+
+
+def read_row_starts(handle: Handle, first: int, count: int) -> npt.NDArray[np.uint64]:
+    """Where `count` rows from `first` on begin."""
+    import numpy as np
+
+    starts = np.empty(count, dtype=np.uint64)
+    out = from_array(starts, "uint64_t[]")
+    check(lib.abt_dataset_read_row_starts(handle.value, whole(first, "first"), count, out))
+    return starts
+
+
+def join(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Writes the manifest of a set over files of the same folder."""
+    kept = [c_path(name) for name in names]
+    check(lib.abt_dataset_join(c_path(path), ffi.new("const char *[]", kept), len(kept)))
+
+
+def join_later(path: str | os.PathLike[str]) -> None:
+    """Marks a set as being made."""
+    check(lib.abt_dataset_join_later(c_path(path)))
 
 
 def tokens(handle: Handle) -> npt.NDArray[np.uint32]:

@@ -30,8 +30,9 @@ def describe(
         starts, mask = data.row_starts, data.loss_mask
         facts: dict[str, Any] = {
             "path": str(path),
-            "bytes": path.stat().st_size,
+            "bytes": 4 * len(data),
             "tokens": int(tokens.size),
+            **({"files": data.file_count} if data.is_set else {}),
             "kind": ("stream" if starts is None else "pairs" if data.is_preference else "rows"),
         }
         if tokens.size:

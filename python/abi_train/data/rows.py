@@ -13,14 +13,13 @@ Preference data (`"kind": "preference"`) is a list of pairs: rows 2i and 2i + 1 
 the better and the worse answer.
 
 Reads with NumPy alone, apart from the native loader, so that a comparison of the engines also
-compares the two readers. Does not know: torch, tokenizers.
+compares the two readers. Does not know: torch, tokenizers, which files the tokens are in (`files`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,34 +27,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, DataError, MissingFileError
+from ..errors import ConfigError, DataError
+from .files import Bits, Ids, TokenFiles
 
 IGNORED = -100
 """Label of a position without loss, in the words of transformers."""
 
 
-Packer = Callable[[Sequence[int], int, str], list[list[tuple[int, int]]]]
+Packer = Callable[[Any, int, str], list[list[tuple[int, int]]]]
 """From row starts, a length and a strategy: which tokens, from and up to, make up each packed row.
 """
-
-MANIFEST_SCHEMA = "abi_train/token-bin/1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
     """The rows of one token file, cut for one batch size and row length.
 
-    token_ids: all ids of the file, uint32. starts: where each row begins, and the file's end as a
+    token_ids: all ids of the data, uint32. starts: where each row begins, and the file's end as a
     last entry; None for a stream. kept: rows that have a target left after the cut; empty when rows
-    are packed. mask: bits, lowest first, or None. bins: from and up to which tokens the pieces of
-    each packed row go, or None. borders: whether these pieces are texts of their own.
+    are packed. mask: which tokens are in the loss, or None for all. bins: from and up to which
+    tokens the pieces of each packed row go, or None. borders: whether these pieces are texts of
+    their own.
     """
 
     path: Path
-    token_ids: npt.NDArray[np.uint32]
+    token_ids: Ids
     starts: npt.NDArray[np.uint64] | None
     kept: npt.NDArray[np.int64]
-    mask: npt.NDArray[np.uint8] | None
+    mask: Bits | None
     batch_size: int
     max_seq_len: int
     bins: list[list[tuple[int, int]]] | None = None
@@ -67,29 +66,18 @@ class TokenRows:
 
         Raises `DataError` when their sizes do not agree.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MissingFileError(
-                f"{path}: no such token file; make it with `abi-train data prepare`"
-            )
-        size = path.stat().st_size
-        if size % 4 or size == 0:
-            raise DataError(f"{path}: {size} bytes is not a whole number of 4-byte token ids")
-        token_ids = np.memmap(path, dtype="<u4", mode="r")
-        manifest = _read_manifest(path)
-        if manifest.get("kind") == "preference":
+        files = TokenFiles.open(path)
+        if files.manifest.get("kind") == "preference":
             raise DataError(
-                f"{path} holds pairs of answers (preference data); train on it with the objective "
-                "dpo, or prepare rows for sft"
+                f"{files.path} holds pairs of answers (preference data); train on it with the "
+                "objective dpo, or prepare rows for sft"
             )
-        starts = _read_starts(path, manifest, token_ids.size)
-        mask = _read_mask(path, manifest, token_ids.size)
         rows = cls(
-            path=path,
-            token_ids=token_ids,
-            starts=starts,
+            path=files.path,
+            token_ids=files.token_ids,
+            starts=files.starts,
             kept=np.empty(0, dtype=np.int64),
-            mask=mask,
+            mask=files.mask,
             batch_size=batch_size,
             max_seq_len=max_seq_len,
         )
@@ -104,7 +92,7 @@ class TokenRows:
                 "sequences are full already. Set packing to none, or prepare the data as rows"
             )
         borders = strategy != "wrapped"
-        bins = pack(self.starts.tolist(), self.max_seq_len, strategy)
+        bins = pack(self.starts, self.max_seq_len, strategy)
         packed = dataclasses.replace(self, kept=self.kept[:0], bins=bins, borders=borders)
         # With nothing to learn in any packed row there is none.
         return packed if packed._has_targets() else dataclasses.replace(packed, bins=[])
@@ -180,9 +168,7 @@ class TokenRows:
         ids = self.token_ids[begin:end].astype(np.int64)
         labels = ids.copy()
         if self.mask is not None:
-            position = np.arange(begin, end)
-            bits = (self.mask[position >> 3] >> (position & 7)) & 1
-            labels[bits == 0] = IGNORED
+            labels[self.mask.at(begin, end) == 0] = IGNORED
         return {"input_ids": ids.tolist(), "labels": labels.tolist()}
 
 
@@ -204,7 +190,7 @@ class PreferenceRows:
     """
 
     path: Path
-    token_ids: npt.NDArray[np.uint32]
+    token_ids: Ids
     starts: npt.NDArray[np.uint64]
     borders: npt.NDArray[np.int64]
     kept: npt.NDArray[np.int64]
@@ -217,31 +203,21 @@ class PreferenceRows:
 
         Raises `DataError` for data of another kind and for two rows that are no pair.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MissingFileError(
-                f"{path}: no such token file; make it with `abi-train data prepare`"
-            )
-        manifest = _read_manifest(path)
-        if manifest.get("kind") != "preference":
+        files = TokenFiles.open(path)
+        path, starts, mask = files.path, files.starts, files.mask
+        if files.manifest.get("kind") != "preference":
             raise DataError(
                 f"{path} holds no pairs of answers; prepare rows with prompt, chosen and rejected, "
                 "or train with the objective sft"
             )
-        size = path.stat().st_size
-        if size % 4 or size == 0:
-            raise DataError(f"{path}: {size} bytes is not a whole number of 4-byte token ids")
-        token_ids = np.memmap(path, dtype="<u4", mode="r")
-        starts = _read_starts(path, manifest, token_ids.size)
-        mask = _read_mask(path, manifest, token_ids.size)
         if starts is None or mask is None or starts.size % 2 == 0:
             raise DataError(
                 f"{path}: preference data need row starts, a mask, and an even number of rows. "
                 "Prepare the data again"
             )
-        bits = np.unpackbits(mask, count=token_ids.size, bitorder="little")
+        token_ids = files.token_ids
         borders = np.array(
-            [_border(path, token_ids, starts, bits, pair) for pair in range(starts.size // 2)],
+            [_border(path, token_ids, starts, mask, pair) for pair in range(starts.size // 2)],
             dtype=np.int64,
         )
         return cls(
@@ -290,14 +266,14 @@ class PreferenceRows:
 
 def _border(
     path: Path,
-    ids: npt.NDArray[np.uint32],
+    ids: Ids,
     starts: npt.NDArray[np.uint64],
-    bits: npt.NDArray[np.uint8],
+    mask: Bits,
     pair: int,
 ) -> int:
     """Tokens of a pair's prompt; refuses what is no pair."""
     begin, middle, end = (int(start) for start in starts[2 * pair : 2 * pair + 3])
-    better, worse = bits[begin:middle], bits[middle:end]
+    better, worse = mask.at(begin, middle), mask.at(middle, end)
     border = int(better.argmax())
     prompts_agree = np.array_equal(ids[begin : begin + border], ids[middle : middle + border])
     if (
@@ -311,60 +287,3 @@ def _border(
             "different answers. Leave it out, or prepare the data again"
         )
     return border
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """What the manifest beside a token file says; empty without one."""
-    stem = path.name.removesuffix(".bin")
-    beside = path.with_name(stem + ".json")
-    if not beside.is_file():
-        for suffix in (".mask", ".idx"):
-            if path.with_name(stem + suffix).exists():
-                raise DataError(
-                    f"{path.with_name(stem + suffix)} lies beside {path.name}, but the manifest "
-                    f"{beside.name} is missing. Restore it, or move the file away."
-                )
-        return {}
-    try:
-        manifest = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{beside}: cannot be read as a manifest ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("schema") != MANIFEST_SCHEMA:
-        raise DataError(f'{beside}: no manifest with "schema": "{MANIFEST_SCHEMA}"')
-    return manifest
-
-
-def _side_file(path: Path, manifest: dict[str, Any], key: str) -> Path | None:
-    name = manifest.get(key)
-    if name is None:
-        return None
-    if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-        raise DataError(f'{path}: its manifest\'s "{key}" is not a file name of the same folder')
-    side = path.with_name(name)
-    if not side.is_file():
-        raise MissingFileError(f"{side}: named by the manifest of {path.name}, but not there")
-    return side
-
-
-def _read_starts(
-    path: Path, manifest: dict[str, Any], tokens: int
-) -> npt.NDArray[np.uint64] | None:
-    side = _side_file(path, manifest, "idx")
-    if side is None:
-        return None
-    if side.stat().st_size % 8:
-        raise DataError(f"{side}: its size is not a multiple of 8")
-    starts = np.fromfile(side, dtype="<u8")
-    if starts.size < 2 or starts[0] != 0 or starts[-1] != tokens or np.any(np.diff(starts) <= 0):
-        raise DataError(f"{side}: row starts must rise from 0 to {tokens}, the number of tokens")
-    return starts
-
-
-def _read_mask(path: Path, manifest: dict[str, Any], tokens: int) -> npt.NDArray[np.uint8] | None:
-    side = _side_file(path, manifest, "mask")
-    if side is None:
-        return None
-    mask = np.memmap(side, dtype="u1", mode="r")
-    if mask.size != (tokens + 7) // 8:
-        raise DataError(f"{side}: {mask.size} bytes; {tokens} tokens need {(tokens + 7) // 8}")
-    return mask

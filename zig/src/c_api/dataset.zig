@@ -59,6 +59,78 @@ pub fn abt_dataset_free(dataset: u64) callconv(.c) Status {
     return handles.free(Dataset, dataset);
 }
 
+pub fn abt_dataset_size(dataset: u64, tokens: ?*u64, rows: ?*u64, files: ?*u64) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Dataset, dataset, .shared, &status) orelse return status;
+    defer held.release();
+
+    const data = &held.object.value.dataset;
+    if (tokens) |n| n.* = data.count();
+    if (rows) |n| n.* = data.rowCount() orelse 0;
+    if (files) |n| n.* = @max(1, data.shards.len);
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_dataset_read(dataset: u64, start: u64, count: u64, ids: ?[*]u32, in_loss: ?[*]u8) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Dataset, dataset, .shared, &status) orelse return status;
+    defer held.release();
+
+    const data = &held.object.value.dataset;
+    if (start > data.count() or count > data.count() - start) return failure.say(
+        c.ABT_STATUS_INVALID_ARGUMENT,
+        "{d} tokens from {d} on were asked; {s} has {d}",
+        .{ count, start, data.path, data.count() },
+    );
+    const from: usize = @intCast(start);
+    const len: usize = @intCast(count);
+    if (ids) |out_ids| data.readTokens(out_ids[0..len], from);
+    if (in_loss) |flags| data.readFlags(flags[0..len], from);
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_dataset_read_row_starts(dataset: u64, first: u64, count: u64, starts: ?[*]u64) callconv(.c) Status {
+    if (count == 0) return c.ABT_STATUS_OK;
+    const values = starts orelse return failure.nullArgument("starts");
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Dataset, dataset, .shared, &status) orelse return status;
+    defer held.release();
+
+    const data = &held.object.value.dataset;
+    const rows = data.rowCount() orelse
+        return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "{s} is a stream: it has no rows", .{data.path});
+    if (first > rows or count > rows + 1 - first) return failure.say(
+        c.ABT_STATUS_INVALID_ARGUMENT,
+        "{d} row starts from {d} on were asked; {s} has {d} rows",
+        .{ count, first, data.path, rows },
+    );
+    for (values[0..@intCast(count)], @as(usize, @intCast(first))..) |*value, row| value.* = data.rowStart(row);
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_dataset_join(path: ?[*:0]const u8, names: ?[*]const ?[*:0]const u8, count: usize) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const name = out.string(path, "path", &status) orelse return status;
+    const given: []const ?[*:0]const u8 = if (count == 0) &.{} else (names orelse return failure.nullArgument("names"))[0..count];
+    const files = out.gpa.alloc([]const u8, count) catch |err| return failure.from(err, c.ABT_STATUS_DATA, null);
+    defer out.gpa.free(files);
+
+    for (files, given) |*file, text| file.* = out.string(text, "names", &status) orelse return status;
+    var disk: abi.base.storage.Disk = .init(out.io());
+    var diag: failure.Diagnostic = .{};
+    abi.data.shards.join(out.gpa, disk.storage(), name, files, &diag) catch |err| return failure.from(err, c.ABT_STATUS_DATA, &diag);
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_dataset_join_later(path: ?[*:0]const u8) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const name = out.string(path, "path", &status) orelse return status;
+    var disk: abi.base.storage.Disk = .init(out.io());
+    var diag: failure.Diagnostic = .{};
+    abi.data.shards.beginSet(out.gpa, disk.storage(), name, &diag) catch |err| return failure.from(err, c.ABT_STATUS_DATA, &diag);
+    return c.ABT_STATUS_OK;
+}
+
 pub fn abt_dataset_tokens(dataset: u64, tokens: ?*?[*]const u32, count: ?*u64) callconv(.c) Status {
     return giveSlice(u32, dataset, tokens, count, struct {
         fn get(d: *const abi.data.TokenizedDataset) ?[]const u32 {
@@ -98,7 +170,13 @@ fn giveSlice(
     const held = handles.acquire(Dataset, dataset, .shared, &status) orelse return status;
     defer held.release();
 
-    if (get(&held.object.value.dataset)) |slice| {
+    const data = &held.object.value.dataset;
+    if (data.shards.len > 0) return failure.say(
+        c.ABT_STATUS_DATA,
+        "{s} is a set of {d} files, not one range of memory: read its tokens by their places",
+        .{ data.path, data.shards.len },
+    );
+    if (get(data)) |slice| {
         first.* = slice.ptr;
         len.* = slice.len;
     }

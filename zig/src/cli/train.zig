@@ -156,7 +156,7 @@ fn runJob(job: *Job) Failure!Exit {
 
     if (resume_path) |p| app.tell("resuming from {s}\n", .{p});
     if (trainer.adapter != null) app.tell("{d} weights of an adapter on ", .{trainer.trained.values.len});
-    app.tell("{d} weights, {d} tokens, {d} updates planned\n", .{ trainer.source.layout().total, dataset.tokens.len, trainer.state.max_steps });
+    app.tell("{d} weights, {d} tokens, {d} updates planned\n", .{ trainer.source.layout().total, dataset.count(), trainer.state.max_steps });
     if (trainer.identity.reference) |reference| tellPairs(app, trainer, reference);
     return watch(job, trainer);
 }

@@ -13,6 +13,7 @@ pub const order = @import("order.zig");
 pub const tokenized = @import("tokenized.zig");
 pub const batches = @import("batches.zig");
 pub const pairs = @import("pairs.zig");
+pub const shards = @import("shards.zig");
 pub const packing = @import("packing.zig");
 pub const loader = @import("loader.zig");
 pub const writer = @import("writer.zig");
@@ -50,6 +51,7 @@ test {
     _ = tokenized;
     _ = batches;
     _ = pairs;
+    _ = shards;
     _ = packing;
     _ = loader;
     _ = writer;

@@ -168,7 +168,8 @@ pub const Loader = struct {
         const sequences = if (self.isRows()) together * @min(options.batch_size, units) else if (units > 0) options.batch_size else 0;
         self.max_batch = sequences;
         self.max_time = longest;
-        if (self.isRows()) self.input_ids = try gpa.alloc(u32, sequences * longest);
+        // A stream's inputs are the file itself, unless a batch may span two files.
+        if (self.isRows() or dataset.shards.len > 0) self.input_ids = try gpa.alloc(u32, sequences * longest);
         self.targets = try gpa.alloc(i32, sequences * longest);
         if (dataset.isPreference()) self.answers = try gpa.alloc(u32, sequences);
         if (self.bins != null) {
@@ -655,7 +656,7 @@ pub const Loader = struct {
         const index: usize = self.order[self.micro_index];
         self.dataset.fillTargets(self.targets, index * size + 1);
         return .{
-            .input_ids = self.dataset.tokens[index * size ..][0..size],
+            .input_ids = self.dataset.slice(index * size, (index + 1) * size) orelse self.copied(index * size),
             .targets = self.targets,
             .batch = self.options.batch_size,
             .time = self.options.max_seq_len,
@@ -663,6 +664,11 @@ pub const Loader = struct {
             .token_count = size,
             .index = self.micro_index,
         };
+    }
+
+    fn copied(self: *Loader, start: usize) []const u32 {
+        self.dataset.readTokens(self.input_ids, start);
+        return self.input_ids;
     }
 
     fn countStreamTargets(self: *const Loader, index: usize) usize {

@@ -10,6 +10,10 @@ const base = @import("base");
 const Allocator = std.mem.Allocator;
 
 pub const schema = "abi_train/token-bin/1";
+/// Of a set of files (`shards.zig`).
+pub const set_schema = "abi_train/token-bin/2";
+/// Files a set may have.
+pub const max_shards = 4096;
 /// A larger file is refused before it is parsed.
 pub const max_bytes = 1 << 20;
 
@@ -21,8 +25,17 @@ pub const Kind = enum {
     preference,
 };
 
+/// One file of a set, as the set's manifest has it.
+pub const ShardEntry = struct {
+    /// Name of its `.bin`, in the same folder. Its own manifest lies beside it.
+    file: []const u8,
+    count: u64,
+    rows: ?u64 = null,
+    bin_crc32c: u32,
+};
+
 pub const Manifest = struct {
-    /// Tokens in the `.bin`.
+    /// Tokens in the `.bin`; of a set in all files.
     count: u64,
     kind: Kind = .tokens,
     /// Rows in the `.idx`; null when there is none.
@@ -53,6 +66,8 @@ pub const Manifest = struct {
     idx_crc32c: ?u32 = null,
     /// A writer was interrupted while it moved the files in place: what lies there belongs to no one dataset.
     incomplete: bool = false,
+    /// The files of a set, in order; empty for a single file. A set has no side files of its own.
+    shards: []const ShardEntry = &.{},
 };
 
 pub const ParseError = error{ MalformedManifest, OutOfMemory };
@@ -73,8 +88,9 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *base.Diagnostic) ParseEr
     const object = &root.object;
     const given = try stringOf(object, "schema", diag) orelse
         return fail(diag, "it has no \"schema\": \"" ++ schema ++ "\"", .{});
-    if (!std.mem.eql(u8, given, schema))
-        return fail(diag, "its schema is \"{s}\"; this program reads \"" ++ schema ++ "\"", .{given});
+    const is_set = std.mem.eql(u8, given, set_schema);
+    if (!is_set and !std.mem.eql(u8, given, schema))
+        return fail(diag, "its schema is \"{s}\"; this program reads \"" ++ schema ++ "\" and, of sets, \"" ++ set_schema ++ "\"", .{given});
     var manifest: Manifest = .{
         .count = try wholeOf(u64, object, "count", diag) orelse return fail(diag, "it has no \"count\"", .{}),
         .kind = try kindOf(object, diag),
@@ -106,7 +122,49 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *base.Diagnostic) ParseEr
         },
         else => return fail(diag, "its \"crc32c\" is not an object", .{}),
     };
+    if (is_set) try readShards(arena, object, &manifest, diag);
     return manifest;
+}
+
+/// Reads `shards` and holds the sums to them.
+fn readShards(arena: Allocator, object: *const Object, manifest: *Manifest, diag: *base.Diagnostic) ParseError!void {
+    const list = switch (object.get("shards") orelse .null) {
+        .array => |list| list.items,
+        else => return fail(diag, "it is the manifest of a set, but its \"shards\" is no list", .{}),
+    };
+    if (list.len == 0 or list.len > max_shards)
+        return fail(diag, "its \"shards\" lists {d} files; a set has 1 to {d}", .{ list.len, max_shards });
+    if (manifest.mask != null or manifest.idx != null)
+        return fail(diag, "it is the manifest of a set, which names no \"mask\" or \"idx\"; those of its files do", .{});
+    const entries = try arena.alloc(ShardEntry, list.len);
+    var count: u64 = 0;
+    var rows: u64 = 0;
+    for (entries, list, 0..) |*entry, *item, place| {
+        if (item.* != .object) return fail(diag, "its \"shards\" has an entry {d} that is not an object", .{place});
+        entry.* = shardOf(&item.object, diag) catch |err| {
+            if (err == error.MalformedManifest) diag.prepend("entry {d} of its \"shards\": ", .{place});
+            return err;
+        };
+        if ((entry.rows == null) != (manifest.rows == null))
+            return fail(diag, "its entry {d} and itself do not agree on whether there are rows", .{place});
+        count = base.checked.add(u64, count, entry.count) catch return fail(diag, "its files have more tokens than 64 bits count", .{});
+        rows = base.checked.add(u64, rows, entry.rows orelse 0) catch return fail(diag, "its files have more rows than 64 bits count", .{});
+    }
+    if (count != manifest.count or (manifest.rows != null and rows != manifest.rows.?)) return fail(
+        diag,
+        "it says {d} tokens and {d} rows, but its files have {d} and {d}",
+        .{ manifest.count, manifest.rows orelse 0, count, rows },
+    );
+    manifest.shards = entries;
+}
+
+fn shardOf(object: *const Object, diag: *base.Diagnostic) ParseError!ShardEntry {
+    return .{
+        .file = try fileNameOf(object, "file", diag) orelse return fail(diag, "it has no \"file\"", .{}),
+        .count = try wholeOf(u64, object, "count", diag) orelse return fail(diag, "it has no \"count\"", .{}),
+        .rows = try wholeOf(u64, object, "rows", diag),
+        .bin_crc32c = try checksumOf(object, "crc32c", diag) orelse return fail(diag, "it has no \"crc32c\"", .{}),
+    };
 }
 
 const Object = @FieldType(std.json.Value, "object");
@@ -176,12 +234,17 @@ fn checksumOf(object: *const Object, comptime key: []const u8, diag: *base.Diagn
 pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Error!void {
     var out: std.json.Stringify = .{ .writer = writer, .options = .{ .whitespace = .indent_2 } };
     try out.beginObject();
+    const is_set = manifest.shards.len > 0;
     try out.objectField("schema");
-    try out.write(schema);
-    inline for (.{ "count", "rows", "vocab_size", "tokenizer_hash", "format", "seed", "source", "license", "mask", "idx" }) |key| {
+    try out.write(if (is_set) set_schema else schema);
+    inline for (.{ "count", "rows", "vocab_size", "tokenizer_hash", "format", "seed", "source", "license" }) |key| {
         try out.objectField(key);
         try out.write(@field(manifest, key));
     }
+    if (!is_set) inline for (.{ "mask", "idx" }) |key| {
+        try out.objectField(key);
+        try out.write(@field(manifest, key));
+    };
     inline for (.{ "commercial_use", "truncated", "dropped", "skipped" }) |key| {
         if (@field(manifest, key)) |value| {
             try out.objectField(key);
@@ -200,6 +263,11 @@ pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Er
         try out.objectField("incomplete");
         try out.write(true);
     }
+    if (is_set) {
+        try writeShards(&out, manifest.shards);
+        try out.endObject();
+        return writer.writeByte('\n');
+    }
     try out.objectField("crc32c");
     try out.beginObject();
     inline for (.{ "bin", "mask", "idx" }) |key| {
@@ -211,6 +279,24 @@ pub fn write(manifest: *const Manifest, writer: *std.Io.Writer) std.Io.Writer.Er
     try out.endObject();
     try out.endObject();
     try writer.writeByte('\n');
+}
+
+fn writeShards(out: *std.json.Stringify, shards: []const ShardEntry) std.Io.Writer.Error!void {
+    try out.objectField("shards");
+    try out.beginArray();
+    for (shards) |*shard| {
+        try out.beginObject();
+        try out.objectField("file");
+        try out.write(shard.file);
+        try out.objectField("count");
+        try out.write(shard.count);
+        try out.objectField("rows");
+        try out.write(shard.rows);
+        try out.objectField("crc32c");
+        try out.print("\"{x:0>8}\"", .{shard.bin_crc32c});
+        try out.endObject();
+    }
+    try out.endArray();
 }
 
 fn fail(diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) error{MalformedManifest} {
@@ -266,7 +352,7 @@ test "what is not a manifest is refused with the key" {
     try expectMalformed("", "it is not valid JSON");
     try expectMalformed("[]", "it is not a JSON object");
     try expectMalformed("{}", "it has no \"schema\": \"abi_train/token-bin/1\"");
-    try expectMalformed("{\"schema\": \"abi_train/token-bin/2\", \"count\": 1}", "its schema is \"abi_train/token-bin/2\"; this program reads \"abi_train/token-bin/1\"");
+    try expectMalformed("{\"schema\": \"abi_train/token-bin/3\", \"count\": 1}", "its schema is \"abi_train/token-bin/3\"; this program reads \"abi_train/token-bin/1\" and, of sets, \"abi_train/token-bin/2\"");
     try expectMalformed(head ++ "\"x\": 1}", "it has no \"count\"");
     try expectMalformed(head ++ "\"count\": -1}", "its \"count\" is not a whole number from 0 to 18446744073709551615");
     try expectMalformed(head ++ "\"count\": 1, \"count\": 2}", "it has a key twice");
@@ -280,6 +366,34 @@ test "what is not a manifest is refused with the key" {
     }
     try expectMalformed(head ++ "\"count\": 1, \"crc32c\": []}", "its \"crc32c\" is not an object");
     try expectMalformed(head ++ "\"count\": 1, \"crc32c\": {\"bin\": \"12\"}}", "its checksum of \"bin\" is not eight lower-case hex digits");
+}
+
+test "the manifest of a set reads back, and one whose sums or entries are wrong is refused" {
+    const shards = [_]ShardEntry{
+        .{ .file = "x-00000-of-00002.bin", .count = 7, .rows = 2, .bin_crc32c = 0xab },
+        .{ .file = "x-00001-of-00002.bin", .count = 5, .rows = 1, .bin_crc32c = 0xffff_0001 },
+    };
+    const manifest: Manifest = .{ .count = 12, .rows = 3, .vocab_size = 96, .license = "MIT", .shards = &shards };
+    var text: std.Io.Writer.Allocating = .init(testing.allocator);
+    defer text.deinit();
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    try write(&manifest, &text.writer);
+    var diag: base.Diagnostic = .{};
+    try testing.expectEqualDeep(manifest, try parse(arena.allocator(), text.written(), &diag));
+
+    const head = "{\"schema\": \"" ++ set_schema ++ "\", \"count\": 4, ";
+    const entry = "{\"file\": \"a.bin\", \"count\": 4, \"crc32c\": \"0123abcd\"}";
+    _ = try parse(arena.allocator(), head ++ "\"shards\": [" ++ entry ++ "]}", &diag);
+    try expectMalformed(head ++ "\"rows\": null}", "it is the manifest of a set, but its \"shards\" is no list");
+    try expectMalformed(head ++ "\"shards\": []}", "its \"shards\" lists 0 files; a set has 1 to 4096");
+    try expectMalformed(head ++ "\"shards\": [3]}", "its \"shards\" has an entry 0 that is not an object");
+    try expectMalformed(head ++ "\"shards\": [" ++ entry ++ "," ++ entry ++ "]}", "it says 4 tokens and 0 rows, but its files have 8 and 0");
+    try expectMalformed(head ++ "\"rows\": 1, \"shards\": [" ++ entry ++ "]}", "its entry 0 and itself do not agree on whether there are rows");
+    try expectMalformed(head ++ "\"mask\": \"a\", \"shards\": [" ++ entry ++ "]}", "it is the manifest of a set, which names no \"mask\" or \"idx\"; those of its files do");
+    try expectMalformed(head ++ "\"shards\": [{\"file\": \"../a\", \"count\": 4, \"crc32c\": \"0123abcd\"}]}", "entry 0 of its \"shards\": its \"file\" is not the name of a file in the same folder");
+    try expectMalformed(head ++ "\"shards\": [{\"file\": \"a.bin\", \"count\": 4}]}", "entry 0 of its \"shards\": it has no \"crc32c\"");
 }
 
 test "keys of later versions are left alone" {

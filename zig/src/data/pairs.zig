@@ -26,9 +26,10 @@ pub fn count(dataset: *const TokenizedDataset) usize {
 
 /// Where the answer of row `row` begins: its first token whose mask bit is set; the row's length if none is.
 pub fn borderOf(dataset: *const TokenizedDataset, row: usize) usize {
-    const mask = dataset.mask.?;
-    const start: usize = @intCast(dataset.row_starts.?[row]);
-    const end: usize = @intCast(dataset.row_starts.?[row + 1]);
+    const at = dataset.placeOf(row);
+    const mask = at.file.mask.?;
+    const start: usize = @intCast(at.file.row_starts.?[at.row]);
+    const end: usize = @intCast(at.file.row_starts.?[at.row + 1]);
     for (start..end) |position| if (loss_mask.get(mask, position)) return position - start;
     return end - start;
 }
@@ -41,8 +42,8 @@ pub fn read(dataset: *const TokenizedDataset, index: usize, diag: *base.Diagnost
     for ([_][]const u32{ chosen, rejected }, [_][]const u8{ "chosen", "rejected" }, 2 * index..) |row, name, number| {
         const begin = borderOf(dataset, number);
         if (begin == row.len) return fail(diag, dataset, index, "its {s} answer has no token", .{name});
-        const start: usize = @intCast(dataset.row_starts.?[number]);
-        if (loss_mask.countRange(dataset.mask.?, start + begin, start + row.len) != row.len - begin)
+        const start = dataset.rowStart(number);
+        if (dataset.countTargets(start + begin, start + row.len) != row.len - begin)
             return fail(diag, dataset, index, "the mask of its {s} answer has gaps", .{name});
         if (begin != border)
             return fail(diag, dataset, index, "its prompt has {d} tokens in one row and {d} in the other", .{ border, begin });

@@ -4,6 +4,8 @@
 //! `.idx` (row starts). Without manifest the `.bin` is one stream of ids. The format page is docs/formats/token-bin.md.
 //! After `open` every relation between the files holds: sizes agree, row starts rise from 0 to the token count, unused
 //! mask bits are zero. Ids are not looked at: `checkVocabulary` and `verify` read the whole file, when asked.
+//! Several files may be one dataset (`shards.zig`): what is asked here by the place of a token or a row is then answered by the
+//! file that has it, and a range may span files.
 //! Shrinking a mapped file under a running program ends the program (SIGBUS): replace files, never edit them.
 //! Does not know: text, tokenizers, models, order (see `loader.zig`, `batches.zig`).
 
@@ -14,6 +16,7 @@ const manifest_module = @import("manifest.zig");
 const loss_mask = @import("loss_mask.zig");
 const batches_module = @import("batches.zig");
 const targets_module = @import("targets.zig");
+const shards_module = @import("shards.zig");
 const Allocator = std.mem.Allocator;
 const Storage = base.storage.Storage;
 const Mapping = base.storage.Mapping;
@@ -50,6 +53,16 @@ pub const DataError = error{
     ChecksumMismatch,
     /// An id is not below the vocabulary size.
     TokenOutOfVocabulary,
+    /// A file of a set, or its own manifest, is not there.
+    ShardMissing,
+    /// A file of a set has other contents than the set's manifest says.
+    ShardMismatch,
+    /// Files of a set have changed places.
+    ShardOrder,
+    /// A set lists a file twice.
+    DuplicateShard,
+    /// Files of a set were made with different tokenizers or formats, or are not all rows, or not all masked.
+    MixedShards,
 } || base.storage.Error;
 
 pub const OpenOptions = struct {
@@ -63,7 +76,7 @@ pub const TokenizedDataset = struct {
     disk: ?*base.storage.Disk,
     /// As given to `open`.
     path: []const u8,
-    /// All ids, in file order.
+    /// All ids, in file order. Of a set this and the next two are those of its files; ask by place instead.
     tokens: []const u32,
     /// One bit a token; null: all tokens are in the loss. See `loss_mask.zig`.
     mask: ?[]const u8 = null,
@@ -71,6 +84,8 @@ pub const TokenizedDataset = struct {
     row_starts: ?[]const u64 = null,
     manifest: ?Manifest = null,
     mappings: [3]?Mapping = @splat(null),
+    /// The files of a set; empty for a single file.
+    shards: []const shards_module.Shard = &.{},
 
     /// Opens `path` with its manifest. For the sentence that explains an error use `open`.
     pub fn load(gpa: Allocator, path: []const u8) DataError!TokenizedDataset {
@@ -107,29 +122,35 @@ pub const TokenizedDataset = struct {
         errdefer self.release();
 
         const arena = self.arena.allocator();
-        self.path = try arena.dupe(u8, path);
-        const manifest_path = try siblingName(arena, path, ".json");
+        // The manifest's name names the dataset, too.
+        const by_manifest = options.use_manifest and std.mem.endsWith(u8, path, ".json");
+        self.path = if (by_manifest) try std.mem.concat(arena, u8, &.{ path[0 .. path.len - 5], ".bin" }) else try arena.dupe(u8, path);
+        const manifest_path = try siblingName(arena, self.path, ".json");
         const described = options.use_manifest and try exists(storage, manifest_path, diag);
         // Before the tokens: an interrupted preparation may not have put them there yet.
         if (described) try self.readManifest(storage, manifest_path, diag);
-        const bin = try self.mapFile(0, storage, path, diag);
+        if (self.manifest) |*manifest| if (manifest.shards.len > 0) {
+            try self.openSet(storage, manifest_path, diag);
+            return self;
+        };
+        const bin = try self.mapFile(0, storage, self.path, diag);
         if (bin.len % 4 != 0) return fail(
             error.TokenFileSize,
             diag,
             "{s} has {d} bytes, which is not a multiple of 4: it is cut off, or is no file of 32-bit token ids",
-            .{ path, bin.len },
+            .{ self.path, bin.len },
         );
         self.tokens = try view(u32, arena, bin);
         if (described) {
             try self.openDescribed(storage, manifest_path, diag);
         } else if (options.use_manifest) for ([_][]const u8{ ".mask", ".idx" }) |suffix| {
-            const orphan = try siblingName(arena, path, suffix);
+            const orphan = try siblingName(arena, self.path, suffix);
             if (try exists(storage, orphan, diag)) return fail(
                 error.OrphanSideFile,
                 diag,
                 "{s} lies beside {s}, but the manifest {s} that would say what it is is missing. " ++
                     "Restore the manifest, or move the file away to train on the plain stream",
-                .{ orphan, path, manifest_path },
+                .{ orphan, self.path, manifest_path },
             );
         };
         return self;
@@ -144,6 +165,7 @@ pub const TokenizedDataset = struct {
     }
 
     fn release(self: *TokenizedDataset) void {
+        if (self.shards.len > 0) shards_module.close(self.arena.child_allocator, self.shards);
         for (&self.mappings) |*slot| if (slot.*) |*mapping| mapping.unmap();
         self.arena.deinit();
     }
@@ -171,6 +193,17 @@ pub const TokenizedDataset = struct {
             .{path},
         );
         self.manifest = manifest;
+    }
+
+    fn openSet(self: *TokenizedDataset, storage: Storage, manifest_path: []const u8, diag: *base.Diagnostic) DataError!void {
+        // A program that reads the `.bin` alone would take it for the data.
+        if (try exists(storage, self.path, diag)) return fail(
+            error.OrphanSideFile,
+            diag,
+            "{s} lies beside {s}, the manifest of a set of {d} other files. Move one of them away",
+            .{ self.path, manifest_path, self.manifest.?.shards.len },
+        );
+        self.shards = try shards_module.open(self.arena.child_allocator, self.arena.allocator(), storage, manifest_path, &self.manifest.?, diag);
     }
 
     /// Holds the manifest against the tokens and opens the files it names.
@@ -279,60 +312,149 @@ pub const TokenizedDataset = struct {
 
     /// Rows of the `.idx`; null for a stream.
     pub fn rowCount(self: *const TokenizedDataset) ?usize {
+        if (self.lastShard()) |last| return last.first_row + (last.data.rowCount() orelse return null);
         return if (self.row_starts) |starts| starts.len - 1 else null;
     }
 
     /// Tokens of all rows.
     pub fn count(self: *const TokenizedDataset) usize {
+        if (self.lastShard()) |last| return last.first_token + last.data.tokens.len;
         return self.tokens.len;
     }
 
     /// True when there are row starts; false for a stream.
     pub fn isRows(self: *const TokenizedDataset) bool {
-        return self.row_starts != null;
+        return if (self.lastShard()) |last| last.data.isRows() else self.row_starts != null;
+    }
+
+    /// True when some tokens may not be in the loss.
+    pub fn isMasked(self: *const TokenizedDataset) bool {
+        return if (self.lastShard()) |last| last.data.isMasked() else self.mask != null;
+    }
+
+    fn lastShard(self: *const TokenizedDataset) ?*const shards_module.Shard {
+        return if (self.shards.len > 0) &self.shards[self.shards.len - 1] else null;
+    }
+
+    /// A row in the file that has it.
+    pub const Place = struct {
+        file: *const TokenizedDataset,
+        row: usize,
+        /// Tokens of the files before it.
+        first_token: usize,
+    };
+
+    pub fn placeOf(self: *const TokenizedDataset, index: usize) Place {
+        if (self.shards.len == 0) return .{ .file = self, .row = index, .first_token = 0 };
+        const shard = &self.shards[shards_module.holder(self.shards, "first_row", index)];
+        return .{ .file = &shard.data, .row = index - shard.first_row, .first_token = shard.first_token };
     }
 
     /// The ids of row `index`.
     pub fn row(self: *const TokenizedDataset, index: usize) []const u32 {
-        const starts = self.row_starts.?;
-        return self.tokens[@intCast(starts[index])..@intCast(starts[index + 1])];
+        const at = self.placeOf(index);
+        const starts = at.file.row_starts.?;
+        return at.file.tokens[@intCast(starts[at.row])..@intCast(starts[at.row + 1])];
     }
 
     /// Where row `index` begins among all tokens; for the number of rows: where the last one ends.
     pub fn rowStart(self: *const TokenizedDataset, index: usize) usize {
-        return @intCast(self.row_starts.?[index]);
+        const at = self.placeOf(index);
+        return at.first_token + @as(usize, @intCast(at.file.row_starts.?[at.row]));
     }
 
     /// Tokens of row `index`.
     pub fn rowLength(self: *const TokenizedDataset, index: usize) usize {
-        const starts = self.row_starts.?;
-        return @intCast(starts[index + 1] - starts[index]);
+        const at = self.placeOf(index);
+        const starts = at.file.row_starts.?;
+        return @intCast(starts[at.row + 1] - starts[at.row]);
+    }
+
+    /// The ids of tokens `start` up to `end`, if one file has them all.
+    pub fn slice(self: *const TokenizedDataset, start: usize, end: usize) ?[]const u32 {
+        if (self.shards.len == 0) return self.tokens[start..end];
+        const shard = &self.shards[shards_module.holder(self.shards, "first_token", start)];
+        if (end - shard.first_token > shard.data.tokens.len) return null;
+        return shard.data.tokens[start - shard.first_token .. end - shard.first_token];
     }
 
     /// Copies the ids from token `start` on.
     pub fn readTokens(self: *const TokenizedDataset, out: []u32, start: usize) void {
-        @memcpy(out, self.tokens[start..][0..out.len]);
+        var pieces = self.piecesOf(start, start + out.len);
+        while (pieces.next()) |piece| @memcpy(out[piece.at..][0..piece.len], piece.file.tokens[piece.start..][0..piece.len]);
     }
 
     /// targets[i] = token `start` + i, or −1 where the mask leaves it out.
     pub fn fillTargets(self: *const TokenizedDataset, targets: []i32, start: usize) void {
-        targets_module.fill(targets, self.tokens[start..][0..targets.len], self.mask, start);
+        var pieces = self.piecesOf(start, start + targets.len);
+        while (pieces.next()) |piece|
+            targets_module.fill(targets[piece.at..][0..piece.len], piece.file.tokens[piece.start..][0..piece.len], piece.file.mask, piece.start);
+    }
+
+    /// 1 or 0 for each token from `start` on: whether the mask has it in the loss.
+    pub fn readFlags(self: *const TokenizedDataset, out: []u8, start: usize) void {
+        var pieces = self.piecesOf(start, start + out.len);
+        while (pieces.next()) |piece| for (out[piece.at..][0..piece.len], piece.start..) |*flag, position| {
+            flag.* = @intFromBool(if (piece.file.mask) |mask| loss_mask.get(mask, position) else true);
+        };
     }
 
     /// Tokens from `start` up to `end` that the mask has in the loss.
     pub fn countTargets(self: *const TokenizedDataset, start: usize, end: usize) usize {
-        return if (self.mask) |mask| loss_mask.countRange(mask, start, end) else end - start;
+        if (!self.isMasked()) return end - start;
+        var sum: usize = 0;
+        var pieces = self.piecesOf(start, end);
+        while (pieces.next()) |piece| sum += loss_mask.countRange(piece.file.mask.?, piece.start, piece.start + piece.len);
+        return sum;
     }
 
     /// Asks for the ids and mask bits of tokens `start` to `end` to be fetched from the disk while the caller computes.
     pub fn willNeed(self: *const TokenizedDataset, start: usize, end: usize) void {
-        if (end <= start) return;
-        if (self.mappings[0]) |*ids| ids.willNeed(4 * start, 4 * (end - start));
-        if (self.mappings[1]) |*mask| mask.willNeed(start / 8, (end - 1) / 8 + 1 - start / 8);
+        var pieces = self.piecesOf(start, end);
+        while (pieces.next()) |piece| {
+            if (piece.file.mappings[0]) |*ids| ids.willNeed(4 * piece.start, 4 * piece.len);
+            const last = piece.start + piece.len - 1;
+            if (piece.file.mappings[1]) |*mask| mask.willNeed(piece.start / 8, last / 8 + 1 - piece.start / 8);
+        }
+    }
+
+    /// The parts of a range of tokens, each in one file. None is empty.
+    const Pieces = struct {
+        set: *const TokenizedDataset,
+        begin: usize,
+        position: usize,
+        end: usize,
+        shard: usize,
+
+        /// `len` tokens of `file` from `start` on are those of the range from `at` on.
+        const Piece = struct { file: *const TokenizedDataset, start: usize, len: usize, at: usize };
+
+        fn next(self: *Pieces) ?Piece {
+            if (self.position >= self.end) return null;
+            const at = self.position - self.begin;
+            if (self.set.shards.len == 0) {
+                self.position = self.end;
+                return .{ .file = self.set, .start = self.begin, .len = self.end - self.begin, .at = 0 };
+            }
+            while (true) : (self.shard += 1) {
+                const shard = &self.set.shards[self.shard];
+                const start = self.position - shard.first_token;
+                const len = @min(shard.data.tokens.len - start, self.end - self.position);
+                if (len == 0) continue; // The shard before ended here, or is empty.
+                self.position += len;
+                return .{ .file = &shard.data, .start = start, .len = len, .at = at };
+            }
+        }
+    };
+
+    fn piecesOf(self: *const TokenizedDataset, start: usize, end: usize) Pieces {
+        const shard = if (self.shards.len == 0 or start >= end) 0 else shards_module.holder(self.shards, "first_token", start);
+        return .{ .set = self, .begin = start, .position = start, .end = end, .shard = shard };
     }
 
     /// Reads every id and names the first that a model with `vocab_size` tokens does not have.
     pub fn checkVocabulary(self: *const TokenizedDataset, vocab_size: u32, diag: *base.Diagnostic) DataError!void {
+        for (self.shards) |*shard| try shard.data.checkVocabulary(vocab_size, diag);
         const position = firstAtLeast(self.tokens, vocab_size) orelse return;
         return fail(
             error.TokenOutOfVocabulary,
@@ -346,6 +468,11 @@ pub const TokenizedDataset = struct {
     /// Reads every file that has a checksum in the manifest and compares. Returns how many were compared.
     pub fn verify(self: *const TokenizedDataset, diag: *base.Diagnostic) DataError!usize {
         const manifest = self.manifest orelse return 0;
+        if (self.shards.len > 0) {
+            var sum: usize = 0;
+            for (self.shards) |*shard| sum += try shard.data.verify(diag);
+            return sum;
+        }
         const expected = [3]?u32{ manifest.bin_crc32c, manifest.mask_crc32c, manifest.idx_crc32c };
         var compared: usize = 0;
         for (expected, self.mappings, [_][]const u8{ "tokens", "loss mask", "row starts" }) |sum, slot, what| {
@@ -366,7 +493,7 @@ pub const TokenizedDataset = struct {
     /// Batches of the plain stream that ABI's layout gives: 0 when tokens ≤ batch_size·seq_len, else
     /// ⌊(tokens − 1) / (batch_size·seq_len)⌋; the tail is dropped.
     pub fn numBatches(self: *const TokenizedDataset, batch_size: usize, seq_len: usize) usize {
-        return batches_module.count(self.tokens.len, batch_size, seq_len);
+        return batches_module.count(self.count(), batch_size, seq_len);
     }
 
     /// Iterates over the plain stream in ABI's layout; row starts and mask play no part (`Loader` uses them).
@@ -387,7 +514,7 @@ pub const TokenizedDataset = struct {
         gpa: Allocator,
         options: batches_module.BatchOptions,
     ) batches_module.BatchError!batches_module.BatchIterator {
-        return .init(gpa, self.tokens, options);
+        return .init(gpa, self, options);
     }
 };
 
@@ -397,7 +524,7 @@ pub fn siblingName(gpa: Allocator, path: []const u8, suffix: []const u8) error{O
     return std.mem.concat(gpa, u8, &.{ stem, suffix });
 }
 
-fn besides(arena: Allocator, path: []const u8, name: []const u8) error{OutOfMemory}![]u8 {
+pub fn besides(arena: Allocator, path: []const u8, name: []const u8) error{OutOfMemory}![]u8 {
     const folder = std.fs.path.dirname(path) orelse return arena.dupe(u8, name);
     return base.storage.join(arena, folder, name);
 }

@@ -98,9 +98,21 @@ fn checkObjective(
 }
 
 /// CRC-32C over the first and last 64 KiB: enough to notice another file, cheap on one larger than memory.
-pub fn fingerprint(tokens: []const u32) u32 {
-    const bytes = std.mem.sliceAsBytes(tokens);
-    const edge = 64 * 1024;
-    if (bytes.len <= 2 * edge) return base.checksum.crc32c(bytes);
-    return base.checksum.crc32c(bytes[0..edge]) ^ std.math.rotl(u32, base.checksum.crc32c(bytes[bytes.len - edge ..]), 1);
+pub fn fingerprint(dataset: *const TokenizedDataset) u32 {
+    const edge = 16 * 1024; // ids
+    const count = dataset.count();
+    if (count <= 2 * edge) return sumOf(dataset, 0, count);
+    return sumOf(dataset, 0, edge) ^ std.math.rotl(u32, sumOf(dataset, count - edge, count), 1);
+}
+
+fn sumOf(dataset: *const TokenizedDataset, start: usize, end: usize) u32 {
+    var sum: base.checksum.Crc32c = .{};
+    var ids: [1024]u32 = undefined;
+    var at = start;
+    while (at < end) : (at += ids.len) {
+        const part = ids[0..@min(ids.len, end - at)];
+        dataset.readTokens(part, at);
+        sum.update(std.mem.sliceAsBytes(part));
+    }
+    return sum.final();
 }

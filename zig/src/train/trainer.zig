@@ -165,7 +165,7 @@ pub fn Trainer(comptime T: type) type {
                     .seed = config.seed,
                     .data_tokens = dataset.count(),
                     .data_rows = dataset.rowCount() orelse 0,
-                    .data_crc32c = checks.fingerprint(dataset.tokens),
+                    .data_crc32c = checks.fingerprint(dataset),
                     .objective = if (options.dpo == null) .sft else .dpo,
                     .packing = config.packing,
                 },

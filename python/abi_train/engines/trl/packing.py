@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from .libraries import datasets, pack_dataset
 
@@ -17,7 +17,7 @@ GROUP: Final = 1000
 """Rows that are packed together: those of one batch of `datasets.map`, in which TRL packs."""
 
 
-def pack(starts: Sequence[int], max_seq_len: int, strategy: str) -> list[list[tuple[int, int]]]:
+def pack(starts: Any, max_seq_len: int, strategy: str) -> list[list[tuple[int, int]]]:
     """Which tokens, from and up to, each packed row is made of.
 
     starts: where each row begins among all tokens, and the end of the last.

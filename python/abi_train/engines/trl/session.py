@@ -12,8 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ... import checkpoint as folders
 from ...adapters import create_adapter
 from ...config import broken
@@ -260,10 +258,12 @@ class Session:
 
     def _check_vocabulary(self, limit: int) -> None:
         for rows in (self.rows, self.eval_rows):
-            if rows is not None and int(rows.token_ids.max()) >= limit:
-                at = int(np.argmax(rows.token_ids >= limit))
+            if rows is None:
+                continue
+            found = rows.token_ids.first_at_least(limit)
+            if found is not None:
                 raise DataError(
-                    f"{rows.path}: token {at} is {int(rows.token_ids[at])}, but the model knows "
+                    f"{rows.path}: token {found[0]} is {found[1]}, but the model knows "
                     f"{limit} words. Prepare the data with this model's tokenizer."
                 )
 
