@@ -69,7 +69,9 @@ def test_every_verb_has_help_with_two_examples(capsys: pytest.CaptureFixture[str
     assert [command.name for command in app.registered_commands] == [
         verb for verb in VERBS if verb != "data"
     ]
-    for verb in [[v] for v in VERBS if v != "data"] + [["data", "prepare"], ["data", "info"]]:
+    for verb in [[v] for v in VERBS if v != "data"] + [
+        ["data", name] for name in ("prepare", "report", "info")
+    ]:
         assert call(*verb, "--help") == 0
         shown = capsys.readouterr().out
         assert "Examples" in shown

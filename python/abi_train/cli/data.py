@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .common import HELP_SETTINGS, JsonFlag, err, out, print_json, say, size_text
+from .rows import explain_marks, pieces_text
+from .rows import print_report as show_report
 
 app = typer.Typer(
     help="Prepare training data and look at it.",
@@ -27,6 +31,14 @@ INFO_EXAMPLES = """[bold]Examples[/]
 abi-train data info data/train.bin
 
 abi-train data info data/train.bin --tokenizer ./model --rows 2
+"""
+
+
+REPORT_EXAMPLES = """[bold]Examples[/]
+
+abi-train data report chats.jsonl --tokenizer ./model --max-seq-len 2048
+
+abi-train data report data/train.bin --tokenizer ./model --html report.html --strict
 """
 
 
@@ -125,8 +137,6 @@ def prepare_command(
 
 def print_report(report: Any) -> None:
     """What was written, what was left out, and the first row as the model will see it."""
-    from rich.text import Text
-
     for split in (report.train, report.evaluation):
         if split is None:
             continue
@@ -147,11 +157,107 @@ def print_report(report: Any) -> None:
         for example in report.skipped.examples[:3]:
             say(f"  {example}")
     if report.first_example:
-        shown = Text()
-        for text, kept in report.first_example:
-            shown.append(text, style="bold green" if kept else "dim")
-        err().print("first row (green: in the loss):")
-        err().print(shown)
+        console = err()
+        console.print("first row.", explain_marks(console), highlight=False)
+        console.print(pieces_text(console, report.first_example))
+
+
+@app.command("report", epilog=REPORT_EXAMPLES)
+def report_command(
+    path: Annotated[Path, typer.Argument(help="Token file (.bin), or JSONL rows.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer folder; JSONL needs it, text is shown with it.")
+    ] = None,
+    eval_data: Annotated[
+        Path | None, typer.Option("--eval", help="Evaluation file. (default: FILE_eval.bin)")
+    ] = None,
+    max_seq_len: Annotated[
+        int | None, typer.Option(min=2, help="Count what a run with this limit would cut.")
+    ] = None,
+    chat_format: Annotated[
+        str | None, typer.Option(help="For JSONL: abbey, chatml …, in place of the template's.")
+    ] = None,
+    loss: Annotated[
+        str, typer.Option(help="For JSONL: assistant, completion (last answer) or all.")
+    ] = "assistant",
+    rows: Annotated[int, typer.Option(min=0, help="Rows to show.")] = 2,
+    row: Annotated[
+        list[int] | None, typer.Option(min=0, help="Show this row, from 0; may be repeated.")
+    ] = None,
+    all_text: Annotated[
+        bool, typer.Option("--all-text", help="Read all text, not 16 M tokens of it.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Leave with code 1 when a finding is an error.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a model will learn from a file, and what of it looks wrong.
+
+    Lengths, share in the loss, end tokens, begin tokens, duplicates, control tokens written out as
+    text, scripts, roles, overlap with evaluation data; docs/data-report.md has them all. Nothing is
+    changed.
+    """
+    from ..data.prepare import LOSSES
+    from ..data.report import TEXT_BUDGET, examine
+
+    if loss not in LOSSES:
+        raise typer.BadParameter(f"--loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
+    with working_bar("reading") as bar:
+        report = examine(
+            path,
+            tokenizer=tokenizer,
+            eval_path=eval_data,
+            max_seq_len=max_seq_len,
+            chat_format=chat_format,
+            loss=loss,  # type: ignore[arg-type]  # checked above
+            rows=rows,
+            show=row or (),
+            text_budget=None if all_text else TEXT_BUDGET,
+            on_progress=bar,
+        )
+    if html is not None:
+        from ..checkpoint import write_text_atomic
+        from ..data.report.page import render_page
+
+        if html.resolve() == path.resolve():
+            raise typer.BadParameter(f"--html {html} is the file to report on")
+        write_text_atomic(html, render_page(report))
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        show_report(out(), report)
+    if html is not None:
+        say(f"wrote {html}")
+    if strict and report.errors:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def working_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with bytes, MB/s and time left; call it with bytes done and in all."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=err(),
+        transient=True,
+        disable=not err().is_terminal,
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @app.command("info", epilog=INFO_EXAMPLES)

@@ -269,11 +269,16 @@ def _check_outputs(output: Path, eval_output: Path | None) -> None:
 
 
 def encode_row(
-    encoder: Encoder, row: Text | Completion | Chat, loss: Loss = "assistant"
+    encoder: Encoder,
+    row: Text | Completion | Chat,
+    loss: Loss = "assistant",
+    *,
+    check: bool = True,
 ) -> tuple[list[int], list[bool]]:
     """Ids of a row and whether each is in the loss.
 
-    Raises `ValueError` with the reason, also when something would be learned without its end.
+    Raises `ValueError` with the reason, with `check` also when something would be learned without
+    its end.
     """
     if isinstance(row, Text):
         ids = _ended(encoder, encoder.encode(row.text))
@@ -285,7 +290,8 @@ def encode_row(
         mask = [at >= border for at in range(len(ids))]
     else:
         ids, mask = _encode_chat(encoder, row, loss)
-    check_ends(encoder, ids, mask)
+    if check:
+        check_ends(encoder, ids, mask)
     return ids, [True] * len(ids) if loss == "all" else mask
 
 
@@ -331,11 +337,13 @@ def _no_end(encoder: Encoder, learned: Sequence[int]) -> str:
     )
 
 
-def encode_pair(encoder: Encoder, row: Preference) -> tuple[int, list[int], list[int]]:
+def encode_pair(
+    encoder: Encoder, row: Preference, *, check: bool = True
+) -> tuple[int, list[int], list[int]]:
     """Length of the prompt, and ids of prompt and better, prompt and worse answer.
 
     As TRL: the prompt is what its own tokenisation and those with either answer have in common.
-    Raises `ValueError` with the reason.
+    Raises `ValueError` with the reason, with `check` also for an answer without its end token.
     """
     parts = (row.prompt, row.chosen, row.rejected)
     if (
@@ -360,7 +368,7 @@ def encode_pair(encoder: Encoder, row: Preference) -> tuple[int, list[int], list
     if border == len(better) or border == len(worse):
         raise ValueError("an answer adds no token to its prompt")
     for answer in (better[border:], worse[border:]):  # a line break may follow the end token
-        if encoder.end_ids.isdisjoint(answer):
+        if check and encoder.end_ids.isdisjoint(answer):
             raise ValueError(_no_end(encoder, answer))
     return border, better, worse
 

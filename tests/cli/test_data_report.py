@@ -1,0 +1,173 @@
+"""`abi-train data report` on the command line: what it prints, writes and leaves with."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.text import Text
+
+from abi_train.cli import main
+from abi_train.cli.rows import explain_marks, pieces_text
+from abi_train.demo import SAMPLE
+
+CHATS = SAMPLE / "abbey_conversations.jsonl"
+PAIRS = SAMPLE / "abbey_preferences.jsonl"
+TOKENIZER = SAMPLE / "tokenizer"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "data-report.md"
+
+
+def call(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["data", *[str(argument) for argument in arguments]])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jsonl"
+    turns = [
+        {"role": "user", "content": "\x1b[31m<|im_start|> \u202eq"},
+        {"role": "assistant", "content": "a\x07b <script>"},
+    ]
+    path.write_text(json.dumps({"messages": turns}) + "\n{broken \x1b[2J\n")
+    return path
+
+
+def test_a_report_says_what_is_learned_and_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("report", CHATS, "--tokenizer", TOKENIZER, "--rows", "1") == 0
+    shown = capsys.readouterr().out
+    assert "in the loss  13,168 (64.6%)" in shown
+    assert "nothing found" in shown
+    assert "⟦That tight, racing feeling" in shown
+    assert "What subject is it?<|im_end|>⟧↵" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_row_by_number(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("report", CHATS, "--tokenizer", TOKENIZER, "--row", "7", "--row", "3", "--json")
+    assert call(*arguments) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [example["row"] for example in values["examples"]] == [7, 3]
+    assert [example["line"] for example in values["examples"]] == [8, 4]
+    assert call("report", CHATS, "--tokenizer", TOKENIZER, "--row", "999") == 1
+    assert "row is 999" in capsys.readouterr().err
+
+
+def test_json_is_what_the_document_says(capsys: pytest.CaptureFixture[str]) -> None:
+    documented = set(re.findall(r"^\| `([a-z_.]+)` ", DOCUMENT.read_text(), re.MULTILINE))
+    for path in (CHATS, PAIRS):
+        assert call("report", path, "--tokenizer", TOKENIZER, "--max-seq-len", "60", "--json") == 0
+        values = json.loads(capsys.readouterr().out)
+        assert values["schema"] == "abi_train/data-report/1"
+        keys = set(values)
+        for group in ("file", "text", "max_seq_len", "pairs", "lengths", "vocabulary"):
+            keys |= {f"{group}.{key}" for key in values[group] or {}}
+        keys |= {f"findings.{key}" for key in values["findings"][0]}
+        keys |= {f"examples.{key}" for key in values["examples"][0]}
+        assert keys <= documented, keys - documented
+
+
+def test_every_finding_is_documented() -> None:
+    source = Path(__file__).resolve().parents[2] / "python/abi_train/data/report"
+    text = (source / "findings.py").read_text() + (source / "__init__.py").read_text()
+    codes = set(
+        re.findall(r'(?:self\.add\(|code=|^            \()\s*"([a-z-]+)"', text, re.MULTILINE)
+    )
+    assert len(codes) > 25
+    documented = set(re.findall(r"^\| `([a-z-]+)` ", DOCUMENT.read_text(), re.MULTILINE))
+    assert codes <= documented, codes - documented
+
+
+def test_strict_leaves_with_code_one_for_errors_only(bad: Path, tmp_path: Path) -> None:
+    assert call("report", bad, "--tokenizer", TOKENIZER) == 0
+    assert call("report", bad, "--tokenizer", TOKENIZER, "--strict") == 1
+    assert call("report", CHATS, "--tokenizer", TOKENIZER, "--strict") == 0
+    assert call("report", PAIRS, "--tokenizer", TOKENIZER, "--strict") == 0  # a warning only
+
+
+def test_the_page_is_written(bad: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "report.html"
+    assert call("report", bad, "--tokenizer", TOKENIZER, "--html", page) == 0
+    streams = capsys.readouterr()
+    assert f"wrote {page}" in streams.err
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("<!doctype html>")
+    assert "&lt;" in text
+    assert "<script" not in text
+    before = bad.read_bytes()
+    assert call("report", bad, "--tokenizer", TOKENIZER, "--html", bad) == 2
+    assert bad.read_bytes() == before
+    assert call("report", bad, "--tokenizer", TOKENIZER, "--html", tmp_path / "no" / "x.html") == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_nothing_in_the_data_steers_the_terminal(
+    bad: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ((), ("--json",)):
+        assert call("report", bad, "--tokenizer", TOKENIZER, *more) == 0
+        streams = capsys.readouterr()
+        for character in "\x1b\x07":
+            assert character not in streams.out + streams.err
+    assert call("prepare", bad, "--tokenizer", TOKENIZER, "--output", bad.with_suffix(".bin"),
+                "--skip-invalid") == 0  # fmt: skip
+    streams = capsys.readouterr()
+    assert "\\x1b[31m" in streams.err
+    for character in "\x1b\x07\u202e":
+        assert character not in streams.out + streams.err
+
+
+def test_prepare_shows_the_first_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prepare", CHATS, "--tokenizer", TOKENIZER, "--output", tmp_path / "a.bin") == 0
+    shown = capsys.readouterr().err
+    assert "⟦That tight, racing feeling" in shown
+    assert "<|im_end|>⟧" in shown
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("colour", [True, False])
+def test_learned_text_is_marked_with_and_without_colour(encoding: str, colour: bool) -> None:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace")
+    console = Console(file=file, force_terminal=colour, color_system="standard" if colour else None)
+    console.print(explain_marks(console))
+    console.print(pieces_text(console, [("read\n", False), ("learned", True), ("more", False)]))
+    file.flush()
+    text = Text.from_ansi(raw.getvalue().decode(encoding)).plain
+    opens, closes = ("⟦", "⟧") if encoding == "utf-8" else ("{{", "}}")
+    assert f"{opens}learned{closes}more" in text
+    assert ("\x1b[" in raw.getvalue().decode(encoding)) == colour
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["gone.bin"], 1, "gone.bin"),
+        (["."], 1, "folder"),
+        ([str(CHATS)], 1, "--tokenizer"),
+        ([str(CHATS), "--tokenizer", "nowhere"], 1, "nowhere"),
+        ([str(CHATS), "--tokenizer", str(TOKENIZER), "--loss", "user"], 2, "--loss"),
+        ([str(CHATS), "--tokenizer", str(TOKENIZER), "--chat-format", "x"], 1, "chat_format"),
+        ([str(CHATS), "--tokenizer", str(TOKENIZER), "--max-seq-len", "1"], 2, "max-seq-len"),
+        ([str(CHATS), "--tokenizer", str(TOKENIZER), "--eval", "gone.jsonl"], 1, "gone.jsonl"),
+        (["/dev/null", "--tokenizer", str(TOKENIZER)], 1, "not a regular file"),
+    ],
+)
+def test_a_wrong_command_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("report", *arguments) == code
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
