@@ -20,6 +20,7 @@ const layers = [_]Layer{
     .{ .name = "ops", .may_import = &.{ "base", "tensor", "kernels" } },
     .{ .name = "tokenizer", .may_import = &.{"base"} },
     .{ .name = "data", .may_import = &.{"base"} },
+    .{ .name = "prepare", .may_import = &.{ "base", "tokenizer", "data" } },
     .{ .name = "quant", .may_import = &.{ "base", "tensor" } },
     .{ .name = "formats", .may_import = &.{ "base", "tensor", "arch", "quant" } },
     .{ .name = "model", .may_import = &.{ "base", "tensor", "arch", "ops" } },

@@ -12,6 +12,7 @@ pub const kernels = @import("kernels");
 pub const ops = @import("ops");
 pub const tokenizer = @import("tokenizer");
 pub const data = @import("data");
+pub const prepare = @import("prepare");
 pub const quant = @import("quant");
 pub const formats = @import("formats");
 pub const model = @import("model");
