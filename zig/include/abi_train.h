@@ -293,6 +293,50 @@ abt_status abt_tokenizer_render_chat(abt_tokenizer tokenizer, const char *messag
 /* {"name", "jinja", "stops": [text], "default_system": text or null} of a chat format. */
 abt_status abt_chat_format_json(const char *format, char *buffer, size_t capacity, size_t *needed);
 
+/* ---- Preparation ------------------------------------------------------------------------------------
+ * Lines of JSON to token files, on all threads; the same bytes for any number of them. While abt_preparation_run
+ * works on one thread, another may ask for progress and cancel. */
+
+typedef uint64_t abt_preparation;
+
+typedef struct abt_progress {
+    uint64_t bytes_done;              /* of all source files; with what an earlier program had done */
+    uint64_t bytes_before;            /* of them done by an earlier program */
+    uint64_t bytes_total;
+    uint64_t lines;                   /* read and not blank */
+    uint64_t rows;
+    uint64_t tokens;
+    uint32_t counting;                /* 1: lines are being counted for the split; nothing is written yet */
+    uint32_t reserved;
+} abt_progress;
+
+/* Opens the sources. options_json: an object with "sources" (list of paths), "output" (path ending in .bin), and
+ * optional "eval_output", "eval_fraction", "seed", "chat_format" (a name, or null: the tokenizer's template),
+ * "loss" (assistant, completion, all), "max_seq_len", "skip_invalid", "stream", "threads" (0: all CPUs), "continues",
+ * "journal_ms", "block_bytes", and for the manifest "tokenizer_hash", "format_name", "source_note", "license",
+ * "commercial_use", "notes". */
+abt_status abt_preparation_open(abt_tokenizer tokenizer, const char *options_json, abt_preparation *preparation);
+abt_status abt_preparation_free(abt_preparation preparation);
+/* Does the work, once. A failure of the data leaves nothing behind; after a cancel or on a full disk what was done is
+ * kept, and a later preparation with the same options and files goes on from there. */
+abt_status abt_preparation_run(abt_preparation preparation);
+/* At any time, from any thread. */
+abt_status abt_preparation_progress(abt_preparation preparation, abt_progress *progress);
+/* At any time, from any thread: run then soon fails. */
+abt_status abt_preparation_cancel(abt_preparation preparation);
+/* What was done: counts of rows and tokens, lines passed over and why. */
+abt_status abt_preparation_report_json(abt_preparation preparation, char *buffer, size_t capacity, size_t *needed);
+
+typedef struct abt_jsonl_counts {
+    uint64_t lines;                   /* not blank */
+    uint64_t values;                  /* JSON values and keys */
+    uint64_t text_bytes;              /* in texts and keys, without escapes */
+} abt_jsonl_counts;
+
+/* Checks lines of JSON in full. ABT_STATUS_DATA with line, column and reason for the first that is none; counts then
+ * holds what came before it. */
+abt_status abt_jsonl_check(const char *text, size_t size, abt_jsonl_counts *counts);
+
 /* ---- Model ------------------------------------------------------------------------------------------
  * Weights in memory with their configuration: read from a Hugging Face folder or a GGUF file, or drawn at
  * random. All parameters lie in one flat array, in the order of abt_model_parameter. */

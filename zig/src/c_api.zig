@@ -15,6 +15,7 @@ const groups = .{
     @import("c_api/writer.zig"),
     @import("c_api/tokenizer.zig"),
     @import("c_api/chat.zig"),
+    @import("c_api/preparation.zig"),
     @import("c_api/model.zig"),
     @import("c_api/adapter.zig"),
     @import("c_api/trainer.zig"),

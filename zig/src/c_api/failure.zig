@@ -69,6 +69,8 @@ fn statusOf(err: anyerror, home: Status) Status {
         error.Locked,
         error.TooManyOpenFiles,
         error.Canceled,
+        error.NotReadable,
+        error.OutputInUse,
         => c.ABT_STATUS_IO,
         error.InvalidConfiguration, error.InvalidModelConfig, error.InvalidAdapter, error.ReferenceMismatch, error.NotPackable => c.ABT_STATUS_CONFIG,
         error.NotAnAdapter, error.InvalidAdapterConfig, error.AnotherBase => c.ABT_STATUS_CHECKPOINT,

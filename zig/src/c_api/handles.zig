@@ -12,7 +12,7 @@ const failure = @import("failure.zig");
 
 const Status = failure.Status;
 
-pub const Kind = enum(u8) { dataset = 1, batches, loader, instructions, tokenizer, model, trainer, generator, writer };
+pub const Kind = enum(u8) { dataset = 1, batches, loader, instructions, tokenizer, model, trainer, generator, writer, preparation };
 
 /// What every object begins with. `destroy` gets the address of this field.
 pub const Header = struct {
