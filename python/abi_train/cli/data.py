@@ -87,9 +87,9 @@ def prepare_command(
     from rich.progress import (
         BarColumn,
         Progress,
-        TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
     from ..data.native import FORMATS
@@ -106,7 +106,7 @@ def prepare_command(
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TaskProgressColumn(show_speed=True),
+        TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=err(),
         transient=True,
@@ -127,7 +127,12 @@ def prepare_command(
             loss=loss,  # type: ignore[arg-type]  # checked above
             source_note=source,
             license_note=license_name,
-            on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_progress=lambda now: bar.update(
+                task,
+                description="counting lines" if now.counting else f"{now.rows} rows",
+                completed=now.bytes_done,
+                total=now.bytes_total,
+            ),
         )
     if as_json:
         print_json(report.to_dict())

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import _native
 from ..errors import AbiTrainError, ArgumentError
 from ..tokenizer import Tokenizer
 from .sources import Message
+
+if TYPE_CHECKING:
+    from .._native import Handle
 
 FORMATS = ("abbey", "chatml", "llama3", "mistral", "qwen", "qwen2", "smollm")
 
@@ -42,6 +46,11 @@ class NativeEncoder:
                 return name
         return "template"
 
+    @property
+    def tokenizer(self) -> Handle:
+        """The native tokenizer."""
+        return self._tokenizer.native
+
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, with the begin token where the tokenizer puts one."""
         return [int(i) for i in self._tokenizer.encode(text, add_eos=False)]
@@ -51,7 +60,7 @@ class NativeEncoder:
     ) -> tuple[list[int], list[bool]]:
         """Ids and whether each is in the loss."""
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-        if self._format == "abbey":
+        if self.chat_format == "abbey":
             of_row = emotion  # stands on the first turn alone
             for turn, given in zip(turns, messages, strict=True):
                 if turn["role"] == "user":

@@ -7,7 +7,9 @@ that straddles the border is learned. A pair of answers becomes two rows of one 
 the shorter of the two common beginnings ends. Control tokens are put in as ids: text can never
 become one.
 
-Files appear under their names only when whole. Does not know: how a tokenizer or the writer works.
+Files appear under their names only when whole. The work is done natively, on all threads, and
+goes on where a killed one stopped; with an `encoder` of Python's it is done row by row by the same
+rules. Does not know: how a tokenizer or the writer works.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +27,8 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 
 from .. import _native
-from ..dataset import TokenizedWriter
+from .._native.preparation import Progress
+from ..dataset import TokenizedDataset, TokenizedWriter
 from ..errors import DataError, FileAccessError
 from . import provenance
 from .native import NativeEncoder
@@ -104,6 +109,8 @@ class PrepareReport:
     vocab_size: int = 0
     first_example: list[tuple[str, bool]] = field(default_factory=list)
     """The first row as pieces of text, each with whether it is in the loss."""
+    continued_at: float = 0.0
+    """Share of the sources an earlier, interrupted preparation had done."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -120,6 +127,7 @@ class PrepareReport:
             "dropped": self.dropped,
             "chat_format": self.chat_format,
             "vocab_size": self.vocab_size,
+            "continued_at": self.continued_at,
             "first_example": [{"text": text, "in_loss": kept} for text, kept in self.first_example],
         }
 
@@ -140,7 +148,10 @@ def prepare(
     source_note: str | None = None,
     license_note: str | None = None,
     encoder: Encoder | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    threads: int = 0,
+    resume: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+    journal_ms: int = 1000,
 ) -> PrepareReport:
     """Tokenise JSONL files into `output` (a `.bin`) and, if asked, an evaluation file.
 
@@ -150,7 +161,10 @@ def prepare(
     skip_invalid: count unusable lines instead of stopping at the first. stream: no row starts, one
     stream of ids as ABI reads it; a mask is kept beside it all the same, so that prompts stay out
     of the loss. loss: what is learned, see `LOSSES`; a text is learned whole in any case.
-    on_progress: called with lines done and lines in all.
+    encoder: tokenises in Python instead, one row after the other.
+    threads: how many to use; 0: one for each CPU. The bytes are the same for any number.
+    resume: go on where a killed preparation with the same options and files stopped; it notes how
+    far it is every `journal_ms` milliseconds. on_progress: called some times a second.
 
     Rows with `chosen` and `rejected` make preference data, two rows a line; they do not mix with
     other rows in one file.
@@ -173,7 +187,35 @@ def prepare(
     if loss not in LOSSES:
         raise DataError(f"loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
     origin = provenance.of_rows(sources, source=source_note, license=license_note)
-    encoder = encoder or NativeEncoder(Path(tokenizer), chat_format)
+    if encoder is None:
+        native = NativeEncoder(Path(tokenizer), chat_format)
+        report = _prepare_natively(
+            native,
+            output,
+            eval_output if eval_fraction > 0.0 else None,
+            {
+                "sources": [str(path) for path in sources],
+                "eval_fraction": eval_fraction,
+                "seed": seed,
+                "chat_format": chat_format,
+                "loss": loss,
+                "max_seq_len": max_seq_len,
+                "skip_invalid": skip_invalid,
+                "stream": stream,
+                "threads": threads,
+                "continues": resume,
+                "journal_ms": journal_ms,
+                "source_note": origin.source,
+                "license": origin.license,
+                "commercial_use": origin.commercial_use,
+                "notes": origin.notes,
+            },
+            on_progress,
+        )
+        for split in (report.train, report.evaluation):
+            if split is not None:
+                provenance.record(split.path, origin)
+        return report
     skipped = Skipped() if skip_invalid else None
     rows = read_rows(sources, skipped=skipped)
     first = next(rows, None)
@@ -220,7 +262,7 @@ def prepare(
             targets.append((report.evaluation, opened))
         for number, place, row in itertools.chain([first] if first else [], rows):
             if on_progress is not None:
-                on_progress(number, total)
+                on_progress(_estimate(sources, number, total, report))
             split, into = targets[1 if number in held else 0]
             if isinstance(row, Preference) != preference:
                 raise DataError(
@@ -232,7 +274,7 @@ def prepare(
             else:
                 _add(encoder, row, place, max_seq_len, split, into, report, stream, loss)
         if on_progress is not None:
-            on_progress(total, total)
+            on_progress(_estimate(sources, total, total, report))
         for split, _ in targets:
             if split.rows == 0:
                 longer = ", or raise --max-seq-len (in Python max_seq_len)"
@@ -245,6 +287,88 @@ def prepare(
             into.finish()
             provenance.record(split.path, origin)
     return report
+
+
+def _prepare_natively(
+    encoder: NativeEncoder,
+    output: Path,
+    eval_output: Path | None,
+    options: dict[str, Any],
+    on_progress: Callable[[Progress], None] | None,
+) -> PrepareReport:
+    """The work, on the native side; Ctrl-C is heard meanwhile."""
+    job = _native.preparation.open(
+        encoder.tokenizer,
+        {
+            **options,
+            "output": str(output),
+            "eval_output": None if eval_output is None else str(eval_output),
+            "tokenizer_hash": encoder.hash,
+            "format_name": encoder.chat_format,
+        },
+    )
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _native.preparation.run(job)
+        except BaseException as error:
+            failures.append(error)
+
+    # Not on this thread: while it is in a native call, it does not hear Ctrl-C.
+    worker = threading.Thread(target=work, name="prepare", daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)
+            if on_progress is not None:
+                on_progress(_native.preparation.progress(job))
+    except BaseException:
+        _native.preparation.cancel(job)
+        worker.join()
+        raise
+    if failures:
+        raise failures[0]
+    told, done = _native.preparation.report(job), _native.preparation.progress(job)
+    held = eval_output is not None and told["evaluation"]["rows"] > 0
+    report = PrepareReport(
+        train=Split(path=output, **told["train"]),
+        evaluation=Split(path=eval_output, **told["evaluation"]) if held and eval_output else None,
+        lines=told["lines"],
+        skipped=Skipped(counts=Counter(told["skipped"]), examples=told["skipped_examples"]),
+        dropped=told["dropped"],
+        chat_format=encoder.chat_format,
+        vocab_size=encoder.vocab_size,
+        continued_at=done.bytes_before / done.bytes_total if done.bytes_total else 0.0,
+    )
+    where = eval_output if told["first_in_evaluation"] else output
+    assert where is not None
+    with TokenizedDataset.load(where) as data:
+        count = told["first_tokens"]
+        bits = data.mask_bits
+        assert bits is not None
+        kept = np.unpackbits(bits[: count // 8 + 1], count=count, bitorder="little")
+        report.first_example = _pieces(
+            encoder, data.tokens[:count].tolist(), kept.astype(bool).tolist()
+        )
+    return report
+
+
+def _estimate(
+    sources: Sequence[str | Path], number: int, total: int, report: PrepareReport
+) -> Progress:
+    """How far it is when only lines are counted: the bytes as if all lines were as long."""
+    size = sum(Path(path).stat().st_size for path in sources)
+    splits = [split for split in (report.train, report.evaluation) if split is not None]
+    return Progress(
+        bytes_done=size * number // max(total, 1),
+        bytes_before=0,
+        bytes_total=size,
+        lines=number,
+        rows=sum(split.rows for split in splits),
+        tokens=sum(split.tokens for split in splits),
+        counting=False,
+    )
 
 
 def _check_outputs(output: Path, eval_output: Path | None) -> None:
@@ -480,6 +604,7 @@ __all__ = [
     "Encoder",
     "Loss",
     "PrepareReport",
+    "Progress",
     "Split",
     "check_ends",
     "common_prefix",

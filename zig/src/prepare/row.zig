@@ -210,11 +210,9 @@ pub const Reader = struct {
         var has_answer = false;
         for (messages.items) |m| has_answer = has_answer or m.role == .assistant;
         if (answered and !has_answer) return self.refuse(.no_assistant_turn, key ++ " has no assistant turn to learn from", .{});
-        if (emotion) |given| if (given.string()) |felt| if (!isBlank(felt)) {
-            for (messages.items) |*m| if (m.role == .user) {
-                if (m.emotion == null) m.emotion = felt;
-                break;
-            };
+        if (feeling(emotion)) |felt| for (messages.items) |*m| if (m.role == .user) {
+            if (m.emotion == null) m.emotion = felt;
+            break;
         };
         return messages.items;
     }
@@ -229,7 +227,13 @@ pub const Reader = struct {
             return self.refuse(.unknown_role, key ++ "[{d}] has role '{s}'; known are " ++ known_roles, .{ at, clip(name, 60) });
         const content = item.get("content") orelse item.get("value") orelse
             return self.refuse(.not_text, key ++ "[{d}].content is not text", .{at});
-        return .{ .role = role, .content = try self.string(content, key ++ "[{d}].content", .{at}) };
+        return .{ .role = role, .content = try self.string(content, key ++ "[{d}].content", .{at}), .emotion = feeling(item.get("emotion")) };
+    }
+
+    /// The emotion of a row or a turn, which only the abbey format shows.
+    fn feeling(value: ?Value) ?[]const u8 {
+        const text = (value orelse return null).string() orelse return null;
+        return if (isBlank(text)) null else text;
     }
 
     fn continuation(self: *Reader, prompt: Value, completion: Value) Error!Row {
@@ -368,7 +372,7 @@ test "each shape is understood" {
     try expectRow("{\"text\": \"a\"}", .{ .text = "a" });
     try expectRow("{\"prompt\": \"a\", \"completion\": \"b\", \"text\": 7}", .{ .completion = .{ .prompt = "a", .completion = "b" } });
     try expectRow("{\"messages\": [{\"role\": \"User\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": \"hello\"}]}", .{ .chat = .{ .messages = &.{ user, assistant } } });
-    try expectRow("{\"conversations\": [{\"from\": \"human\", \"value\": \"hi\"}, {\"from\": \"gpt\", \"value\": \"hello\"}], \"emotion\": \"joy\"}", .{ .chat = .{ .messages = &.{ .{ .role = .user, .content = "hi", .emotion = "joy" }, assistant } } });
+    try expectRow("{\"conversations\": [{\"from\": \"human\", \"value\": \"hi\"}, {\"from\": \"gpt\", \"value\": \"hello\", \"emotion\": \" \"}], \"emotion\": \"joy\"}", .{ .chat = .{ .messages = &.{ .{ .role = .user, .content = "hi", .emotion = "joy" }, assistant } } });
     try expectRow("{\"prompt\": [{\"role\": \"user\", \"content\": \"hi\"}], \"completion\": [{\"role\": \"bot\", \"content\": \"hello\"}]}", .{ .chat = .{ .messages = &.{ user, assistant }, .learn_from = 1 } });
     try expectRow("{\"instruction\": \"Add\", \"input\": \"1 2\", \"output\": \"3\"}", .{ .chat = .{ .messages = &.{ .{ .role = .user, .content = "Add\n\n1 2" }, .{ .role = .assistant, .content = "3" } } } });
     try expectRow("{\"instruction\": \"hi\", \"input\": \" \", \"output\": \"hello\"}", .{ .chat = .{ .messages = &.{ user, assistant } } });
