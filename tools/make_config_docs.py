@@ -46,6 +46,8 @@ RECIPE = {
     + ", ".join(f"`{word}`" for word in PRECISIONS)
     + "; `auto` is float32 on a CPU and bf16 on a GPU that has it",
     "resume": "a checkpoint folder, or `latest`",
+    "commercial": "true: data and weights that are not for commercial use are refused before the "
+    "first update, and so is data whose licence is not known ([data sets](datasets.md))",
     "lora": "the table `lora` below; given without `method`, it means `lora`",
     "dpo": "the table `dpo` below; given without `objective`, it means `dpo`",
     "training": "the table `training` below",

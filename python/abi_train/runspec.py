@@ -50,6 +50,7 @@ class RunSpec:
     resume: a checkpoint folder, or `latest` for the newest one in `run_dir`.
     method: `full` trains the weights, `lora` an adapter beside them, as `lora` says.
     objective: `sft` learns texts, `dpo` pairs of a chosen and a rejected answer, as `dpo` says.
+    commercial: refuse data and weights whose licence is not for commercial use or not known.
     precision: `auto` is bf16 when `config.mixed_precision` asks for it or a GPU has it, else
         float32. bf16 is bfloat16 products with float32 weights, sums and moments.
 
@@ -69,6 +70,7 @@ class RunSpec:
     resume: str | None = None
     lora: LoraConfig | None = None
     dpo: DpoConfig | None = None
+    commercial: bool = False
 
     def __post_init__(self) -> None:
         for name in SPEC_PATHS:
@@ -83,6 +85,8 @@ class RunSpec:
         ):
             if getattr(self, name) not in options:
                 raise broken(name, getattr(self, name), "it must be one of " + ", ".join(options))
+        if not isinstance(self.commercial, bool):
+            raise broken("commercial", self.commercial, "it must be true or false")
         self._check_method()
         if self.config.mixed_precision and self.precision not in ("auto", "bf16"):
             rule = "with mixed_precision it must be auto or bf16"
@@ -234,6 +238,8 @@ class RunSpec:
                 continue
             if isinstance(value, (LoraConfig, DpoConfig)):
                 values[item.name] = value.to_dict()
+            elif item.name == "commercial" and not value:
+                continue
             elif value is not None:
                 values[item.name] = str(value) if isinstance(value, Path) else value
         values["training"] = {k: v for k, v in self.config.to_dict().items() if v is not None}

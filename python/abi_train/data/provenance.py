@@ -4,23 +4,35 @@ Rows in `x.jsonl` may have `x.jsonl.source.json` beside them, which says so; `pr
 the manifest, a run reads it there. Of several sources the most restrictive counts: one that is not
 for commercial use makes the whole so, one that does not say makes the whole unknown.
 
+A model card keeps it, so that the next run which begins from the model knows.
+
 Does not know: what rows hold, engines.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import yaml
 
 from ..checkpoint import write_text_atomic
-from ..errors import DataError, FileAccessError
+from ..errors import ConfigError, DataError, FileAccessError
+
+if TYPE_CHECKING:
+    from ..runspec import RunSpec
 
 SIDE_ENDING: Final = ".source.json"
+CARD_FILE: Final = "README.md"
+CARD_KEY: Final = "abi_train"
+"""In the head of a model card of ours."""
 JOIN: Final = " AND "
+MAX_DEPTH: Final = 20
+"""Runs that began from one another; a circle ends here."""
 MAX_SIDE_BYTES: Final = 1 << 20
 
 #: Licences people meet with data, and whether they allow commercial use.
@@ -231,7 +243,129 @@ def _once(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def remove(rows: str | Path) -> None:
-    """Forget what was said about a file of rows."""
-    with contextlib.suppress(FileNotFoundError):
-        side_file(rows).unlink()
+def of_model(model: str | Path, *, depth: int = 0) -> Origin:
+    """What the card of a model says: that of its own folder, of its run, or beside its file.
+
+    Of a run that left no card the recipe tells, and those of the runs before it. Nothing where
+    nothing is said. A card that is not ours tells the licence of the model alone.
+    """
+    model = Path(model)
+    folder = model if model.is_dir() else model.parent
+    for card in (folder / CARD_FILE, model.with_suffix(".md")):
+        if card.is_file() and (model.is_dir() or is_ours(card)):
+            return of_card(card)
+    run = folder.parent
+    if depth > MAX_DEPTH or not model.is_dir() or not folder.name.startswith("checkpoint-"):
+        return Origin()
+    if is_ours(run / CARD_FILE):
+        return of_card(run / CARD_FILE)
+    recipe = run / "run.json"
+    return _of_recipe(run, _object(recipe), depth) if recipe.is_file() else Origin()
+
+
+def _of_recipe(run: Path, values: Mapping[str, Any], depth: int) -> Origin:
+    """What training data and weights of a recipe tell; their paths are taken from its folder."""
+    parts = [of_data(run / values["data"])] if _is_path(values, "data") else []
+    lora = values.get("lora")
+    for table, key in ((values, "model"), (lora if isinstance(lora, dict) else {}, "adapter")):
+        if _is_path(table, key):
+            parts.append(of_model(run / table[key], depth=depth + 1))
+    found = [part for part in parts if part != Origin()]
+    return combine(found) if found else Origin()
+
+
+def _is_path(table: Mapping[str, Any], key: str) -> bool:
+    return isinstance(table.get(key), str) and bool(table[key])
+
+
+def of_card(card: Path) -> Origin:
+    """The origin a model card tells: of all data of the model and of what it was made from."""
+    front = front_matter(card)
+    ours = front.get(CARD_KEY)
+    if isinstance(ours, dict) and isinstance(ours.get("data"), list):
+        found = [
+            Origin.from_dict(values, where=card)
+            for values in ours["data"]
+            if isinstance(values, dict)
+        ]
+        return combine(found)
+    license = front.get("license")
+    if not isinstance(license, str):
+        return Origin()
+    use = allows_commercial_use(license)
+    return Origin(source=card.parent.name, license=license, commercial_use=use)
+
+
+def is_ours(card: Path) -> bool:
+    """True for a model card that this package wrote."""
+    return card.is_file() and CARD_KEY in front_matter(card)
+
+
+def front_matter(card: Path) -> dict[str, Any]:
+    """The head of a model card; empty for a file without one."""
+    try:
+        text = card.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found = re.match(r"---\r?\n(.*?)\r?\n---\r?(\n|$)", text, re.DOTALL)
+    if found is None:
+        return {}
+    try:
+        values = yaml.safe_load(found[1])
+    except yaml.YAMLError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def require_commercial_use(parts: Mapping[str, tuple[Path, Origin]]) -> None:
+    """Raise `ConfigError` for the first part of a commercial run that may not be used for it.
+
+    parts: file and origin of what each key of a recipe names. Data must say that it may; a model
+    that says nothing is its user's affair, as its licence rarely lies beside it.
+    """
+    for key, (path, origin) in parts.items():
+        license = origin.license or "an unknown licence"
+        source = f" ({origin.source})" if origin.source else ""
+        if origin.commercial_use is False:
+            raise ConfigError(
+                f"commercial: {key} {path} is under {license}{source}, which is not for commercial "
+                f"use. Use other {'data' if 'data' in key else 'weights'}, or set commercial to "
+                "false if the run is not."
+            )
+        if origin.commercial_use is None and "data" in key:
+            raise ConfigError(
+                f"commercial: {key} {path} is under {license}{source}, and nothing says that "
+                "commercial use is allowed. Prepare it again with --license NAME (own for data of "
+                "your own), or write commercial_use: true into its manifest once you know."
+            )
+
+
+def contamination(model: str | Path, task: str) -> str | None:
+    """Why a score of `task` means nothing for this model; None when its data is no test of it."""
+    origin = of_model(model)
+    if not is_test_of(origin, task):
+        return None
+    return (
+        f"{model} was trained on the test data of {task} ({origin.source}): the score says what "
+        "it has seen, not what it can do"
+    )
+
+
+def is_test_of(origin: Origin, task: str) -> bool:
+    """True when data of this origin holds the answers of a benchmark."""
+    wanted = task.lower().replace("-", "_")
+    return any(wanted == name or wanted.startswith(f"{name}_") for name in origin.evaluations)
+
+
+def of_run(spec: RunSpec) -> dict[str, tuple[Path, Origin]]:
+    """File and origin of all a run reads, by the key of its recipe."""
+    adapter = None if spec.lora is None else spec.lora.adapter
+    reference = None if spec.dpo is None else spec.dpo.ref_model
+    found = {"data": (spec.data, of_data(spec.data))}
+    if spec.eval_data is not None:
+        found["eval_data"] = (spec.eval_data, of_data(spec.eval_data))
+    weights = {"model": spec.model, "lora.adapter": adapter, "dpo.ref_model": reference}
+    for key, path in weights.items():
+        if path is not None:
+            found[key] = (Path(path), of_model(path))
+    return found

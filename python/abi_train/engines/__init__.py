@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import LlmTrainingConfig, broken
-from ..errors import DataError
+from ..data import provenance
+from ..errors import AbiTrainError, DataError
 from ..progress import LOG_FILE, JsonlLog, Observer, Observers
 from ..runspec import RECIPE_FILE, RunResult, RunSpec
 from . import processes
@@ -65,10 +66,25 @@ class _KeepRecipe(Observer):
         self._spec.save(self._spec.run_dir / RECIPE_FILE)
 
 
+class _SayNotes(Observer):
+    """Tells the others, when the run begins, what is to be known of its data."""
+
+    def __init__(self, notes: Sequence[str], told: Observer) -> None:
+        self._notes = notes
+        self._told = told
+
+    def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
+        for note in self._notes:
+            self._told.on_note(note)
+
+
 def run(
     spec: RunSpec, observer: Observer | None = None, *, probe: Probe | None = None
 ) -> RunResult:
-    """Train as `spec` says and return the report. The run folder keeps the recipe and the log.
+    """Train as `spec` says and return the report. The run folder keeps the recipe, the log and a
+    model card.
+
+    With `commercial` data and weights are refused whose licence does not allow such use.
 
     With a `probe` nothing is written and `observer.on_end` is not called: it is a comparison's run.
 
@@ -82,6 +98,9 @@ def run(
                 "neither engine writes such logs yet; log.jsonl in the run folder has every figure"
             )
             raise broken(name, True, rule)
+    origins = provenance.of_run(spec)
+    if spec.commercial:
+        provenance.require_commercial_use(origins)
     if probe is not None or not processes.is_first():
         return _engine(spec, observer or Observer(), probe)
     if spec.config.export_gguf_path:
@@ -93,7 +112,9 @@ def run(
 
         check_adapter_export(spec, spec.lora)
     log = JsonlLog(spec.run_dir / LOG_FILE, interval=spec.config.log_interval)
-    observer = Observers(_KeepRecipe(spec), log, observer or Observer())
+    told = Observers(log, observer or Observer())
+    notes = provenance.combine([origin for _, origin in origins.values()]).notes
+    observer = Observers(_KeepRecipe(spec), told, _SayNotes(notes, told))
     with contextlib.closing(log):
         result = _engine(spec, observer, None)
         if spec.config.export_gguf_path and result.model_folder is not None:
@@ -103,8 +124,22 @@ def run(
 
             made = export_adapter_gguf(result.model_folder, spec.lora.export_gguf_path)
             observer.on_note(f"exported {made.path}")
+        _leave_card(spec, observer)
         observer.on_end(result)
     return result
+
+
+def _leave_card(spec: RunSpec, observer: Observer) -> None:
+    """Write the model card beside the checkpoints; without one the run is as good."""
+    from ..export.model_card import write_model_card
+
+    for folder in dict.fromkeys((spec.run_dir, spec.checkpoint_dir)):
+        card = folder / provenance.CARD_FILE
+        if folder.is_dir() and (not card.exists() or provenance.is_ours(card)):
+            try:
+                write_model_card(spec.run_dir, card)
+            except (AbiTrainError, OSError) as error:
+                observer.on_note(f"no model card: {error}")
 
 
 def _export(spec: RunSpec, source: Path) -> Path:

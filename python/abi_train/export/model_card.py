@@ -1,0 +1,340 @@
+"""The model card of a run: a README.md with a head the Hub reads, for people and for the next run.
+
+It says what the model was made from, with the licence and the notes of each piece of data, with
+which settings, and what came of it. All of it is read from the run folder. The head keeps the data
+under a key of ours, so that a run which begins from this model knows it too.
+
+A README.md that somebody else wrote is left alone. Does not know: weights, engines.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from ..checkpoint import read_state, write_text_atomic
+from ..config import LlmTrainingConfig
+from ..data import provenance
+from ..data.provenance import CARD_FILE, CARD_KEY, Origin
+from ..errors import AbiTrainError, FileAccessError, FormatError
+from ..runspec import RECIPE_FILE, RunSpec
+from . import model_folder
+
+HUB_LICENSES: Final = frozenset(provenance.LICENSES) - {"own", "odc-by-1.0", "odbl-1.0"}
+"""Names the Hub knows; others are written as `other` with a name."""
+HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One thing the model was made from. origin tells its licence; the counts are of its files."""
+
+    name: str
+    origin: Origin
+    rows: int | None = None
+    tokens: int | None = None
+
+
+def write_model_card(
+    run: str | Path,
+    output: str | Path | None = None,
+    *,
+    name: str | None = None,
+    results: Mapping[str, float] | None = None,
+) -> Path:
+    """Write the card of a run folder to `output` (default: README.md in it) and return its path.
+
+    name: title of the card. results: scores of benchmarks; those whose test data the model was
+    trained on are marked so. Raises `FormatError` for a folder that is no run, `FileAccessError`
+    when the file is somebody else's or cannot be written.
+    """
+    run = Path(run)
+    output = Path(output) if output is not None else run / CARD_FILE
+    if output.exists() and not provenance.is_ours(output):
+        raise FileAccessError(f"{output} was not written by abi_train; name another file")
+    text = model_card(run, name=name, results=results)
+    try:
+        write_text_atomic(output, text)
+    except OSError as error:
+        raise FileAccessError(f"{output}: cannot be written ({error.strerror})") from None
+    return output
+
+
+def model_card(
+    run: str | Path, *, name: str | None = None, results: Mapping[str, float] | None = None
+) -> str:
+    """The text of the card of a run folder."""
+    run = Path(run)
+    if not (run / RECIPE_FILE).is_file():
+        raise FormatError(f"{run}: not a run folder ({RECIPE_FILE} is missing)")
+    spec = RunSpec.load(run / RECIPE_FILE)
+    parts = parts_of(spec)
+    whole = provenance.combine([part.origin for part in parts]) if parts else Origin()
+    base = None if spec.model.suffix == ".json" else base_model(spec.model)
+    head = {
+        "base_model": base,
+        "datasets": [one for one in whole.datasets if HUB_ID.fullmatch(one)],
+        **license_of(parts),
+        "library_name": "peft" if spec.method == "lora" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": tags_of(spec, whole),
+        CARD_KEY: {"data": [part.origin.to_dict() for part in parts]},
+    }
+    front = yaml.safe_dump(
+        {key: value for key, value in head.items() if value not in (None, [])},
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )
+    given = spec.config.export_name
+    given = None if given == LlmTrainingConfig().export_name else given
+    title = name or given or run.resolve().name
+    sections = [
+        f"# {one_line(title)}",
+        f"{_made(spec, base)} with abi_train, engine {spec.engine}.",
+        _data(parts, whole, eval_data=spec.eval_data),
+        _training(spec),
+        _results(run, whole, results or {}),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+
+
+def carry(source: str | Path, target: str | Path) -> Path | None:
+    """Keep the card of the model in `source` with one made from it, for its data and notes.
+
+    Returns the file, or None where nothing is known or `target` has a README.md of its own.
+    """
+    origin = provenance.of_model(source)
+    output = Path(target) / CARD_FILE
+    if origin == Origin() or (output.exists() and not provenance.is_ours(output)):
+        return None
+    part = Part(name=str(Path(source).name), origin=origin)
+    front = yaml.safe_dump(
+        {
+            "datasets": [one for one in origin.datasets if HUB_ID.fullmatch(one)],
+            **license_of([part]),
+            "tags": ["abi_train"],
+            CARD_KEY: {"data": [origin.to_dict()]},
+        },
+        sort_keys=False,
+        allow_unicode=True,
+    )
+    title = one_line(output.parent.resolve().name)
+    write_text_atomic(output, f"---\n{front}---\n\n# {title}\n\n{_data([part], origin)}\n")
+    return output
+
+
+def parts_of(spec: RunSpec) -> list[Part]:
+    """What a run is made from: its data, and the data of the weights it began with."""
+    parts = []
+    for key, (path, origin) in provenance.of_run(spec).items():
+        if key == "data":
+            parts.append(_of_file(path, origin))
+        elif key == "eval_data":
+            continue  # nothing is learned from it
+        elif origin != Origin():
+            parts.append(Part(name=f"what {base_model(path)} was made from", origin=origin))
+    return parts
+
+
+def _of_file(path: Path, origin: Origin) -> Part:
+    rows, tokens = _counts(path)
+    return Part(name=path.name, origin=origin, rows=rows, tokens=tokens)
+
+
+def _counts(data: Path) -> tuple[int | None, int | None]:
+    """Rows (or pairs) and tokens, as the manifest has them."""
+    path = provenance.manifest_of(data)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        rows, tokens = values.get("rows"), values.get("count")
+    except (OSError, ValueError, AttributeError):
+        return None, None
+    return rows if isinstance(rows, int) else None, tokens if isinstance(tokens, int) else None
+
+
+def base_model(model: Path) -> str:
+    """The name people know a base by: its id on the Hub where its files tell, else its folder's."""
+    card = model / CARD_FILE
+    folder = model
+    if re.fullmatch(r"checkpoint-\d+", model.name):
+        folder = model.parent
+        card = folder / CARD_FILE
+    if provenance.is_ours(card):
+        said = provenance.front_matter(card).get("base_model")
+        if isinstance(said, str) and HUB_ID.fullmatch(said):
+            return said
+    try:
+        values = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        said = values.get("_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        said = None
+    if isinstance(said, str) and HUB_ID.fullmatch(said) and not Path(said).exists():
+        return said
+    return folder.resolve().name
+
+
+def license_of(parts: list[Part]) -> dict[str, str]:
+    """The head's keys about the licence: the most restrictive one, or that nobody knows."""
+    names = [
+        (name, provenance.allows_commercial_use(name))
+        for part in parts
+        if part.origin.license
+        for name in part.origin.license.split(provenance.JOIN)
+    ]
+    uses = [part.origin.commercial_use for part in parts]
+    for use in (False, None, True):
+        if use not in uses and use not in [known for _, known in names]:
+            continue
+        chosen = list(dict.fromkeys(name for name, known in names if known is use))
+        if not chosen:
+            return {"license": "unknown"}
+        if len(chosen) == 1 and chosen[0].lower() in HUB_LICENSES:
+            return {"license": chosen[0].lower()}
+        return {"license": "other", "license_name": provenance.JOIN.join(chosen)}
+    return {}
+
+
+def tags_of(spec: RunSpec, whole: Origin) -> list[str]:
+    """Words the Hub finds the model by."""
+    tags = ["abi_train", spec.objective]
+    if spec.method == "lora":
+        tags.append("lora")
+    if whole.commercial_use is False:
+        tags.append("non-commercial")
+    return tags + [f"trained-on-test:{name}" for name in whole.evaluations]
+
+
+def one_line(text: str) -> str:
+    """Text that cannot leave its line."""
+    return " ".join(str(text).split())
+
+
+def cell(text: object) -> str:
+    """Text that cannot leave its cell of a table."""
+    return one_line(str(text)).replace("|", "\\|")
+
+
+def _made(spec: RunSpec, base: str | None) -> str:
+    if base is None:
+        return "Trained from random weights"
+    what = "An adapter (LoRA) for" if spec.method == "lora" else "Made from"
+    how = "pairs of answers (DPO)" if spec.objective == "dpo" else "texts (SFT)"
+    return f"{what} {one_line(base)}, trained on {how}"
+
+
+def _data(parts: list[Part], whole: Origin, *, eval_data: Path | None = None) -> str:
+    lines = ["## Data", "", "| data | rows | tokens | source | licence | commercial use |"]
+    lines.append("|---|---|---|---|---|---|")
+    uses = {True: "yes", False: "no", None: "unknown"}
+    if eval_data is not None:
+        tested = _of_file(eval_data, provenance.of_data(eval_data))
+        parts = [*parts, replace(tested, name=f"{tested.name} (evaluation only)")]
+    for part in parts:
+        origin = part.origin
+        cells = [
+            part.name,
+            "" if part.rows is None else part.rows,
+            "" if part.tokens is None else part.tokens,
+            origin.source or "unknown",
+            origin.license or "unknown",
+            uses[origin.commercial_use],
+        ]
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
+    lines += ["", *(f"- {one_line(note)}" for note in whole.notes)]
+    if whole.commercial_use is False:
+        lines.append(
+            "- Some of this data is not for commercial use, nor is this model as far as that licence "
+            "reaches."
+        )
+    return "\n".join(lines).rstrip()
+
+
+def _training(spec: RunSpec) -> str:
+    """The settings that shape the result, those of the method's tables included."""
+    values: dict[str, Any] = {
+        "objective": spec.objective,
+        "method": spec.method,
+        "precision": spec.precision,
+    }
+    keys = (
+        "epochs",
+        "max_steps",
+        "batch_size",
+        "grad_accum_steps",
+        "max_seq_len",
+        "packing",
+        "optimizer",
+        "learning_rate",
+        "lr_schedule",
+        "warmup_steps",
+        "weight_decay",
+        "max_grad_norm",
+        "label_smoothing",
+        "seed",
+    )
+    config = spec.config.to_dict()
+    values.update({key: config[key] for key in keys if config.get(key) not in (None, "none")})
+    for table in ("lora", "dpo"):
+        settings = getattr(spec, table)
+        if settings is not None:
+            for key, value in settings.to_dict().items():
+                if value not in (None, {}, [], "") and not isinstance(value, Path):
+                    values[f"{table}.{key}"] = value
+    hidden = ("lora.adapter", "lora.export_gguf_path", "dpo.ref_model")
+    rows = [f"| `{key}` | {cell(_shown(v))} |" for key, v in values.items() if key not in hidden]
+    return "\n".join(["## Training", "", "| setting | value |", "|---|---|", *rows])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _results(run: Path, whole: Origin, scores: Mapping[str, float]) -> str:
+    """What the state of the run's last (or best) checkpoint and the given scores tell."""
+    rows: list[tuple[str, Any]] = []
+    try:
+        state = read_state(model_folder(run))
+    except AbiTrainError:
+        state = {}
+    history = [row for row in state.get("log_history", []) if isinstance(row, dict)]
+    trained = [row for row in history if "loss" in row]
+    evaluated = [row for row in history if "eval_loss" in row]
+    if state:
+        rows.append(("updates", state["global_step"]))
+        rows.append(("tokens seen", state["num_input_tokens_seen"]))
+    if trained:
+        rows.append(("training loss at the end", _number(trained[-1]["loss"])))
+    if evaluated:
+        rows.append(("evaluation loss at the end", _number(evaluated[-1]["eval_loss"])))
+    if state.get("best_metric") is not None:
+        best = f"{_number(state['best_metric'])}, update {state['best_global_step']}"
+        rows.append(("best evaluation loss", best))
+    warned = []
+    for task, score in scores.items():
+        seen = provenance.is_test_of(whole, task)
+        rows.append((f"{task}{' (trained on its test data)' if seen else ''}", _number(score)))
+        if seen:
+            warned.append(
+                f"- {one_line(task)}: this model was trained on its test data, so the score says "
+                "what it has seen, not what it can do."
+            )
+    if not rows:
+        return ""
+    lines = ["## Results", "", "| | |", "|---|---|"]
+    lines += [f"| {cell(key)} | {cell(value)} |" for key, value in rows]
+    return "\n".join([*lines, *([""] if warned else []), *warned])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
