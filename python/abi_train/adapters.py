@@ -284,7 +284,8 @@ def merge_adapter(
     """Write a model with an adapter added into its weights, into a folder that must not exist.
 
     W + s B A is summed in double and rounded once, to float32. tokenizer_dir: default the adapter's
-    folder if it has a tokenizer, else the model's.
+    folder if it has a tokenizer, else the model's. What the model cards of the two say about data
+    and licences goes along.
     Raises `FormatError` or `CheckpointError` naming the tensor when the two do not belong together.
     """
     from . import _native
@@ -292,6 +293,9 @@ def merge_adapter(
     if tokenizer_dir is None and (Path(adapter) / "tokenizer.json").is_file():
         tokenizer_dir = adapter
     _native.adapter.merge(model, adapter, folder, tokenizer_dir)
+    from .export.model_card import carry
+
+    carry([model, adapter], folder)
     return Path(folder)
 
 

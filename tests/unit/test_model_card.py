@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from published_sets import PREFERENCES, published, write_jsonl
 from tiny_models import make_tiny_model
 
 from abi_train import RunSpec, engines, prepare
+from abi_train.adapters import merge_adapter
 from abi_train.config import LlmTrainingConfig
 from abi_train.data import provenance
 from abi_train.data.info import describe
@@ -26,6 +29,7 @@ from abi_train.data.provenance import (
 )
 from abi_train.data.sets import fetch
 from abi_train.errors import ConfigError, DataError, FileAccessError, FormatError
+from abi_train.export import export_gguf
 from abi_train.export.model_card import carry, model_card, write_model_card
 from abi_train.progress import Observer
 
@@ -248,9 +252,48 @@ def test_a_run_that_begins_from_a_restricted_one_is_restricted(made: Path, tmp_p
     # A copy of the weights keeps what is known when it is told to.
     copy = tmp_path / "copy"
     copy.mkdir()
-    assert carry(tmp_path / "second" / "checkpoint-2", copy) == copy / "README.md"
+    assert carry([tmp_path / "second" / "checkpoint-2"], copy) == copy / "README.md"
     assert of_model(copy).commercial_use is False
-    assert carry(made / "model", tmp_path) is None
+    assert carry([made / "model"], tmp_path) is None
+
+
+def test_an_exported_file_has_the_card_of_its_run(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    engines.run(spec_of(made, "feelings", run))
+    left = (run / "README.md").read_bytes()
+    assert export_gguf(run, run / "model.gguf").card == run / "README.md"
+    away = export_gguf(run / "checkpoint-2", tmp_path / "out" / "abbey.gguf")
+    assert away.card == tmp_path / "out" / "abbey.md" and away.to_dict()["card"] == str(away.card)
+    assert away.card.read_bytes() == left == (run / "README.md").read_bytes()
+    assert of_model(away.path).commercial_use is False
+    (tmp_path / "out" / "abbey.md").write_text("mine")
+    assert export_gguf(run, tmp_path / "out" / "abbey.gguf").card is None
+    assert (tmp_path / "out" / "abbey.md").read_text() == "mine"
+    assert export_gguf(made / "model", tmp_path / "out" / "plain.gguf").card is None
+
+
+def test_a_merged_model_keeps_what_is_known_of_its_adapter(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "lora"
+    engines.run(spec_of(made, "feelings", run, method="lora"))
+    merged = merge_adapter(made / "model", run / "checkpoint-2", tmp_path / "merged")
+    assert of_model(merged).license == "CC-BY-NC-4.0"
+    head = provenance.front_matter(merged / "README.md")
+    assert head["license"] == "cc-by-nc-4.0"
+    assert head["datasets"] == ["facebook/empathetic_dialogues"]
+    away = export_gguf(merged, tmp_path / "merged.gguf")
+    assert of_model(away.path).commercial_use is False
+    with pytest.raises(ConfigError, match=r"model .*merged\.gguf is under CC-BY-NC-4\.0"):
+        engines.run(spec_of(made, "sums", tmp_path / "x", model=away.path, commercial=True))
+
+
+def test_the_command_line_refuses_too(made: Path, tmp_path: Path) -> None:
+    words = ["train", "--model", made / "model", "--data", made / "feelings.bin"]
+    words += ["--run-dir", tmp_path / "run", "--commercial"]
+    done = subprocess.run(
+        [sys.executable, "-m", "abi_train.cli", *map(str, words)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "is under CC-BY-NC-4.0" in done.stderr and "set commercial to false" in done.stderr
 
 
 def test_an_adapter_to_go_on_from_counts_too(made: Path, tmp_path: Path) -> None:
@@ -307,7 +350,8 @@ def test_runs_that_began_from_each_other_end(tmp_path: Path) -> None:
     ],
 )
 def test_the_licence_of_the_head(licenses: list[str | None], head: dict[str, str]) -> None:
-    from abi_train.export.model_card import Part, license_of
+    from abi_train.export import export_gguf
+from abi_train.export.model_card import Part, license_of
 
     parts = [
         Part(

@@ -59,6 +59,10 @@ def train(
             "repeated.",
         ),
     ] = None,
+    commercial: Annotated[
+        bool,
+        typer.Option("--commercial", help="Refuse data whose licence does not allow such use."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model as a recipe says, on the native engine or through TRL.
@@ -82,6 +86,7 @@ def train(
             "objective": objective,
             "precision": precision,
             "resume": resume,
+            "commercial": commercial or None,
         },
         settings or [],
         adapter=adapter,

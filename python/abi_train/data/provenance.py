@@ -251,7 +251,9 @@ def of_model(model: str | Path, *, depth: int = 0) -> Origin:
     """
     model = Path(model)
     folder = model if model.is_dir() else model.parent
-    for card in (folder / CARD_FILE, model.with_suffix(".md")):
+    for card in (
+        (folder / CARD_FILE,) if model.is_dir() else (model.with_suffix(".md"), folder / CARD_FILE)
+    ):
         if card.is_file() and (model.is_dir() or is_ours(card)):
             return of_card(card)
     run = folder.parent

@@ -25,13 +25,14 @@ ADAPTER_DTYPES: Final = FLOATS
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What `export_gguf` wrote. size_bytes is the size of the file."""
+    """What `export_gguf` wrote. size_bytes: of the file. card: the model card beside it, if any."""
 
     path: Path
     source: Path
     dtype: str
     size_bytes: int
     tensors: int
+    card: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -74,7 +75,7 @@ def export_gguf(
     size, tensors = _native.export.gguf(
         folder, output, dtype=dtype, name=name, tokenizer_dir=tokenizer
     )
-    return ExportReport(path=output, source=folder, dtype=dtype, size_bytes=size, tensors=tensors)
+    return _reported(output, folder, dtype, size, tensors)
 
 
 def export_adapter_gguf(
@@ -104,7 +105,21 @@ def export_adapter_gguf(
         raise FormatError(f"{folder}: no {ADAPTER_FILE}, so there is no adapter to export")
     output.parent.mkdir(parents=True, exist_ok=True)
     size, tensors = _native.export.adapter(folder, output, model=model, dtype=dtype, name=name)
-    return ExportReport(path=output, source=folder, dtype=dtype, size_bytes=size, tensors=tensors)
+    return _reported(output, folder, dtype, size, tensors)
+
+
+def _reported(output: Path, source: Path, dtype: str, size: int, tensors: int) -> ExportReport:
+    """The report of a file, once the model card stands beside it."""
+    from .model_card import card_beside
+
+    return ExportReport(
+        path=output,
+        source=source,
+        dtype=dtype,
+        size_bytes=size,
+        tensors=tensors,
+        card=card_beside(source, output),
+    )
 
 
 def check_export(spec: RunSpec) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -79,22 +79,14 @@ def model_card(
     base = None if spec.model.suffix == ".json" else base_model(spec.model)
     head = {
         "base_model": base,
-        "datasets": [one for one in whole.datasets if HUB_ID.fullmatch(one)],
-        **license_of(parts),
+        **_of_data(parts, whole),
         "library_name": "peft" if spec.method == "lora" else "transformers",
         "pipeline_tag": "text-generation",
         "tags": tags_of(spec, whole),
-        CARD_KEY: {"data": [part.origin.to_dict() for part in parts]},
     }
-    front = yaml.safe_dump(
-        {key: value for key, value in head.items() if value not in (None, [])},
-        sort_keys=False,
-        allow_unicode=True,
-        width=100,
-    )
     given = spec.config.export_name
-    given = None if given == LlmTrainingConfig().export_name else given
-    title = name or given or run.resolve().name
+    unnamed = given == LlmTrainingConfig().export_name
+    title = name or (run.resolve().name if unnamed or not given else given)
     sections = [
         f"# {one_line(title)}",
         f"{_made(spec, base)} with abi_train, engine {spec.engine}.",
@@ -102,32 +94,74 @@ def model_card(
         _training(spec),
         _results(run, whole, results or {}),
     ]
-    return f"---\n{front}---\n\n" + "\n\n".join(section for section in sections if section) + "\n"
+    return _front(head, parts) + "\n" + "\n\n".join(filter(None, sections)) + "\n"
 
 
-def carry(source: str | Path, target: str | Path) -> Path | None:
-    """Keep the card of the model in `source` with one made from it, for its data and notes.
+def card_beside(source: str | Path, output: str | Path) -> Path | None:
+    """Put a card beside a file that was exported from `source`: a run, a checkpoint or a model.
 
-    Returns the file, or None where nothing is known or `target` has a README.md of its own.
+    In the run's folder it is README.md, elsewhere it has the name of the file. The card that the
+    run left is taken as it is: its data may have changed since. Returns the card, or None where
+    nothing is known or the name belongs to somebody else's file.
     """
-    origin = provenance.of_model(source)
-    output = Path(target) / CARD_FILE
-    if origin == Origin() or (output.exists() and not provenance.is_ours(output)):
+    source, output = Path(source), Path(output)
+    run = next((one for one in (source, source.parent) if (one / RECIPE_FILE).is_file()), None)
+    if run is None:
+        return _write_own(output.with_suffix(".md"), carried([source], output.stem))
+    left = run / CARD_FILE
+    text = left.read_text(encoding="utf-8") if provenance.is_ours(left) else model_card(run)
+    at_home = output.resolve().parent == run.resolve()
+    return _write_own(left if at_home else output.with_suffix(".md"), text)
+
+
+def carry(sources: Sequence[str | Path], folder: str | Path) -> Path | None:
+    """Put a card into a model folder that was made from these models, for their data and notes.
+
+    Returns the card, or None where nothing is known or the folder has a README.md of its own.
+    """
+    folder = Path(folder)
+    return _write_own(folder / CARD_FILE, carried(sources, folder.resolve().name))
+
+
+def carried(sources: Sequence[str | Path], title: str) -> str | None:
+    """The text of a card that only tells what the cards of `sources` do; None if they say nothing.
+
+    The origin of each is kept apart, so that none speaks for another.
+    """
+    origins = [provenance.of_model(source) for source in sources]
+    parts = [
+        Part(name=f"what {base_model(Path(source))} was made from", origin=origin)
+        for source, origin in zip(sources, origins, strict=True)
+        if origin != Origin()
+    ]
+    if not parts:
         return None
-    part = Part(name=str(Path(source).name), origin=origin)
-    front = yaml.safe_dump(
-        {
-            "datasets": [one for one in origin.datasets if HUB_ID.fullmatch(one)],
-            **license_of([part]),
-            "tags": ["abi_train"],
-            CARD_KEY: {"data": [origin.to_dict()]},
-        },
-        sort_keys=False,
-        allow_unicode=True,
-    )
-    title = one_line(output.parent.resolve().name)
-    write_text_atomic(output, f"---\n{front}---\n\n# {title}\n\n{_data([part], origin)}\n")
-    return output
+    whole = provenance.combine([part.origin for part in parts])
+    front = _front({**_of_data(parts, whole), "tags": ["abi_train"]}, parts)
+    return f"{front}\n# {one_line(title)}\n\n{_data(parts, whole)}\n"
+
+
+def _write_own(card: Path, text: str | None) -> Path | None:
+    if text is None or (card.exists() and not provenance.is_ours(card)):
+        return None
+    try:
+        write_text_atomic(card, text)
+    except OSError as error:
+        raise FileAccessError(f"{card}: cannot be written ({error.strerror})") from None
+    return card
+
+
+def _of_data(parts: list[Part], whole: Origin) -> dict[str, Any]:
+    ids = [one for one in whole.datasets if HUB_ID.fullmatch(one)]
+    return {"datasets": ids, **license_of(parts)}
+
+
+def _front(head: Mapping[str, Any], parts: list[Part]) -> str:
+    """The head of a card; ours stands last."""
+    values = {key: value for key, value in head.items() if value not in (None, [])}
+    values[CARD_KEY] = {"data": [part.origin.to_dict() for part in parts]}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
+    return f"---\n{text}---\n"
 
 
 def parts_of(spec: RunSpec) -> list[Part]:
@@ -250,8 +284,7 @@ def _data(parts: list[Part], whole: Origin, *, eval_data: Path | None = None) ->
     lines += ["", *(f"- {one_line(note)}" for note in whole.notes)]
     if whole.commercial_use is False:
         lines.append(
-            "- Some of this data is not for commercial use, nor is this model as far as that licence "
-            "reaches."
+            "- Some of this data is not for commercial use. Take the same to hold for this model."
         )
     return "\n".join(lines).rstrip()
 
