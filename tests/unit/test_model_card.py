@@ -30,7 +30,7 @@ from abi_train.data.provenance import (
 from abi_train.data.sets import fetch
 from abi_train.errors import ConfigError, DataError, FileAccessError, FormatError
 from abi_train.export import export_gguf
-from abi_train.export.model_card import carry, model_card, write_model_card
+from abi_train.export.model_card import Part, carry, license_of, model_card, write_model_card
 from abi_train.progress import Observer
 
 CONFIG = LlmTrainingConfig(
@@ -350,9 +350,6 @@ def test_runs_that_began_from_each_other_end(tmp_path: Path) -> None:
     ],
 )
 def test_the_licence_of_the_head(licenses: list[str | None], head: dict[str, str]) -> None:
-    from abi_train.export import export_gguf
-from abi_train.export.model_card import Part, license_of
-
     parts = [
         Part(
             name="x",
