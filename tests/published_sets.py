@@ -324,6 +324,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], features: dict[str, An
     import datasets
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.disable_progress_bars()
     made = datasets.Dataset.from_list(rows, features=datasets.Features(feature(features)))
     made.to_parquet(str(path))
     return path

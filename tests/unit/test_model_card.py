@@ -48,9 +48,6 @@ CONFIG = LlmTrainingConfig(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and token files of three sets and of pairs."""
-    import datasets
-
-    datasets.disable_progress_bars()
     folder = tmp_path_factory.mktemp("made")
     make_tiny_model(folder / "model", "llama_tied")
     for name, config, stem in (

@@ -36,13 +36,6 @@ from abi_train.errors import (
 )
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    import datasets
-
-    datasets.disable_progress_bars()
-
-
 def turns(*texts: str) -> list[dict[str, Any]]:
     roles = ("user", "assistant")
     return [{"role": roles[at % 2], "content": text} for at, text in enumerate(texts)]
