@@ -366,6 +366,23 @@ def test_a_part_that_says_nothing_makes_the_whole_unknown() -> None:
     assert of_data(Path("nothing.bin")) == Origin()
 
 
+def test_a_set_of_files_is_as_restricted_as_its_worst_file(made: Path, tmp_path: Path) -> None:
+    shards = []
+    for stem in ("sums", "feelings"):
+        values = manifest(made / f"{stem}.bin")
+        (tmp_path / f"{stem}.json").write_text(json.dumps(values), encoding="utf-8")
+        shards.append({"file": f"{stem}.bin", "count": values["count"], "rows": values["rows"]})
+    whole = {"schema": "abi_train/token-bin/2", "count": 1, "shards": shards, "license": "MIT"}
+    (tmp_path / "all.json").write_text(json.dumps(whole), encoding="utf-8")
+    found = of_data(tmp_path / "all.bin")
+    assert found.commercial_use is False and found == of_data(tmp_path / "all.json")
+    assert found.license == "MIT AND CC-BY-NC-4.0" and len(found.datasets) == 2
+    (tmp_path / "feelings.json").unlink()
+    assert of_data(tmp_path / "all.bin").commercial_use is None
+    (tmp_path / "all.json").write_text("{", encoding="utf-8")
+    assert of_data(tmp_path / "all.bin") == Origin()
+
+
 def test_pairs_of_ones_own_carry_what_is_said_of_them(made: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "mine.jsonl", PREFERENCES)
     fetch("preferences", tmp_path / "rows.jsonl", source=file, license_note="CC-BY-4.0")

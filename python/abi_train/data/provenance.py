@@ -182,11 +182,32 @@ def record(data: str | Path, origin: Origin) -> None:
 
 
 def of_data(data: str | Path) -> Origin:
-    """What the manifest of a token file tells; nothing without one.
+    """What the manifest of a token file tells; of a set of files, what those of all tell. Nothing
+    without a manifest, or with one that is damaged: whoever opens the data says so.
 
     A licence that is known by its name tells whether commercial use is allowed.
     """
     path = manifest_of(data)
+    try:
+        return _of_set(path)
+    except (DataError, FileAccessError):
+        return Origin()
+
+
+def _of_set(path: Path) -> Origin:
+    if not path.is_file():
+        return Origin()
+    values = _object(path)
+    shards = values.get("shards")
+    if isinstance(shards, list) and shards:
+        files = [one.get("file") for one in shards if isinstance(one, dict)]
+        # A set in a set is none; its name could lead in a circle.
+        parts = [path.parent / one for one in files if isinstance(one, str) and one != path.name]
+        return combine([_of_manifest(manifest_of(part)) for part in parts])
+    return _of_manifest(path)
+
+
+def _of_manifest(path: Path) -> Origin:
     if not path.is_file():
         return Origin()
     values = _object(path)
