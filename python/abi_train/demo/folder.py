@@ -28,6 +28,7 @@ RESULTS: Final = (
     "recipe.yaml",
     "run",
     "abbey-demo.gguf",
+    "abbey-demo.md",
 )
 """All a demonstration makes; other files in its folder stay where they are."""
 
