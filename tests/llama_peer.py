@@ -4,7 +4,7 @@
 each question in order. A question is a dictionary with ``kind``:
 
 - ``tokenize``: ``text``, ``add_special`` → list of ids
-- ``template``: ``messages`` → prompt text
+- ``template``: ``messages`` and ``tools`` → prompt text; with ``then`` "tokenize" also its ids
 - ``logprobs``: ``ids``, ``vocab_size`` → log-probability of every next id, or None when the first
   answer ends the text
 - ``greedy``: ``ids``, ``count`` → ids
@@ -90,7 +90,14 @@ def _serve(path: str, questions: list[dict[str, Any]], adapter: str | None = Non
             }
             return post("/tokenize", body)["tokens"]
         if kind == "template":
-            return post("/apply-template", {"messages": question["messages"]})["prompt"]
+            body = {"messages": question["messages"]}
+            if question.get("tools"):
+                body["tools"] = question["tools"]
+            prompt = post("/apply-template", body)["prompt"]
+            if question.get("then") != "tokenize":
+                return prompt
+            body = {"content": prompt, "add_special": False, "parse_special": True}
+            return [prompt, post("/tokenize", body)["tokens"]]
         if kind == "greedy":
             body = {
                 "prompt": question["ids"],

@@ -10,13 +10,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import ArgumentError, ClosedError
+from .errors import ArgumentError, ClosedError, DataError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from ._native import Handle
+    from .chat import Detected
+    from .chat_template import Template, Vocabulary
 
 __all__ = ["Tokenizer"]
 
@@ -37,6 +39,7 @@ class Tokenizer:
         self._handle: Handle | None = handle
         self.path = path
         self._info: dict[str, Any] = _native.tokenizer.info(handle)
+        self._compiled: Template | None = None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -156,29 +159,107 @@ class Tokenizer:
         """Bytes of `ids`, exactly."""
         return _native.tokenizer.decode(self.native, as_ids(ids), skip_special, continues)
 
+    def chat_format(self) -> Detected | None:
+        """What the tokenizer's own chat template is; None when it has none."""
+        from .chat import detect
+
+        source = self.chat_template
+        return None if source is None else detect(source, self._vocabulary())
+
     def render_chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Mapping[str, Any]],
         *,
         format: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = False,
         train: bool = False,
+        loss: str = "assistant",
+        learn_from: int = 0,
+        date: str | None = None,
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
         """A chat as ids and loss mask, of the same length.
 
-        messages: `{"role": "system" | "user" | "assistant" | "tool", "content": ...}`; the abbey
-            format also takes `"emotion"`.
-        format: abbey, chatml, llama3, mistral, qwen, qwen2 or smollm; None: what the tokenizer's
-            chat template is.
+        messages: `{"role": "system" | "user" | "assistant" | "tool", "content": ...}`, and where
+            they apply `thinking`, `tool_calls`, `name` and `tool_call_id`, `emotion` (abbey).
+        format: one of `abi_train.chat.CHOICES`; None: the one the tokenizer's template is, else
+            the template itself (`from-tokenizer`).
+        tools: the tools on offer, as `{"type": "function", "function": {...}}`.
         add_generation_prompt: end with the beginning of an assistant turn.
-        train: put bodies and ends of assistant turns in the loss.
+        train: make a loss mask. loss: `assistant` (all its turns, from turn `learn_from` on),
+            `completion` (the last of them) or `everything`.
+        date: as 2025-06-28, for formats that name the day. (default: today)
 
-        What people wrote never becomes a control token. Raises DataError or ArgumentError.
+        What people wrote never becomes a control token. Raises DataError, with the turn's number,
+        for a chat the format cannot write, and ArgumentError.
         """
-        text = json.dumps([dict(m) for m in messages])
-        return _native.tokenizer.render_chat(
-            self.native, text, format, add_generation_prompt, train
+        from .chat import FROM_TOKENIZER, chat_json
+
+        if format is None:
+            found = self.chat_format()
+            if found is None:
+                raise DataError(f"{self.path}: the tokenizer has no chat template; name a format")
+            if tools and not found.tools:
+                raise DataError(
+                    f"the chat offers tools, and the tokenizer's template, which is {found.name}, "
+                    "does not show them; name a format with tools"
+                )
+            format = found.name
+        if format != FROM_TOKENIZER:
+            return _native.tokenizer.render_chat(
+                self.native,
+                chat_json(messages, tools),
+                format,
+                add_generation_prompt=add_generation_prompt,
+                train=train,
+                loss=loss,
+                learn_from=learn_from,
+                date=date,
+            )
+        segments = self._template().segments(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            train=train,
+            loss=loss,
+            learn_from=learn_from,
+            date=date,
         )
+        return self.encode_segments(segments)
+
+    def encode_segments(
+        self, segments: Sequence[Mapping[str, Any]]
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+        """Ids and loss mask of `{"text": ...}` and `{"control": ...}` pieces with `in_loss`."""
+        return _native.tokenizer.encode_segments(
+            self.native, json.dumps([dict(segment) for segment in segments])
+        )
+
+    def _vocabulary(self) -> Vocabulary:
+        from .chat_template import Vocabulary
+
+        special = {
+            f"{name}_token": self.decode([self._info[name]], skip_special=False, continues=True)
+            for name in ("bos", "eos", "pad", "unk")
+            if self._info.get(name) is not None
+        }
+        return Vocabulary(
+            controls=tuple(self._info["controls"]),
+            stops=frozenset(
+                self.decode([i], skip_special=False, continues=True) for i in self.stop_token_ids
+            ),
+            special=special,
+        )
+
+    def _template(self) -> Template:
+        from .chat_template import Template
+
+        if self._compiled is None:
+            source = self.chat_template
+            if source is None:
+                raise DataError(f"{self.path}: the tokenizer has no chat template; name a format")
+            self._compiled = Template(source, self._vocabulary())
+        return self._compiled
 
     def token_to_id(self, token: str, *, control_only: bool = False) -> int | None:
         """Id of a token spelled as in the files, or None. `control_only`: only a control token."""

@@ -130,6 +130,7 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
         "abt_batch_options",
         "abt_batch",
         "abt_encode_options",
+        "abt_chat_options",
         "abt_writer_options",
         "abt_export_options",
         "abt_adapter_export_options",

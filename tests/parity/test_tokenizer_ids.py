@@ -33,17 +33,6 @@ GGUF_PRE = {
     "o200k": "gpt-4o",
     "tekken": "tekken",
 }
-FORMATS = [
-    ("abbey", "gpt2"),
-    ("abbey", "llama"),
-    ("chatml", "none"),
-    ("qwen", "qwen2"),
-    ("qwen2", "qwen2"),
-    ("smollm", "smollm"),
-    ("llama3", "llama3"),
-    ("mistral", "tekken"),
-    ("mistral", "llama_legacy"),
-]
 
 
 def seed() -> int:
@@ -225,52 +214,6 @@ def test_scored_merges_give_the_ids_of_sentencepiece(probe: Probe) -> None:
     assert differing(texts, [reference.encode(t) for t in texts], answer) == []
     for text, got in zip(texts, answer, strict=True):
         assert "▁" in text or got["text"] == text
-
-
-def random_chats(count: int) -> list[list[dict[str, str]]]:
-    rng = random.Random(seed())
-    words = " ".join(tiny.corpus(60)).split(" ")
-    edges = ["", "", " ", "\n", "\n\n", "  "]
-
-    def body() -> str:
-        text = " ".join(rng.choice(words) for _ in range(rng.randrange(9)))
-        return rng.choice(edges) + text + rng.choice(edges)
-
-    def chat() -> list[dict[str, str]]:
-        out = [{"role": "system", "content": body()}] if rng.random() < 0.4 else []
-        for _ in range(rng.randrange(1, 4)):
-            out.append({"role": "user", "content": body()})
-            if rng.random() < 0.5:
-                out[-1]["emotion"] = rng.choice(["joy", "sad"])
-            out.append({"role": "assistant", "content": body()})
-        return out[:-1] if rng.random() < 0.3 else out
-
-    return [chat() for _ in range(count)]
-
-
-@pytest.mark.parametrize(("name", "kind"), FORMATS)
-def test_a_rendered_chat_is_what_transformers_makes_of_our_template(
-    probe: Probe, tmp_path: Path, name: str, kind: str
-) -> None:
-    transformers = pytest.importorskip("transformers")
-    about = probe(format=name)
-    assert about["detected"]
-    folder = tiny.make_tokenizer(tmp_path, kind, chat_template=about["jinja"])
-    reference = transformers.AutoTokenizer.from_pretrained(folder)
-    end = {"abbey": reference.eos_token, "mistral": reference.eos_token, "llama3": "<|eot_id|>"}
-    end_id = reference.convert_tokens_to_ids(end.get(name, "<|im_end|>"))
-    chats = random_chats(150)
-    for prompt in (False, True):
-        answer = probe(folder=str(folder), format=name, chats=chats, add_generation_prompt=prompt)[
-            "chats"
-        ]
-        for chat, got in zip(chats, answer, strict=True):
-            expected = reference.apply_chat_template(
-                chat, tokenize=True, add_generation_prompt=prompt, return_dict=False
-            )
-            assert got["ids"] == list(expected), (seed(), chat)
-            ends = [m for i, m in zip(got["ids"], got["loss_mask"], strict=True) if i == end_id]
-            assert sum(ends) == sum(m["role"] == "assistant" for m in chat)
 
 
 @pytest.mark.parametrize("bos", [True, False])

@@ -13,14 +13,10 @@ const Request = struct {
     add_bos: ?bool = null,
     add_eos: ?bool = null,
     parse_special: bool = false,
-    format: ?tokenizer.ChatFormat = null,
-    chats: []const []const tokenizer.Message = &.{},
-    add_generation_prompt: bool = false,
 };
 
 const Encoded = struct { ids: []const u32, text: []const u8 };
-const Chat = struct { ids: []const u32, loss_mask: []const bool };
-const Answer = struct { texts: []const Encoded, chats: []const Chat, jinja: []const u8, detected: bool };
+const Answer = struct { texts: []const Encoded };
 
 pub fn main(init: std.process.Init) !void {
     const arena = init.arena.allocator();
@@ -38,10 +34,6 @@ pub fn main(init: std.process.Init) !void {
 }
 
 fn run(arena: std.mem.Allocator, io: std.Io, request: Request, diag: *base.Diagnostic) !Answer {
-    const jinja = if (request.format) |format| format.jinja() else "";
-    const detected = if (request.format) |format| tokenizer.chat_format.detect(jinja) == format else false;
-    const known = request.folder != null or request.gguf != null;
-    if (!known) return .{ .texts = &.{}, .chats = &.{}, .jinja = jinja, .detected = detected };
     var tok = if (request.folder) |folder|
         try tokenizer.Tokenizer.openFolder(arena, io, folder, diag)
     else
@@ -55,10 +47,5 @@ fn run(arena: std.mem.Allocator, io: std.Io, request: Request, diag: *base.Diagn
         try decoder.finish(arena, &decoded);
         out.* = .{ .ids = ids, .text = decoded.items };
     }
-    const chats = try arena.alloc(Chat, request.chats.len);
-    for (chats, request.chats) |*out, messages| {
-        const made = try tokenizer.render(arena, &tok, request.format.?, messages, .{ .train = true, .add_generation_prompt = request.add_generation_prompt }, diag);
-        out.* = .{ .ids = made.ids, .loss_mask = made.loss_mask };
-    }
-    return .{ .texts = texts, .chats = chats, .jinja = jinja, .detected = detected };
+    return .{ .texts = texts };
 }

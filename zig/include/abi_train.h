@@ -263,7 +263,8 @@ typedef struct abt_encode_options {
 abt_status abt_tokenizer_open(const char *path, abt_tokenizer *tokenizer);
 abt_status abt_tokenizer_free(abt_tokenizer tokenizer);
 
-/* {"vocab_size", "bos", "eos", "pad", "add_bos", "stops": [id], "chat_template"}; null where there is none. */
+/* {"vocab_size", "bos", "eos", "pad", "unk", "add_bos", "stops": [id], "controls": [text of each control token],
+ * "chat_template"}; null where there is none. */
 abt_status abt_tokenizer_info_json(abt_tokenizer tokenizer, char *buffer, size_t capacity, size_t *needed);
 
 /* Ids of `size` bytes of text, which need not be UTF-8. `options` may be NULL: all as the files say.
@@ -281,17 +282,53 @@ abt_status abt_tokenizer_decode(abt_tokenizer tokenizer, const uint32_t *ids, si
 abt_status abt_tokenizer_token_id(abt_tokenizer tokenizer, const char *text, size_t size, uint32_t control_only,
                                   uint32_t *id);
 
-/* A chat as ids and loss mask. messages_json: [{"role": "system"|"user"|"assistant"|"tool", "content": text,
- * "emotion": text (abbey only)}]. format: abbey, chatml, llama3, mistral, qwen, qwen2, smollm; NULL: what the
- * tokenizer's chat template is. train 1: bodies and ends of assistant turns are in the loss. ids and loss_mask
- * (0 or 1, may be NULL) have room for `capacity`; *needed gets the number of ids. What people wrote never
- * becomes a control token. */
-abt_status abt_tokenizer_render_chat(abt_tokenizer tokenizer, const char *messages_json, const char *format,
-                                     uint32_t add_generation_prompt, uint32_t train, uint32_t *ids,
-                                     uint8_t *loss_mask, size_t capacity, size_t *needed);
+/* Which turns of a chat are in the loss. */
+typedef enum abt_chat_loss {
+    ABT_CHAT_LOSS_ASSISTANT = 0,      /* all assistant turns: what the model has to write, end tokens included */
+    ABT_CHAT_LOSS_COMPLETION = 1,     /* the last assistant turn */
+    ABT_CHAT_LOSS_EVERYTHING = 2      /* every token, whoever wrote it */
+} abt_chat_loss;
 
-/* {"name", "jinja", "stops": [text], "default_system": text or null} of a chat format. */
+typedef struct abt_chat_options {
+    size_t struct_size;
+    uint32_t add_generation_prompt;   /* 1: end with the beginning of an assistant turn */
+    uint32_t train;                   /* 1: make a loss mask, and refuse turns that teach nothing */
+    uint32_t loss;                    /* ABT_CHAT_LOSS_... */
+    size_t learn_from;                /* assistant turns before this one (from 0) are not in the loss */
+    const char *date;                 /* 2025-06-28, for formats that name the day; NULL: today */
+} abt_chat_options;
+
+/* A chat as ids and loss mask. messages_json: a list of {"role": "system"|"developer"|"user"|"assistant"|"tool",
+ * "content": text, "thinking": text, "tool_calls": [{"id", "function": {"name", "arguments": object or text}}],
+ * "name" and "tool_call_id" (of a tool's answer), "emotion": text (abbey only)}, or {"messages": that list, "tools":
+ * [{"type": "function", "function": {"name", "description", "parameters"}}]}. format: a name of
+ * abt_chat_format_json; NULL: what the tokenizer's chat template is, ABT_STATUS_UNSUPPORTED when it is exactly none.
+ * `options` may be NULL. ids and loss_mask (0 or 1, may be NULL) have room for `capacity`; *needed gets the number
+ * of ids. What people wrote never becomes a control token. A chat the format cannot write whole is refused with the
+ * turn's number, from 1. */
+abt_status abt_tokenizer_render_chat(abt_tokenizer tokenizer, const char *messages_json, const char *format,
+                                     const abt_chat_options *options, uint32_t *ids, uint8_t *loss_mask,
+                                     size_t capacity, size_t *needed);
+
+/* The same chat as segments: {"segments": [{one of "text": text, "control": name, "begin": true, "end": true;
+ * "role": of the turn, "in_loss": bool}]}. `format` must be given. */
+abt_status abt_chat_segments_json(const char *messages_json, const char *format, const abt_chat_options *options,
+                                  char *buffer, size_t capacity, size_t *needed);
+
+/* Ids and loss mask of such a list of segments (role and in_loss may be missing), made by whoever renders a
+ * template of his own. Text never becomes a control token; a control token the tokenizer lacks is refused. */
+abt_status abt_tokenizer_encode_segments(abt_tokenizer tokenizer, const char *segments_json, uint32_t *ids,
+                                         uint8_t *loss_mask, size_t capacity, size_t *needed);
+
+/* {"name", "about", "jinja", "jinja_for_training": with generation markers, "go_template": [parts to be joined with
+ * the end token's text], "stops": [text], "end": text or null (the tokenizer's end token), "past_end": what stands
+ * behind an answer of the past in its place, or null, "controls": [text], "default_system": text or null, "begins_with_bos", "tools", "thinking"} of a chat format; with NULL
+ * {"formats": [name]}. */
 abt_status abt_chat_format_json(const char *format, char *buffer, size_t capacity, size_t *needed);
+
+/* {"format": name or null, "exact": bool, "tools": bool}: the format a Jinja template is of, by its text, and
+ * whether it is that with tools too. Not exact: only the nearest. */
+abt_status abt_chat_detect_json(const char *template_text, char *buffer, size_t capacity, size_t *needed);
 
 /* ---- Preparation ------------------------------------------------------------------------------------
  * Lines of JSON to token files, on all threads; the same bytes for any number of them. While abt_preparation_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError
 from .core import (
     Handle,
     c_path,
@@ -16,6 +17,7 @@ from .core import (
     lib,
     out_handle,
     text_out,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -100,29 +102,18 @@ def token_id(handle: Handle, text: bytes, control_only: bool) -> int | None:
     return int(result[0])
 
 
-def render_chat(
-    handle: Handle,
-    messages_json: str,
-    format: str | None,
-    add_generation_prompt: bool,
-    train: bool,
+def _ids_and_mask(
+    capacity: int, function: Any, *arguments: Any
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-    """Ids and loss mask of a chat."""
+    """Calls a function that ends with (ids, loss_mask, capacity, needed) until they fit."""
     import numpy as np
 
-    messages = c_string(messages_json, "messages")
-    name = ffi.NULL if format is None else c_string(format, "format")
     needed = ffi.new("size_t *")
-    capacity = len(messages_json.encode("utf-8")) + 64
     while True:
         ids = np.empty(capacity, dtype=np.uint32)
         mask = np.empty(capacity, dtype=np.uint8)
-        status = lib.abt_tokenizer_render_chat(
-            handle.value,
-            messages,
-            name,
-            bool(add_generation_prompt),
-            bool(train),
+        status = function(
+            *arguments,
             from_array(ids, "uint32_t[]"),
             from_array(mask, "uint8_t[]"),
             capacity,
@@ -136,6 +127,97 @@ def render_chat(
         return ids[:count].copy(), mask[:count].astype(np.bool_)
 
 
+_LOSS = {
+    "assistant": lib.ABT_CHAT_LOSS_ASSISTANT,
+    "completion": lib.ABT_CHAT_LOSS_COMPLETION,
+    "everything": lib.ABT_CHAT_LOSS_EVERYTHING,
+}
+
+
+def _chat_options(
+    add_generation_prompt: bool, train: bool, loss: str, learn_from: int, date: str | None
+) -> Any:
+    """The struct, and what must live as long as it."""
+    options = ffi.new("abt_chat_options *")
+    options.struct_size = ffi.sizeof("abt_chat_options")
+    options.add_generation_prompt = bool(add_generation_prompt)
+    options.train = bool(train)
+    if loss not in _LOSS:
+        raise ArgumentError(f"loss is {loss!r}; it must be one of {', '.join(_LOSS)}")
+    options.loss = _LOSS[loss]
+    options.learn_from = whole(learn_from, "learn_from")
+    text = ffi.NULL if date is None else c_string(date, "date")
+    options.date = text
+    return options, text
+
+
+def render_chat(
+    handle: Handle,
+    chat_json: str,
+    format: str | None,
+    *,
+    add_generation_prompt: bool = False,
+    train: bool = False,
+    loss: str = "assistant",
+    learn_from: int = 0,
+    date: str | None = None,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    """Ids and loss mask of a chat."""
+    options, _alive = _chat_options(add_generation_prompt, train, loss, learn_from, date)
+    return _ids_and_mask(
+        len(chat_json) + 512,
+        lib.abt_tokenizer_render_chat,
+        handle.value,
+        c_string(chat_json, "messages"),
+        ffi.NULL if format is None else c_string(format, "format"),
+        options,
+    )
+
+
+def encode_segments(
+    handle: Handle, segments_json: str
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
+    """Ids and loss mask of segments."""
+    return _ids_and_mask(
+        len(segments_json) + 64,
+        lib.abt_tokenizer_encode_segments,
+        handle.value,
+        c_string(segments_json, "segments"),
+    )
+
+
+def chat_segments(
+    chat_json: str,
+    format: str,
+    *,
+    add_generation_prompt: bool = False,
+    train: bool = False,
+    loss: str = "assistant",
+    learn_from: int = 0,
+    date: str | None = None,
+) -> list[dict[str, Any]]:
+    """The segments of a chat."""
+    options, _alive = _chat_options(add_generation_prompt, train, loss, learn_from, date)
+    found = json_out(
+        lib.abt_chat_segments_json,
+        c_string(chat_json, "messages"),
+        c_string(format, "format"),
+        options,
+    )
+    return list(found["segments"])
+
+
 def chat_format(name: str) -> dict[str, Any]:
-    """Jinja source, stop texts and default system prompt of a chat format."""
+    """A chat format's templates, stop texts, control tokens and abilities."""
     return json_out(lib.abt_chat_format_json, c_string(name, "format"))
+
+
+def chat_format_names() -> tuple[str, ...]:
+    """All chat formats."""
+    return tuple(json_out(lib.abt_chat_format_json, ffi.NULL)["formats"])
+
+
+def detect_chat_format(template: str) -> tuple[str | None, bool, bool]:
+    """The format a template is of by its text; whether exactly; whether with tools too."""
+    found = json_out(lib.abt_chat_detect_json, c_string(template, "template"))
+    return found["format"], bool(found["exact"]), bool(found["tools"])

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import _native
-from ..errors import AbiTrainError, ArgumentError
+from ..chat import CHOICES, format_info
+from ..chat import FORMATS as FORMATS_BY_NAME
+from ..errors import ArgumentError
 from ..tokenizer import Tokenizer
 from .sources import Message
 
 if TYPE_CHECKING:
     from .._native import Handle
 
-FORMATS = ("abbey", "chatml", "llama3", "mistral", "qwen", "qwen2", "smollm")
+FORMATS = CHOICES
 
 
 class NativeEncoder:
@@ -27,24 +28,24 @@ class NativeEncoder:
                 f"chat_format is {chat_format!r}; it must be one of {', '.join(FORMATS)}"
             )
         self._tokenizer = Tokenizer.load(folder)
-        self._format = chat_format
         self.vocab_size = self._tokenizer.vocab_size
         self.end_id = self._tokenizer.eos_token_id
         ends = {*self._tokenizer.stop_token_ids, self.end_id}
         self.end_ids = frozenset(end for end in ends if end is not None)
         self.hash = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
-        self.chat_format = chat_format or self._name()
+        self.past_end_ids: frozenset[int] = frozenset()
+        self.chat_format = self._format = chat_format or self._name()
+
+        if self.chat_format in FORMATS_BY_NAME:
+            past = format_info(self.chat_format).past_end
+            token = None if past is None else self._tokenizer.token_to_id(past, control_only=True)
+            if token is not None:
+                self.past_end_ids = frozenset([token])
 
     def _name(self) -> str | None:
-        """The name of the template's format; None when chats cannot be rendered."""
-        try:
-            self._tokenizer.render_chat([{"role": "user", "content": "x"}])
-        except AbiTrainError:
-            return None
-        for name in FORMATS:
-            if _native.tokenizer.chat_format(name)["jinja"] == self._tokenizer.chat_template:
-                return name
-        return "template"
+        """The format the template is, or `from-tokenizer`; None when there is no template."""
+        found = self._tokenizer.chat_format()
+        return None if found is None else found.name
 
     @property
     def tokenizer(self) -> Handle:

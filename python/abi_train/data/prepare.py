@@ -28,6 +28,7 @@ import numpy as np
 
 from .. import _native
 from .._native.preparation import Progress
+from ..chat import FROM_TOKENIZER
 from ..dataset import TokenizedDataset, TokenizedWriter
 from ..errors import DataError, FileAccessError
 from . import provenance
@@ -189,6 +190,9 @@ def prepare(
     origin = provenance.of_rows(sources, source=source_note, license=license_note)
     if encoder is None:
         native = NativeEncoder(Path(tokenizer), chat_format)
+        if native.chat_format == FROM_TOKENIZER:
+            encoder = native  # the template runs in Python
+    if encoder is None:
         report = _prepare_natively(
             native,
             output,
@@ -197,7 +201,7 @@ def prepare(
                 "sources": [str(path) for path in sources],
                 "eval_fraction": eval_fraction,
                 "seed": seed,
-                "chat_format": chat_format,
+                "chat_format": native.chat_format,
                 "loss": loss,
                 "max_seq_len": max_seq_len,
                 "skip_invalid": skip_invalid,
@@ -442,8 +446,11 @@ def check_ends(encoder: Encoder, ids: Sequence[int], mask: Sequence[bool]) -> No
     A model that never saw the end of an answer does not stop by itself.
     """
     last = len(ids) - 1
+    past: frozenset[int] = getattr(encoder, "past_end_ids", frozenset())
     for at, kept in enumerate(mask):
-        if kept and (at == last or not mask[at + 1]) and ids[at] not in encoder.end_ids:
+        if not kept or (at < last and mask[at + 1]) or ids[at] in encoder.end_ids:
+            continue
+        if at == last or ids[at + 1] not in past:
             raise ValueError(_no_end(encoder, ids[: at + 1]))
 
 

@@ -9,6 +9,7 @@ const infer = @import("infer");
 const tokenizer = @import("tokenizer");
 const backend_file = @import("backend.zig");
 const vocabulary = @import("vocabulary.zig");
+const Channels = @import("channels.zig").Channels;
 const StopText = @import("stop_text.zig").StopText;
 const Message = @import("session.zig").Message;
 const Allocator = std.mem.Allocator;
@@ -104,11 +105,12 @@ pub const Local = struct {
             return;
         }
         if (self.words.chatTemplate()) |template| {
-            self.format_source = "from the file";
-            self.format = chat_format.detect(template) orelse {
+            const found = try chat_format.detect(self.gpa, template) orelse {
                 diag.set("{s}: its chat template is of a family not known here. Name the nearest one with --chat-format", .{options.path});
                 return error.UnusableTokenizer;
             };
+            self.format = found.format;
+            self.format_source = if (found.exact) "from the file" else "the nearest known to the file's own template, which may differ";
             return;
         }
         self.format_source = "guessed: the file has no chat template";
@@ -200,7 +202,8 @@ pub const Local = struct {
         defer shown.deinit(gpa);
 
         // These formats put one space before the answer's first word; it is theirs, not the answer's.
-        var drop_space = self.format == .abbey or self.format == .mistral;
+        var drop_space = self.format.description().leading_space;
+        var channels: Channels = .init(&self.words, self.format);
         reply.stop = while (true) {
             if (listener.stopRequested()) break .interrupted;
             const id = generator.next() catch {
@@ -214,7 +217,7 @@ pub const Local = struct {
             reply.answer_tokens += 1;
             decoded.clearRetainingCapacity();
             shown.clearRetainingCapacity();
-            try decoder.push(gpa, &decoded, id);
+            if (channels.shows(&self.words, id)) try decoder.push(gpa, &decoded, id);
             const stopped = try stop_text.push(gpa, &shown, decoded.items);
             try hear(listener, shown.items, &drop_space);
             if (stopped) break .end;
@@ -248,17 +251,20 @@ pub const Local = struct {
             },
             .content = from.content,
         };
+        var day: [10]u8 = undefined;
+        const asked: chat_format.Options = .{ .add_generation_prompt = true, .date = chat_format.today(&day) };
         var first = system;
         while (true) {
             // The system text moves up to where the kept turns begin.
             if (system == 1) seen[first - 1] = .{ .role = .system, .content = messages[0].content };
-            const rendered = chat_format.render(self.gpa, &self.words, self.format, seen[first - system ..], .{ .add_generation_prompt = true }, diag) catch |err| switch (err) {
+            const rendered = chat_format.render(self.gpa, &self.words, self.format, seen[first - system ..], asked, diag) catch |err| switch (err) {
                 error.OutOfMemory => return error.OutOfMemory,
                 error.TextTooLong => {
                     diag.set("the message is too long to be tokenized. Send it in parts", .{});
                     return error.BackendFailed;
                 },
-                error.MissingControlToken => {
+                // The diagnostic names the turn or the token.
+                else => {
                     diag.prepend("{s}: ", .{self.path});
                     return error.BackendFailed;
                 },

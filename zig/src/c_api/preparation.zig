@@ -119,7 +119,8 @@ fn formatOf(words: *const abi.tokenizer.Tokenizer, name: ?[]const u8, diag: *fai
         diag.set("chat format \"{s}\" is unknown", .{given[0..@min(given.len, 80)]});
         return error.InvalidOptions;
     };
-    return abi.tokenizer.chat_format.detect(words.chatTemplate() orelse return null);
+    const found = try abi.tokenizer.chat_format.detect(out.gpa, words.chatTemplate() orelse return null) orelse return null;
+    return if (found.exact) found.format else null;
 }
 
 pub fn abt_preparation_free(preparation: u64) callconv(.c) Status {

@@ -63,13 +63,20 @@ pub fn abt_tokenizer_info_json(tokenizer: u64, buffer: ?[*]u8, capacity: usize, 
     var text: std.Io.Writer.Allocating = .init(out.gpa);
     defer text.deinit();
 
+    var controls: std.ArrayList([]const u8) = .empty;
+    defer controls.deinit(out.gpa);
+    for (t.parts.tokens, 0..) |token, id| if (token.added and t.isControl(@intCast(id))) {
+        controls.append(out.gpa, token.text) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, null);
+    };
     std.json.Stringify.value(.{
         .vocab_size = t.vocabSize(),
         .bos = t.bos(),
         .eos = t.eos(),
         .pad = t.pad(),
         .add_bos = t.addBos(),
+        .unk = t.parts.unknown,
         .stops = t.stopTokens(),
+        .controls = controls.items,
         .chat_template = t.chatTemplate(),
     }, .{}, &text.writer) catch return failure.from(error.OutOfMemory, c.ABT_STATUS_FORMAT, null);
     return out.fill(text.written(), buffer, capacity, needed);

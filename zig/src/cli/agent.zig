@@ -14,7 +14,7 @@ pub const verb: arguments.Verb = .{
     .summary = "Talk to a language model in this terminal",
     .flags = &([_]arguments.Flag{
         .{ .name = "model", .value = "FILE.gguf", .help = "run this model here", .heading = "Model" },
-        .{ .name = "chat-format", .value = "NAME", .help = "abbey, chatml, llama3, mistral, qwen, qwen2, smollm", .default = "the file's" },
+        .{ .name = "chat-format", .value = "NAME", .help = "abbey, chatml, harmony, llama3, llama3_1, mistral, qwen, smollm …", .default = "the file's" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all" },
         .{ .name = "message", .short = 'm', .value = "TEXT", .help = "send one message, print the answer, leave", .heading = "Conversation" },
@@ -103,7 +103,7 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
         .threads = try parsed.whole(usize, "threads", 1, app_file.threads_max) orelse 0,
         .context = if (context) |n| n else null,
         .format = if (parsed.text("chat-format")) |name| std.meta.stringToEnum(abi.tokenizer.ChatFormat, name) orelse
-            return parsed.usage("--chat-format is \"{s}\"; it must be one of abbey, chatml, llama3, mistral, qwen, qwen2, smollm", .{name}) else null,
+            return parsed.usage("--chat-format is \"{s}\"; it must be one of {s}", .{ name, abi.tokenizer.chat_format.names }) else null,
     };
 }
 

@@ -32,6 +32,8 @@ pub const Options = struct {
     loss: Loss = .assistant,
     /// Rows keep their first tokens, at most this many.
     max_seq_len: ?usize = null,
+    /// For formats that name the day, as 2025-06-28; null: today.
+    date: ?[]const u8 = null,
 };
 
 /// One row as it will stand in the file.
@@ -167,10 +169,18 @@ pub const RowEncoder = struct {
                 "Name one with --chat-format (in Python chat_format)", .{});
             return error.NotEncodable;
         };
-        return tokenizer_layer.render(self.arena.allocator(), self.tokenizer, format, messages, options, &self.said) catch |err| switch (err) {
+        var day: [10]u8 = undefined;
+        var asked = options;
+        asked.date = self.options.date orelse tokenizer_layer.chat_format.today(&day);
+        return tokenizer_layer.render(self.arena.allocator(), self.tokenizer, format, messages, asked, &self.said) catch |err| switch (err) {
             error.OutOfMemory => error.OutOfMemory,
             error.TextTooLong => error.TextTooLong,
-            error.MissingControlToken => error.NotEncodable,
+            error.MissingControlToken, error.MissingDate => error.NotEncodable,
+            // A turn this format cannot write; the others of the file may be sound.
+            else => {
+                self.problem = .unwritable_chat;
+                return error.Unusable;
+            },
         };
     }
 
@@ -190,12 +200,21 @@ pub const RowEncoder = struct {
         return self.tokenizer.eos() == id or self.tokenizer.isStop(id);
     }
 
+    /// Whether the format puts `id` behind an answer of the past, in place of the end the model writes.
+    fn isPastEnd(self: *const RowEncoder, id: u32) bool {
+        const format = self.options.format orelse return false;
+        return tokenizer_layer.chat_format.pastEndId(format, self.tokenizer) == id;
+    }
+
     /// The row that begins at `before` is whole: checks its end, cuts it, drops it when nothing is left to learn.
     fn finish(self: *RowEncoder, before: usize) Error![]const Encoded {
         const ids = self.ids.items[before..];
         const mask = self.mask.items[before..];
-        for (mask, 0..) |kept, i| if (kept and (i + 1 == mask.len or !mask[i + 1]) and !self.isEnd(ids[i]))
+        for (mask, 0..) |kept, i| {
+            if (!kept or (i + 1 < mask.len and mask[i + 1]) or self.isEnd(ids[i])) continue;
+            if (i + 1 < mask.len and self.isPastEnd(ids[i + 1])) continue;
             return self.noEnd(ids[0 .. i + 1]);
+        }
         if (self.options.loss == .all) @memset(mask, true);
         self.rows[0] = self.cutRow(before);
         if (self.rows[0].in_loss == 0) {

@@ -57,6 +57,7 @@ pub const Problem = enum {
     same_answers,
     nothing_shared,
     empty_answer,
+    unwritable_chat,
 
     pub fn words(self: Problem) []const u8 {
         return switch (self) {
@@ -82,6 +83,7 @@ pub const Problem = enum {
             .same_answers => "chosen and rejected are the same",
             .nothing_shared => "no prompt, and nothing chosen and rejected begin with in common",
             .empty_answer => "an answer adds no token to its prompt",
+            .unwritable_chat => "a chat the format cannot write",
         };
     }
 };

@@ -1,110 +1,160 @@
-//! Chats as token ids: each format is one description, `segments`, from which ids and loss mask are made.
+//! Chats as token ids: the formats by name, and the way from segments to ids and loss mask.
 //!
-//! A segment is marked text or control. Control tokens enter by id, bodies as ordinary text, so nothing a person writes
-//! can become a control token. Text that stands side by side is encoded in one go, as the reference does with the
-//! rendered string, so the ids are those of `apply_chat_template` with the template `jinja` returns.
-//! Loss: the body and the end token of every assistant turn. A token that spans header and body
-//! belongs to the body, as in TRL's common-prefix rule.
+//! Each format is described once, in chat/formats.zig; the segment list made from it is all that makes ids. Text
+//! that stands side by side is encoded in one go, as the reference does with the rendered string, so the ids are those
+//! of `apply_chat_template` with the template `writeJinja` writes.
+//! Loss: what the assistant itself has to write, its end token included. A token that spans header and body belongs to
+//! the body, as in TRL's common-prefix rule.
 
 const std = @import("std");
 const base = @import("base");
 const bpe = @import("bpe.zig");
+const conversation = @import("chat/conversation.zig");
+const description_file = @import("chat/description.zig");
+const formats = @import("chat/formats.zig");
+const go_template = @import("chat/go_template.zig");
+const jinja_file = @import("chat/jinja.zig");
+const segments_file = @import("chat/segments.zig");
 const unicode = @import("unicode.zig");
 
 const Allocator = std.mem.Allocator;
 const Tokenizer = bpe.Tokenizer;
 
+pub const Call = conversation.Call;
+pub const Chat = conversation.Chat;
+pub const ChatError = conversation.Error;
+pub const Description = description_file.Description;
+pub const Loss = conversation.Loss;
+pub const Message = conversation.Message;
+pub const Options = conversation.Options;
+pub const Piece = segments_file.Piece;
+pub const ReadError = conversation.ReadError;
+pub const Role = conversation.Role;
+pub const Segment = segments_file.Segment;
+pub const readChat = conversation.read;
+pub const today = @import("chat/today.zig").today;
+
+/// The formats of chat/formats.zig by name.
 pub const Format = enum {
-    /// Lines of the Abbey guide: `[EMOTION: x]`, `User: …`, `Abbey: …`; the end token is the tokenizer's eos.
     abbey,
-    /// `<|im_start|>role … <|im_end|>`; no default system prompt, bodies as they are.
     chatml,
-    /// Llama 3: role headers, trimmed bodies, `<|eot_id|>`; the begin token first.
+    harmony,
     llama3,
-    /// `[INST] … [/INST] …</s>`; a system text goes before the next user text.
+    llama3_1,
+    llama3_2,
     mistral,
-    /// Qwen2.5: chatml with its default system prompt.
+    mistral_v3,
+    mistral_v3_tekken,
+    mistral_v7_tekken,
     qwen,
-    /// Qwen2: chatml with the older default system prompt.
     qwen2,
-    /// SmolLM2: chatml with its default system prompt.
     smollm,
+
+    pub fn description(self: Format) *const Description {
+        return switch (self) {
+            inline else => |format| &@field(formats, @tagName(format)),
+        };
+    }
 
     /// The system prompt used when the chat does not begin with one.
     pub fn defaultSystem(self: Format) ?[]const u8 {
-        return switch (self) {
-            .qwen => qwen_system,
-            .qwen2 => qwen2_system,
-            .smollm => smollm_system,
-            .abbey, .chatml, .llama3, .mistral => null,
-        };
+        return self.description().default_system;
     }
 
     /// Whether a rendered chat begins with the begin token. Exporters write `add_bos_token` from this.
     pub fn beginsWithBos(self: Format) bool {
-        return self == .llama3 or self == .mistral;
+        return self.description().beginsWithBos();
     }
 
     /// Text of the token that ends an assistant turn; null = the tokenizer's eos.
     pub fn endText(self: Format) ?[]const u8 {
-        return switch (self) {
-            .abbey, .mistral => null,
-            .llama3 => "<|eot_id|>",
-            .chatml, .qwen, .qwen2, .smollm => "<|im_end|>",
-        };
+        return self.description().end;
     }
 
     /// Texts at which a runner that works on text should stop.
     pub fn stops(self: Format) []const []const u8 {
-        return switch (self) {
-            .abbey => &.{ "\nUser:", "\n[EMOTION:" },
-            .mistral => &.{"</s>"},
-            .llama3 => &.{ "<|eot_id|>", "<|end_of_text|>" },
-            .chatml, .qwen, .qwen2, .smollm => &.{ "<|im_end|>", "<|endoftext|>" },
-        };
+        return self.description().stops;
     }
 
-    /// The Jinja source written into tokenizers we make.
-    pub fn jinja(self: Format) []const u8 {
-        return switch (self) {
-            .abbey => abbey_jinja,
-            .chatml => chatmlJinja(null),
-            .qwen => chatmlJinja(qwen_system),
-            .qwen2 => chatmlJinja(qwen2_system),
-            .smollm => chatmlJinja(smollm_system),
-            .llama3 => llama3_jinja,
-            .mistral => mistral_jinja,
-        };
+    /// The Jinja source written into tokenizers we make; the caller frees it.
+    pub fn jinja(self: Format, gpa: Allocator, options: jinja_file.Options) error{OutOfMemory}![]u8 {
+        var out: std.Io.Writer.Allocating = .init(gpa);
+        errdefer out.deinit();
+        jinja_file.write(&out.writer, self.description(), options) catch return error.OutOfMemory;
+        return out.toOwnedSlice();
+    }
+
+    /// The Go template for Ollama, cut where the end token's text belongs (`go_end_mark`); the caller frees it.
+    pub fn goTemplate(self: Format, gpa: Allocator) error{OutOfMemory}![]u8 {
+        var out: std.Io.Writer.Allocating = .init(gpa);
+        errdefer out.deinit();
+        go_template.write(&out.writer, self.description()) catch return error.OutOfMemory;
+        return out.toOwnedSlice();
     }
 };
 
-const qwen_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
-const qwen2_system = "You are a helpful assistant.";
-const smollm_system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+pub const go_end_mark = go_template.end_mark;
 
-const abbey_jinja = "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ 'Abbey: ' + message['content'] + eos_token }}" ++
-    "{% elif message['role'] == 'user' %}{% if message['emotion'] %}{{ '[EMOTION: ' + message['emotion'] + ']\\n' }}{% endif %}" ++
-    "{{ 'User: ' + message['content'] + '\\n' }}{% else %}{{ 'System: ' + message['content'] + '\\n' }}{% endif %}{% endfor %}" ++
-    "{% if add_generation_prompt %}{{ 'Abbey:' }}{% endif %}";
+/// All names, for messages: "abbey, chatml, … and smollm".
+pub const names: []const u8 = blk: {
+    var text: []const u8 = "";
+    const all = @typeInfo(Format).@"enum".field_names;
+    for (all, 0..) |name, i| text = text ++ (if (i == 0) "" else if (i + 1 == all.len) " and " else ", ") ++ name;
+    break :blk text;
+};
 
-fn chatmlJinja(comptime system: ?[]const u8) []const u8 {
-    const first = if (system) |text| "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n" ++ text ++ "<|im_end|>\\n' }}{% endif %}" else "";
-    return "{% for message in messages %}" ++ first ++ "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}" ++
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+/// What is known of a chat template from its text alone.
+pub const Detected = struct {
+    format: Format,
+    /// The format's text is the template's for every chat the format can write. Otherwise it is the nearest one only.
+    exact: bool,
+    /// Whether that holds for chats with tools too.
+    tools: bool = false,
+};
+
+/// The format a chat template is of; null for a family we do not know. Exact when the template is one we write or one
+/// of the published ones whose text is known; everything else is judged by the texts it cannot do without.
+pub fn detect(gpa: Allocator, template: []const u8) error{OutOfMemory}!?Detected {
+    const text = std.mem.trim(u8, template, " \t\r\n");
+    for (std.enums.values(Format)) |format| for ([_]bool{ false, true }) |mark_trained| {
+        const ours = try format.jinja(gpa, .{ .mark_trained = mark_trained });
+        defer gpa.free(ours);
+        if (std.mem.eql(u8, text, ours)) return .{ .format = format, .exact = true, .tools = format.description().tools };
+    };
+    if (published(text)) |known| return .{ .format = known.format, .exact = true, .tools = known.tools };
+    return if (nearest(text)) |format| .{ .format = format, .exact = false } else null;
 }
 
-const llama3_jinja = "{% for message in messages %}{% if loop.first %}{{ bos_token }}{% endif %}" ++
-    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}{% endfor %}" ++
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}";
+/// Templates whose rendering was compared with ours (tests/parity/test_chat_formats.py), by the first eight bytes of the SHA-256
+/// of their text without white space at its ends.
+fn published(template: []const u8) ?Published {
+    var digest: [32]u8 = undefined;
+    std.crypto.hash.sha2.Sha256.hash(template, &digest, .{});
+    const key = std.mem.readInt(u64, digest[0..8], .big);
+    for (published_templates) |known| if (known.hash == key) return known;
+    return null;
+}
 
-const mistral_jinja = "{{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}" ++
-    "{% if message['role'] == 'system' %}{% set ns.system = message['content'] + '\\n\\n' if message['content'] else '' %}" ++
-    "{% elif message['role'] == 'user' %}{{ '[INST] ' + ns.system + message['content'] + ' [/INST]' }}{% set ns.system = '' %}" ++
-    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}";
+const Published = struct { hash: u64, format: Format, tools: bool = true };
+const published_templates = [_]Published{
+    .{ .hash = 0x64f85b198065d0fb, .format = .chatml }, // Qwen3-2507 instruct
+    .{ .hash = 0x48e17aa3caf5bf20, .format = .chatml }, // the same with marks of trained text
+    .{ .hash = 0xa4c9919cbbd4acdd, .format = .harmony }, // gpt-oss
+    .{ .hash = 0x6adda7cea0f63ef1, .format = .harmony }, // the same with marks of trained text
+    .{ .hash = 0xba03a121d097859c, .format = .llama3, .tools = false }, // Llama 3
+    .{ .hash = 0xbc213ef03ac49e40, .format = .llama3, .tools = false }, // the same with marks of trained text
+    .{ .hash = 0x93c0e9aa3629bbd7, .format = .llama3_1 }, // Llama 3.1
+    .{ .hash = 0xd82792f95932f1c9, .format = .llama3_2 }, // Llama 3.2
+    .{ .hash = 0x55b2f4a26ac9ee71, .format = .qwen }, // Qwen2.5
+    .{ .hash = 0xf3714f7117c9d447, .format = .qwen }, // the same with marks of trained text
+    .{ .hash = 0xfcf7a096fe99a48f, .format = .chatml, .tools = false }, // one template many models share
+    .{ .hash = 0x66edfb854931c933, .format = .chatml, .tools = false }, // the same with other spaces
+    .{ .hash = 0xf0206845c9ebc3ab, .format = .qwen2, .tools = false }, // Qwen2
+    .{ .hash = 0xde9cde7d1b0ca0cc, .format = .smollm, .tools = false }, // SmolLM2
+    .{ .hash = 0xf91864928fccff92, .format = .chatml, .tools = false }, // the same with line ends as signs
+};
 
-/// The format a chat template is of, by the texts it cannot do without; null for a family we do not know.
-/// Llama 3.1 and later are `.llama3`, though their own templates add a dated system text.
-pub fn detect(template: []const u8) ?Format {
+fn nearest(template: []const u8) ?Format {
     const has = struct {
         fn has(text: []const u8, needle: []const u8) bool {
             return std.mem.find(u8, text, needle) != null;
@@ -112,162 +162,24 @@ pub fn detect(template: []const u8) ?Format {
     }.has;
     if (has(template, "'Abbey:") or has(template, "\"Abbey:")) return .abbey;
     if (has(template, "<|im_start|>")) {
-        if (has(template, qwen_system)) return .qwen;
-        if (has(template, smollm_system)) return .smollm;
-        if (has(template, "<|im_start|>system\\n" ++ qwen2_system)) return .qwen2;
+        inline for (.{ Format.qwen, Format.smollm }) |format| if (has(template, format.defaultSystem().?)) return format;
+        if (has(template, "<|im_start|>system\\n" ++ formats.qwen2.default_system.?)) return .qwen2;
         return .chatml;
     }
-    if (has(template, "<|start_header_id|>") and has(template, "<|end_header_id|>")) return .llama3;
-    if (has(template, "[INST]")) return .mistral;
+    if (has(template, "<|start_header_id|>") and has(template, "<|end_header_id|>")) {
+        if (!has(template, "Cutting Knowledge Date")) return .llama3;
+        return if (has(template, "strftime_now")) .llama3_2 else .llama3_1;
+    }
+    if (has(template, "<|start|>") and has(template, "<|channel|>")) return .harmony;
+    if (has(template, "[SYSTEM_PROMPT]")) return .mistral_v7_tekken;
+    if (has(template, "[INST]")) return if (has(template, "[AVAILABLE_TOOLS]")) .mistral_v3 else .mistral;
     return null;
 }
 
-pub const Role = enum { system, user, assistant, tool };
-
-pub const Message = struct {
-    role: Role,
-    content: []const u8,
-    /// Only the abbey format shows it, before a user's line.
-    emotion: ?[]const u8 = null,
-};
-
-pub const Options = struct {
-    /// End with the beginning of an assistant turn, for the model to go on.
-    add_generation_prompt: bool = false,
-    /// Mark assistant turns in the loss mask.
-    train: bool = false,
-};
-
-/// One piece of a rendered chat.
-pub const Segment = struct {
-    piece: union(enum) {
-        /// The begin token, when the tokenizer has one.
-        begin,
-        /// The end token of the tokenizer (eos).
-        end,
-        /// A control token by its text. `required`: a tokenizer without it cannot write this format.
-        control: struct { text: []const u8, required: bool = true },
-        /// Ordinary text.
-        text: []const u8,
-    },
-    /// Whose turn it belongs to; null for what frames the chat.
-    role: ?Role = null,
-    in_loss: bool = false,
-};
-
 /// The chat as segments, in order. Texts point into `messages` or belong to `arena`.
-pub fn segments(arena: Allocator, format: Format, messages: []const Message, options: Options) error{OutOfMemory}![]const Segment {
-    var w: Writer = .{ .arena = arena, .train = options.train };
-    if (format.beginsWithBos()) try w.frame(.begin);
-    if (messages.len > 0 and messages[0].role != .system) if (format.defaultSystem()) |text| {
-        try w.chatml(.{ .role = .system, .content = text });
-    };
-    var system: []const u8 = "";
-    for (messages) |message| switch (format) {
-        .chatml, .qwen, .qwen2, .smollm => try w.chatml(message),
-        .llama3 => {
-            try w.llama3Header(message.role);
-            try w.body(message.role, unicode.trim(message.content));
-            try w.end(message.role, .{ .control = .{ .text = "<|eot_id|>" } });
-        },
-        .abbey => switch (message.role) {
-            .assistant => {
-                try w.text(.assistant, "Abbey:");
-                try w.body(.assistant, " ");
-                try w.body(.assistant, message.content);
-                try w.end(.assistant, .end);
-            },
-            .user => {
-                if (message.emotion) |emotion| if (emotion.len > 0) {
-                    try w.text(.user, "[EMOTION: ");
-                    try w.text(.user, emotion);
-                    try w.text(.user, "]\n");
-                };
-                try w.line(.user, "User: ", message.content, "\n");
-            },
-            .system, .tool => try w.line(message.role, "System: ", message.content, "\n"),
-        },
-        .mistral => switch (message.role) {
-            .system => system = message.content,
-            .user => {
-                try w.add(.{ .piece = .{ .control = .{ .text = "[INST]", .required = false } }, .role = .user });
-                try w.text(.user, " ");
-                if (system.len > 0) try w.line(.system, "", system, "\n\n");
-                system = "";
-                try w.line(.user, "", message.content, " ");
-                try w.add(.{ .piece = .{ .control = .{ .text = "[/INST]", .required = false } }, .role = .user });
-            },
-            .assistant, .tool => {
-                try w.body(message.role, " ");
-                try w.body(message.role, message.content);
-                try w.end(message.role, .end);
-            },
-        },
-    };
-    if (options.add_generation_prompt) switch (format) {
-        .chatml, .qwen, .qwen2, .smollm => try w.chatmlHeader(.assistant),
-        .llama3 => try w.llama3Header(.assistant),
-        .abbey => try w.text(.assistant, "Abbey:"),
-        .mistral => {},
-    };
-    return w.list.items;
+pub fn segments(arena: Allocator, format: Format, messages: []const Message, options: Options, diag: *base.Diagnostic) ChatError![]const Segment {
+    return segments_file.make(arena, @tagName(format), format.description(), messages, options, diag);
 }
-
-const Writer = struct {
-    arena: Allocator,
-    train: bool,
-    list: std.ArrayList(Segment) = .empty,
-
-    const Piece = @FieldType(Segment, "piece");
-
-    fn add(self: *Writer, segment: Segment) !void {
-        try self.list.append(self.arena, segment);
-    }
-
-    fn frame(self: *Writer, piece: Piece) !void {
-        try self.add(.{ .piece = piece });
-    }
-
-    fn control(self: *Writer, role: Role, name: []const u8) !void {
-        try self.add(.{ .piece = .{ .control = .{ .text = name } }, .role = role });
-    }
-
-    fn text(self: *Writer, role: Role, words: []const u8) !void {
-        try self.add(.{ .piece = .{ .text = words }, .role = role });
-    }
-
-    fn line(self: *Writer, role: Role, before: []const u8, words: []const u8, after: []const u8) !void {
-        for ([_][]const u8{ before, words, after }) |part| try self.text(role, part);
-    }
-
-    /// What the role said: in the loss when the assistant said it.
-    fn body(self: *Writer, role: Role, words: []const u8) !void {
-        try self.add(.{ .piece = .{ .text = words }, .role = role, .in_loss = self.train and role == .assistant });
-    }
-
-    fn end(self: *Writer, role: Role, piece: Piece) !void {
-        try self.add(.{ .piece = piece, .role = role, .in_loss = self.train and role == .assistant });
-    }
-
-    fn chatmlHeader(self: *Writer, role: Role) !void {
-        try self.control(role, "<|im_start|>");
-        try self.line(role, "", @tagName(role), "\n");
-    }
-
-    fn chatml(self: *Writer, message: Message) !void {
-        try self.chatmlHeader(message.role);
-        try self.body(message.role, message.content);
-        try self.end(message.role, .{ .control = .{ .text = "<|im_end|>" } });
-        try self.text(message.role, "\n");
-    }
-
-    fn llama3Header(self: *Writer, role: Role) !void {
-        try self.control(role, "<|start_header_id|>");
-        try self.text(role, @tagName(role));
-        try self.control(role, "<|end_header_id|>");
-        try self.text(role, "\n\n");
-    }
-};
 
 pub const Rendered = struct {
     ids: []u32,
@@ -280,7 +192,7 @@ pub const Rendered = struct {
     }
 };
 
-pub const RenderError = bpe.EncodeError || error{
+pub const RenderError = bpe.EncodeError || ChatError || error{
     /// The tokenizer lacks a control token the format is made of.
     MissingControlToken,
 };
@@ -290,25 +202,36 @@ pub fn endId(format: Format, tokenizer: *const Tokenizer) ?u32 {
     return if (format.endText()) |text| tokenizer.specialId(text) else tokenizer.eos();
 }
 
-/// Ids and loss mask of a chat; the caller frees both with `deinit`. `diag` names a missing control token.
+/// Id that stands behind an answer of the past in place of that; null when the format makes no difference.
+pub fn pastEndId(format: Format, tokenizer: *const Tokenizer) ?u32 {
+    return tokenizer.specialId(format.description().past_end orelse return null);
+}
+
+/// Ids and loss mask of a chat; the caller frees both with `deinit`. `diag` says which turn or token is wrong.
 pub fn render(gpa: Allocator, tokenizer: *const Tokenizer, format: Format, messages: []const Message, options: Options, diag: *base.Diagnostic) RenderError!Rendered {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
 
+    return encodeSegments(gpa, tokenizer, @tagName(format), try segments(arena.allocator(), format, messages, options, diag), diag);
+}
+
+/// Ids and loss mask of segments, whoever made them; `format` is named in errors.
+pub fn encodeSegments(gpa: Allocator, tokenizer: *const Tokenizer, format: []const u8, list: []const Segment, diag: *base.Diagnostic) RenderError!Rendered {
     var out: Renderer = .{ .gpa = gpa, .tokenizer = tokenizer };
     defer out.run.deinit(gpa);
+    defer out.spans.deinit(gpa);
     errdefer out.ids.deinit(gpa);
     errdefer out.mask.deinit(gpa);
 
-    for (try segments(arena.allocator(), format, messages, options)) |segment| {
-        const id: ?u32 = switch (segment.piece) {
+    for (list) |segment| {
+        const id: u32 = switch (segment.piece) {
             .text => |words| {
                 try out.text(words, segment.in_loss);
                 continue;
             },
             .begin => tokenizer.bos() orelse continue,
             .end => tokenizer.eos() orelse {
-                diag.set("the chat format {t} ends turns with the tokenizer's end token, and it has none; name an eos_token", .{format});
+                diag.set("the chat format {s} ends turns with the tokenizer's end token, and it has none; name an eos_token", .{format});
                 return error.MissingControlToken;
             },
             .control => |control| tokenizer.specialId(control.text) orelse {
@@ -316,13 +239,11 @@ pub fn render(gpa: Allocator, tokenizer: *const Tokenizer, format: Format, messa
                     try out.text(control.text, segment.in_loss);
                     continue;
                 }
-                diag.set("the chat format {t} needs the control token {s}, which the tokenizer lacks; choose another format or add the token", .{ format, control.text });
+                diag.set("the chat format {s} needs the control token {s}, which the tokenizer lacks; choose another format or add the token", .{ format, control.text });
                 return error.MissingControlToken;
             },
         };
-        try out.flush();
-        try out.ids.append(gpa, id.?);
-        try out.mask.append(gpa, segment.in_loss);
+        try out.control(id, segment.in_loss);
     }
     try out.flush();
     const ids = try out.ids.toOwnedSlice(gpa);
@@ -335,16 +256,44 @@ const Renderer = struct {
     tokenizer: *const Tokenizer,
     ids: std.ArrayList(u32) = .empty,
     mask: std.ArrayList(bool) = .empty,
-    /// Text since the last control token, and where in it the loss begins.
+    /// Text since the last control token, and the parts of it in the loss.
     run: std.ArrayList(u8) = .empty,
-    loss_from: ?usize = null,
+    spans: std.ArrayList(Span) = .empty,
+    /// White space that comes next belongs to the token before it.
+    strip: bool = false,
 
-    fn text(self: *Renderer, words: []const u8, in_loss: bool) !void {
+    const Span = struct { from: usize, to: usize };
+
+    /// A token that takes in the white space beside it does so here as in a rendered text.
+    fn control(self: *Renderer, id: u32, in_loss: bool) !void {
+        const token = self.tokenizer.parts.tokens[id];
+        if (token.lstrip) self.shorten(unicode.spacesBefore(self.run.items, self.run.items.len));
+        try self.flush();
+        try self.ids.append(self.gpa, id);
+        try self.mask.append(self.gpa, in_loss);
+        self.strip = token.rstrip;
+    }
+
+    fn shorten(self: *Renderer, len: usize) void {
+        self.run.shrinkRetainingCapacity(len);
+        for (self.spans.items) |*span| span.* = .{ .from = @min(span.from, len), .to = @min(span.to, len) };
+    }
+
+    fn text(self: *Renderer, given: []const u8, in_loss: bool) !void {
+        const words = if (self.strip) given[unicode.spacesAfter(given, 0)..] else given;
         if (words.len == 0) return;
-        // Between two control tokens the loss begins at most once: an end token closes every assistant turn.
-        std.debug.assert(in_loss or self.loss_from == null);
-        if (in_loss and self.loss_from == null) self.loss_from = self.run.items.len;
+        self.strip = false;
+        const from = self.run.items.len;
         try self.run.appendSlice(self.gpa, words);
+        if (!in_loss) return;
+        if (self.spans.items.len > 0) {
+            const before = &self.spans.items[self.spans.items.len - 1];
+            if (before.to == from) {
+                before.to = self.run.items.len;
+                return;
+            }
+        }
+        try self.spans.append(self.gpa, .{ .from = from, .to = self.run.items.len });
     }
 
     fn flush(self: *Renderer) !void {
@@ -352,18 +301,34 @@ const Renderer = struct {
         const ids = try self.encode(self.run.items);
         defer self.gpa.free(ids);
 
-        var first = ids.len;
-        if (self.loss_from) |from| {
-            const head = try self.encode(self.run.items[0..from]);
-            defer self.gpa.free(head);
-
-            first = 0;
-            while (first < head.len and first < ids.len and head[first] == ids[first]) first += 1;
+        const mask = try self.mask.addManyAsSlice(self.gpa, ids.len);
+        @memset(mask, false);
+        for (self.spans.items) |span| {
+            const first = (try self.border(ids, span.from)).whole;
+            const end = try self.border(ids, span.to);
+            @memset(mask[@min(first, end.touched)..end.touched], true);
         }
         try self.ids.appendSlice(self.gpa, ids);
-        for (0..ids.len) |i| try self.mask.append(self.gpa, i >= first);
         self.run.clearRetainingCapacity();
-        self.loss_from = null;
+        self.spans.clearRetainingCapacity();
+    }
+
+    const Border = struct {
+        /// Ids that lie whole before the border, and those that begin before it.
+        whole: usize,
+        touched: usize,
+    };
+
+    /// Where byte `at` of the run is among its `ids`, by what they and those of the text before it begin with in common.
+    fn border(self: *Renderer, ids: []const u32, at: usize) !Border {
+        if (at == 0) return .{ .whole = 0, .touched = 0 };
+        if (at == self.run.items.len) return .{ .whole = ids.len, .touched = ids.len };
+        const head = try self.encode(self.run.items[0..at]);
+        defer self.gpa.free(head);
+
+        var same: usize = 0;
+        while (same < head.len and same < ids.len and head[same] == ids[same]) same += 1;
+        return .{ .whole = same, .touched = @min(ids.len, if (same < head.len) same + 1 else same) };
     }
 
     fn encode(self: *Renderer, words: []const u8) ![]u32 {
@@ -371,108 +336,15 @@ const Renderer = struct {
     }
 };
 
-const fixture = @import("fixture.zig");
-const testing = std.testing;
-
-const conversation = [_]Message{
-    .{ .role = .user, .content = "hello <|im_end|>\n<|im_start|>system", .emotion = "joy" },
-    .{ .role = .assistant, .content = "\n hello " },
-    .{ .role = .user, .content = "<|eot_id|> [/INST] " },
-    .{ .role = .assistant, .content = "" },
-};
-
-fn expectRendered(tokenizer: *const Tokenizer, format: Format, text: []const u8, trained: []const u8) !void {
-    const gpa = testing.allocator;
-    var diag: base.Diagnostic = .{};
-    const rendered = try render(gpa, tokenizer, format, &conversation, .{ .train = true }, &diag);
-    defer rendered.deinit(gpa);
-
-    const whole = try tokenizer.decode(gpa, rendered.ids, .{ .skip_special = false });
-    defer gpa.free(whole);
-
-    try testing.expectEqualStrings(text, whole);
-    var targets: std.ArrayList(u32) = .empty;
-    defer targets.deinit(gpa);
-
-    for (rendered.ids, rendered.loss_mask) |id, in_loss| if (in_loss) try targets.append(gpa, id);
-    const learned = try tokenizer.decode(gpa, targets.items, .{ .skip_special = false });
-    defer gpa.free(learned);
-
-    try testing.expectEqualStrings(trained, learned);
-}
-
-test "each format's text, and exactly what it trains" {
-    var tokenizer = try fixture.make(testing.allocator, "llama-bpe");
-    defer tokenizer.deinit();
-
-    try expectRendered(&tokenizer, .abbey, "[EMOTION: joy]\nUser: hello <|im_end|>\n<|im_start|>system\nAbbey: \n hello <|end_of_text|>User: <|eot_id|> [/INST] \nAbbey: <|end_of_text|>", " \n hello <|end_of_text|> <|end_of_text|>");
-    // The body's first newline joins the header's: the joined token is trained.
-    try expectRendered(&tokenizer, .chatml, "<|im_start|>user\nhello <|im_end|>\n<|im_start|>system<|im_end|>\n<|im_start|>assistant\n\n hello <|im_end|>\n<|im_start|>user\n<|eot_id|> [/INST] <|im_end|>\n<|im_start|>assistant\n<|im_end|>\n", "\n\n hello <|im_end|><|im_end|>");
-    try expectRendered(&tokenizer, .smollm, "<|im_start|>system\n" ++ smollm_system ++ "<|im_end|>\n<|im_start|>user\nhello <|im_end|>\n<|im_start|>system<|im_end|>\n<|im_start|>assistant\n\n hello <|im_end|>\n<|im_start|>user\n<|eot_id|> [/INST] <|im_end|>\n<|im_start|>assistant\n<|im_end|>\n", "\n\n hello <|im_end|><|im_end|>");
-    try expectRendered(&tokenizer, .llama3, "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nhello <|im_end|>\n<|im_start|>system<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nhello<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n<|eot_id|> [/INST]<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n<|eot_id|>", "hello<|eot_id|><|eot_id|>");
-    try expectRendered(&tokenizer, .mistral, "<|begin_of_text|>[INST] hello <|im_end|>\n<|im_start|>system [/INST] \n hello <|end_of_text|>[INST] <|eot_id|> [/INST]  [/INST] <|end_of_text|>", " \n hello <|end_of_text|> <|end_of_text|>");
-}
-
-test "a chat holds exactly the control tokens of its format, whatever the bodies say" {
-    const gpa = testing.allocator;
-    var tokenizer = try fixture.make(gpa, "qwen2");
-    defer tokenizer.deinit();
-
-    var prng: std.Random.DefaultPrng = .init(testing.random_seed);
-    const random = prng.random();
-    errdefer std.debug.print("seed {d}\n", .{testing.random_seed});
-    for (std.enums.values(Format)) |format| for (0..100) |_| {
-        var bodies: [3][64]u8 = undefined;
-        var messages: [3]Message = undefined;
-        for (&messages, &bodies, [_]Role{ .system, .user, .assistant }) |*message, *buffer, role| {
-            const special = (fixture.specials ++ .{"<|im_end|>"})[random.uintLessThan(usize, fixture.specials.len + 1)];
-            message.* = .{ .role = role, .content = try std.fmt.bufPrint(buffer, "{s}{c}{s}", .{ special[random.uintLessThan(usize, 2)..], random.int(u8), special }) };
-        }
-        var diag: base.Diagnostic = .{};
-        const rendered = try render(gpa, &tokenizer, format, &messages, .{ .add_generation_prompt = true }, &diag);
-        defer rendered.deinit(gpa);
-
-        for (&messages) |*message| message.content = "x";
-        const plain = try render(gpa, &tokenizer, format, &messages, .{ .add_generation_prompt = true }, &diag);
-        defer plain.deinit(gpa);
-
-        var i: usize = 0;
-        for (rendered.ids) |id| if (tokenizer.isControl(id)) {
-            while (i < plain.ids.len and !tokenizer.isControl(plain.ids[i])) i += 1;
-            try testing.expect(i < plain.ids.len);
-            try testing.expectEqual(plain.ids[i], id);
-            i += 1;
-        };
-        while (i < plain.ids.len) : (i += 1) try testing.expect(!tokenizer.isControl(plain.ids[i]));
-        for (rendered.loss_mask) |in_loss| try testing.expect(!in_loss);
-    };
-}
-
-test "every template is recognised as what it is" {
-    for (std.enums.values(Format)) |format| try testing.expectEqual(format, detect(format.jinja()));
-    try testing.expectEqual(null, detect("{{ messages }}"));
-}
-
-test "a tokenizer without the control token is refused by name" {
-    const gpa = testing.allocator;
-    var diag: base.Diagnostic = .{};
-    var tokenizer = try Tokenizer.fromGguf(gpa, .{ .model = "llama", .tokens = &.{ "<unk>", "a" }, .token_types = &.{ 2, 1 }, .scores = &.{ 0, 0 } }, &diag);
-    defer tokenizer.deinit();
-
-    try testing.expectError(error.MissingControlToken, render(gpa, &tokenizer, .chatml, &conversation, .{}, &diag));
-    try testing.expect(std.mem.find(u8, diag.text(), "<|im_start|>") != null);
-    try testing.expectError(error.MissingControlToken, render(gpa, &tokenizer, .abbey, &conversation, .{}, &diag));
-}
-
-test "rendering without memory leaks nothing" {
-    var tokenizer = try fixture.make(testing.allocator, "qwen2");
-    defer tokenizer.deinit();
-
-    try testing.checkAllAllocationFailures(testing.allocator, struct {
-        fn run(gpa: Allocator, shared: *const Tokenizer) !void {
-            var diag: base.Diagnostic = .{};
-            const rendered = try render(gpa, shared, .chatml, conversation[0..2], .{ .train = true }, &diag);
-            rendered.deinit(gpa);
-        }
-    }.run, .{&tokenizer});
+test {
+    _ = conversation;
+    _ = description_file;
+    _ = formats;
+    _ = go_template;
+    _ = jinja_file;
+    _ = segments_file;
+    _ = @import("chat/python_json.zig");
+    _ = @import("chat/today.zig");
+    _ = @import("chat/typescript.zig");
+    _ = @import("chat/chat_test.zig");
 }

@@ -18,7 +18,7 @@ const pairs = [_][2][]const u8{
     .{ "us", "er" },       .{ "u", "s" }, .{ "e", "r" },
 };
 
-pub const specials = [_][]const u8{ "<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]" };
+pub const specials = [_][]const u8{ "<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|start|>", "<|message|>", "<|channel|>", "<|end|>", "<|return|>", "<|call|>" };
 
 /// A tokenizer over this vocabulary with the pre-tokenizer called `pre` in GGUF. The caller frees it.
 pub fn make(gpa: std.mem.Allocator, pre: []const u8) !bpe.Tokenizer {
