@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from tiny_models import llama3_tokenizer
 
 from abi_train import TokenizedWriter
+from abi_train._native import dataset as native_set
+from abi_train.data.files import Bits, Ids
 from abi_train.data.prepare import prepare
 from abi_train.data.report import Report, examine, visible
 from abi_train.data.report.histogram import length_histogram, share_histogram
@@ -424,6 +426,23 @@ def test_a_token_file_and_its_jsonl_say_the_same(tmp_path: Path) -> None:
     assert one["findings"] == two["findings"]
 
 
+def test_a_set_of_files_is_one_file(tmp_path: Path) -> None:
+    rows = [([1, 30 + i, 40, END], [False, False, True, True]) for i in range(20)]
+    native_set.join_later(tmp_path / "set.bin")
+    names = [f"set-{at:05}-of-00003.bin" for at in range(3)]
+    for name, some in zip(names, (rows[:7], rows[7:7], [*rows[7:], rows[3]]), strict=True):
+        write_bin(tmp_path / name, some, vocab_size=2048)
+    native_set.join(tmp_path / "set.bin", names)
+    whole = examine(write_bin(tmp_path / "one.bin", [*rows, rows[3]]), tokenizer=TOKENIZER)
+    for path in (tmp_path / "set.bin", tmp_path / "set.json"):
+        report = examine(path, tokenizer=TOKENIZER)
+        one, two = whole.to_dict(), report.to_dict()
+        for key in ("file", "seconds"):
+            del one[key], two[key]
+        assert one == two
+        assert found(report, "duplicates").rows == (3, 20)
+
+
 def test_nothing_is_left_of_a_file_without_a_usable_line(tmp_path: Path) -> None:
     report = report_on(tmp_path, ["{", "[]"])
     assert codes(report) == {"unusable-lines": "error", "no-rows": "error"}
@@ -521,9 +540,9 @@ def test_measures_are_those_of_a_plain_loop(
     rows = [([pool[t % len(pool)] for t in ids], mask) for ids, mask in rows]
     ids = np.array([token for row, _ in rows for token in row], dtype=np.uint32)
     mask = [kept for _, row in rows for kept in row]
-    bits = np.packbits(mask, bitorder="little")
+    bits = Bits([np.packbits(mask, bitorder="little")], [0, ids.size])
     starts = np.cumsum([0, *(len(row) for row, _ in rows)])
-    made = measure(ids, starts, bits, vocabulary, block=block)
+    made = measure(Ids([ids], [0, ids.size]), starts, bits, vocabulary, block=block)
     wanted = [naive(row, kept, vocabulary) for row, kept in rows]
     assert made.lengths.tolist() == [len(row) for row, _ in rows]
     for name in ("trained", "prompt", "tail", "stretches", "ended", "open_end"):

@@ -196,7 +196,7 @@ def _measured(material: Material) -> Measures:
     return measure(
         material.tokens,
         material.starts,
-        material.mask_bits,
+        material.mask,
         material.vocabulary,
         vocab_size=size,
         stream=material.kind == "stream",

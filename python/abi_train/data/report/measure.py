@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..files import Bits, Ids
 from .vocabulary import Vocabulary, powers
 
 BLOCK = 1 << 20
@@ -97,9 +98,9 @@ class Measures:
 
 
 def measure(
-    tokens: npt.NDArray[np.uint32],
+    tokens: Ids,
     starts: npt.NDArray[np.integer],
-    mask_bits: npt.NDArray[np.uint8] | None,
+    mask: Bits | None,
     vocabulary: Vocabulary | None,
     *,
     vocab_size: int | None = None,
@@ -108,9 +109,8 @@ def measure(
 ) -> Measures:
     """Measure rows `tokens[starts[r]:starts[r + 1]]`.
 
-    A row's first token is never learned, in a stream only the very first one. mask_bits: as in the
-    file, lowest bit first; None: all is learned. vocab_size: ids at or above it are foreign; by
-    default the vocabulary's size.
+    A row's first token is never learned, in a stream only the very first one. mask: None: all is
+    learned. vocab_size: ids at or above it are foreign; by default the vocabulary's size.
     """
     begins = np.asarray(starts, dtype=np.int64)
     size = vocabulary.size if vocabulary is not None else 0
@@ -118,7 +118,7 @@ def measure(
     found = _empty(np.diff(begins), size)
     for begin in range(0, int(begins[-1]), block):
         end = min(begin + block, int(begins[-1]))
-        piece = _Piece(tokens, begins, mask_bits, begin, end, stream)
+        piece = _Piece(tokens, begins, mask, begin, end, stream)
         _count_ids(found, piece, limit, size)
         _add_loss(found, piece, vocabulary)
         _add_hashes(found, piece, vocabulary)
@@ -151,21 +151,25 @@ def _empty(lengths: Numbers, size: int) -> Measures:
 
 
 class _Piece:
-    """The tokens `begin` to `end` and the rows they belong to."""
+    """The tokens `begin` to `end` and the rows they belong to.
+
+    near_ids, near_learned: with the `before` tokens in front of them.
+    """
 
     def __init__(
         self,
-        tokens: npt.NDArray[np.uint32],
+        tokens: Ids,
         starts: Numbers,
-        mask_bits: npt.NDArray[np.uint8] | None,
+        mask: Bits | None,
         begin: int,
         end: int,
         stream: bool,
     ) -> None:
-        self.begin = begin
-        self.all_ids = tokens
-        self.mask_bits = mask_bits
-        self.ids = tokens[begin:end]
+        self.before = min(2, begin)
+        more = min(end + 1, int(starts[-1]))
+        self.near_ids = tokens[begin - self.before : end]
+        self.ids = self.near_ids[self.before :]
+        self.near_learned = _flags(mask, begin - self.before, more)
         first = int(np.searchsorted(starts, begin, side="right")) - 1
         last = int(np.searchsorted(starts, end, side="left"))
         edges = np.clip(starts[first : last + 1], begin, end) - begin
@@ -176,8 +180,7 @@ class _Piece:
         self.offset = begin - starts[self.rows]
         self.position = np.arange(end - begin) + np.repeat(self.offset, self.sizes)
         self.row = np.repeat(self.rows, self.sizes)
-        more = min(end + 1, int(starts[-1]))
-        learned = _bits(mask_bits, begin, more)
+        learned = self.near_learned[self.before :].copy()
         if not stream:
             learned[: end - begin][self.position == 0] = False
         elif begin == 0:
@@ -194,19 +197,10 @@ class _Piece:
         return result
 
 
-def _bits(mask_bits: npt.NDArray[np.uint8] | None, begin: int, end: int) -> npt.NDArray[np.bool_]:
-    if mask_bits is None:
+def _flags(mask: Bits | None, begin: int, end: int) -> npt.NDArray[np.bool_]:
+    if mask is None:
         return np.ones(end - begin, dtype=np.bool_)
-    first = begin >> 3
-    some = np.unpackbits(mask_bits[first : (end + 7) >> 3], bitorder="little")
-    return some[begin - first * 8 : end - first * 8].astype(np.bool_)
-
-
-def _bits_at(mask_bits: npt.NDArray[np.uint8] | None, at: Numbers) -> npt.NDArray[np.bool_]:
-    if mask_bits is None:
-        return np.ones(at.size, dtype=np.bool_)
-    bits: npt.NDArray[np.bool_] = ((mask_bits[at >> 3] >> (at & 7).astype(np.uint8)) & 1) != 0
-    return bits
+    return mask.at(begin, end).view(np.bool_)
 
 
 def _tally(target: Numbers, rows: Numbers) -> None:
@@ -248,9 +242,9 @@ def _add_loss(found: Measures, piece: _Piece, vocabulary: Vocabulary | None) -> 
     inside = np.ones(ends.size, dtype=np.bool_)
     for back in range(3):
         inside &= piece.position[ends] - back > 0
-        reach = np.where(inside, piece.begin + ends - back, 0)
-        inside &= _bits_at(piece.mask_bits, reach)
-        ids = np.minimum(piece.all_ids[reach], vocabulary.size - 1)
+        reach = np.where(inside, piece.before + ends - back, 0)
+        inside &= piece.near_learned[reach]
+        ids = np.minimum(piece.near_ids[reach], vocabulary.size - 1)
         good |= inside & vocabulary.stops[ids]
     _tally(found.ended, piece.row[ends[good]])
     bad = ends[~good]

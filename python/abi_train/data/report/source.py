@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...dataset import TokenizedDataset, TokenizedWriter
+from ...dataset import TokenizedWriter
 from ...errors import ArgumentError, DataError, FileAccessError, MissingFileError
+from ..files import Bits, Ids, TokenFiles, is_set, manifest_path
 from ..native import NativeEncoder
 from ..prepare import Loss, encode_pair, encode_row
 from ..sources import Preference, Skipped, read_rows
@@ -28,6 +29,8 @@ from .vocabulary import Vocabulary
 TEXT_CHUNK = 1 << 20
 """Bytes of text looked at at once."""
 DOCUMENT_BLOCK = 1 << 22
+
+NO_IDS = Ids([np.empty(0, dtype=np.uint32)], [0, 0])
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -44,9 +47,9 @@ class Material:
 
     path: Path
     kind: str
-    tokens: npt.NDArray[np.uint32]
+    tokens: Ids
     starts: npt.NDArray[np.int64]
-    mask_bits: npt.NDArray[np.uint8] | None
+    mask: Bits | None
     manifest: dict[str, Any]
     vocabulary: Vocabulary | None
     lines: npt.NDArray[np.int64] | None = None
@@ -70,16 +73,16 @@ class Material:
 
     def learned(self, begin: int, end: int) -> npt.NDArray[np.bool_]:
         """The mask of tokens `begin` to `end` as the file has it."""
-        if self.mask_bits is None:
+        if self.mask is None:
             return np.ones(end - begin, dtype=np.bool_)
-        first = begin >> 3
-        bits = np.unpackbits(self.mask_bits[first : (end + 7) >> 3], bitorder="little")
-        return bits[begin - first * 8 : end - first * 8].astype(np.bool_)
+        return self.mask.at(begin, end).view(np.bool_)
 
 
 def is_jsonl(path: Path) -> bool:
-    """Whether a report must tokenise this file: what is not called `.bin` holds rows of text."""
-    return path.suffix != ".bin"
+    """Whether a report must tokenise this file: it is neither a `.bin` nor a set's manifest."""
+    return path.suffix != ".bin" and not (
+        path.suffix == ".json" and is_set(path.with_suffix(".bin"))
+    )
 
 
 @contextlib.contextmanager
@@ -100,13 +103,14 @@ def opened(
 
     if path.is_dir():
         raise FileAccessError(f"{path} is a folder; name a token file (.bin) or a JSONL file in it")
+    if path.suffix == ".bin" and not path.exists() and is_set(path):
+        path = manifest_path(path)
     if not path.exists():
         raise MissingFileError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise FileAccessError(f"{path} is not a regular file; save the rows to one first")
     if not is_jsonl(path):
-        with TokenizedDataset.load(path) as data:
-            yield _token_file(path, data, tokenizer)
+        yield _token_file(path, TokenFiles.open(path), tokenizer)
         return
     if tokenizer is None:
         raise ArgumentError(
@@ -120,39 +124,40 @@ def opened(
         if not beside.exists():
             yield material
             return
-        with TokenizedDataset.load(beside) as data:
-            material.tokens = data.tokens
-            assert data.row_starts is not None
-            material.starts = data.row_starts.astype(np.int64)
-            material.mask_bits = data.mask_bits
-            yield material
-            material.tokens, material.mask_bits = np.empty(0, dtype=np.uint32), None
+        made = TokenFiles.open(beside)
+        assert made.starts is not None
+        material.tokens, material.mask = made.token_ids, made.mask
+        material.starts = made.starts.astype(np.int64)
+        yield material
+        material.tokens, material.mask = NO_IDS, None  # the file goes away
 
 
-def _token_file(path: Path, data: TokenizedDataset, tokenizer: Path | None) -> Material:
-    manifest = data.manifest or {}
+def _token_file(path: Path, data: TokenFiles, tokenizer: Path | None) -> Material:
+    manifest = data.manifest
     name = manifest.get("format")
     vocabulary = Vocabulary(tokenizer, name) if tokenizer is not None else None
-    if data.row_starts is None:
-        starts, known = _documents(data.tokens, vocabulary)
+    if data.starts is None:
+        kind, (starts, known) = "stream", _documents(data.token_ids, vocabulary)
     else:
-        starts, known = data.row_starts.astype(np.int64), True
-    kind = "stream" if data.row_starts is None else "pairs" if data.is_preference else "rows"
+        kind = "pairs" if manifest.get("kind") == "preference" else "rows"
+        starts, known = data.starts.astype(np.int64), True
+    if kind == "pairs" and starts.size % 2 == 0:
+        raise DataError(
+            f"{path} holds pairs of answers, but an odd number of rows. Prepare the data again"
+        )
     return Material(
         path=path,
         kind=kind,
-        tokens=data.tokens,
+        tokens=data.token_ids,
         starts=starts,
-        mask_bits=data.mask_bits,
+        mask=data.mask,
         manifest=manifest,
         vocabulary=vocabulary,
         documents_known=known,
     )
 
 
-def _documents(
-    tokens: npt.NDArray[np.uint32], vocabulary: Vocabulary | None
-) -> tuple[npt.NDArray[np.int64], bool]:
+def _documents(tokens: Ids, vocabulary: Vocabulary | None) -> tuple[npt.NDArray[np.int64], bool]:
     """Where the documents of a stream start: behind each end token."""
     count = int(tokens.size)
     whole = np.array([0, count] if count else [0], dtype=np.int64)
@@ -223,9 +228,9 @@ def _tokenised(
     return Material(
         path=path,
         kind=kind,
-        tokens=np.empty(0, dtype=np.uint32),
+        tokens=NO_IDS,
         starts=np.zeros(1, dtype=np.int64),
-        mask_bits=None,
+        mask=None,
         manifest={"format": encoder.chat_format, "vocab_size": encoder.vocab_size},
         vocabulary=Vocabulary(folder, encoder.chat_format),
         lines=np.array(lines, dtype=np.int64),
