@@ -222,6 +222,7 @@ def test_a_card_of_a_run_of_pairs_on_test_data_warns(made: Path, tmp_path: Path)
     assert "| truthfulqa_mc1 (trained on its test data) | 0.7500 |" in text
     assert "| gsm8k | 0.1000 |" in text
     assert "what it has seen, not what it can do" in text
+    assert "| truth.bin | 1 pair |" in text and "| rewards/accuracies at the end |" in text
     adapter = run / "checkpoint-2"
     warned = contamination(adapter, "truthfulqa_mc2")
     assert warned is not None and "TruthfulQA" in warned

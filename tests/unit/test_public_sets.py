@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import published_sets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from published_sets import SHAPES, published, write_jsonl, write_parquet
 
 from abi_train.data import provenance
@@ -196,6 +199,23 @@ def test_split_words_are_put_together(split: str, whole: str) -> None:
     assert repaired(whole) == whole
 
 
+@given(st.text(alphabet="abcI 1 0.,:;!?'’\"()$%-", max_size=40))
+def test_repairing_loses_and_moves_no_letter(text: str) -> None:
+    def letters(text: str) -> str:
+        return "".join(text.split())
+
+    once = repaired(text)
+    assert letters(once) == letters(text)
+    assert "  " not in once and once == once.strip()
+
+
+@given(st.text(max_size=60))
+def test_cleaned_text_has_no_border_and_no_code_for_a_comma(text: str) -> None:
+    once = cleaned(text.replace("_comma_", "") + "_comma_" + text)
+    assert once == once.strip() and "|" not in (once[:1], once[-1:])
+    assert "_comma_" not in cleaned("a_comma_b_comma_ c")
+
+
 def test_a_comment_asks_for_its_emotion_and_does_not_tell_it(tmp_path: Path) -> None:
     rows, report = get(tmp_path, "go-emotions", "simplified")
     assert [row["messages"][1]["content"] for row in rows] == [
@@ -293,7 +313,7 @@ def test_a_true_answer_stands_against_a_false_one(tmp_path: Path) -> None:
     }
     assert drawn == {"A tree grows in you", "You fall ill"}
     told = side(report.path)
-    assert "truthfulqa_mc1" in told["evaluations"]
+    assert told["evaluations"] == ["truthfulqa"]
     assert any("do not report those scores" in note for note in told["notes"])
     rows, report = get(tmp_path, "truthful-qa", "multiple_choice", options={"pairs": "all"})
     assert [row["rejected"][0]["content"] for row in rows] == ["A tree grows.", "You fall ill."]
@@ -507,6 +527,7 @@ def test_what_the_set_does_not_have_is_said_before_anything_is_read(tmp_path: Pa
         ("has no option 'tone'; it has marks, final", {"options": {"tone": "x"}}),
         ("marks is 'x'; it must be one of remove, keep", {"options": {"marks": "x"}}),
         ("limit is 0", {"limit": 0}),
+        ("is under MIT; leave out --license", {"license_note": "own"}),
         ("leave out --id and --revision", {"source": rows, "revision": "main"}),
     ]
     for said, choices in asked:
@@ -564,6 +585,8 @@ def test_without_the_hub_one_sentence_says_what_to_do(tmp_path: Path) -> None:
         (ValueError, "BuilderConfig 'x' not found. Available: ['main']", ConfigError, "Available"),
         (ConnectionError, "no route", FileAccessError, "cannot be reached"),
         (KeyError, "strange", DataError, "KeyError: 'strange'"),
+        (TimeoutError, "too slow", FileAccessError, "cannot be reached"),
+        (ValueError, "Revision 'x' doesn't exist for dataset", ConfigError, "no such revision"),
     ],
 )
 def test_what_the_hub_says_becomes_one_sentence(
@@ -583,6 +606,19 @@ def test_what_the_hub_says_becomes_one_sentence(
     with pytest.raises(wanted, match="openai/gsm8k") as caught:
         fetch("gsm8k", tmp_path / "rows.jsonl")
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_not_called_a_missing_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/file")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(FileAccessError, match="/cache/file: No space left on device; free space"):
+        fetch("gsm8k", tmp_path / "rows.jsonl")
 
 
 def test_the_hub_is_asked_for_the_parquet_branch_of_scripts(

@@ -37,8 +37,8 @@ class Part:
 
     name: str
     origin: Origin
-    rows: int | None = None
-    tokens: int | None = None
+    rows: str = ""
+    tokens: str = ""
 
 
 def write_model_card(
@@ -178,19 +178,18 @@ def parts_of(spec: RunSpec) -> list[Part]:
 
 
 def _of_file(path: Path, origin: Origin) -> Part:
-    rows, tokens = _counts(path)
-    return Part(name=path.name, origin=origin, rows=rows, tokens=tokens)
-
-
-def _counts(data: Path) -> tuple[int | None, int | None]:
-    """Rows (or pairs) and tokens, as the manifest has them."""
-    path = provenance.manifest_of(data)
+    """A token file with its counts, as the manifest has them."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(provenance.manifest_of(path).read_text(encoding="utf-8"))
         rows, tokens = values.get("rows"), values.get("count")
+        pairs = values.get("kind") == "preference"
     except (OSError, ValueError, AttributeError):
-        return None, None
-    return rows if isinstance(rows, int) else None, tokens if isinstance(tokens, int) else None
+        return Part(name=path.name, origin=origin)
+    shown = str(rows) if isinstance(rows, int) else ""
+    if shown and pairs:
+        shown = f"{rows // 2} pair{'' if rows == 2 else 's'}"
+    tokens = str(tokens) if isinstance(tokens, int) else ""
+    return Part(name=path.name, origin=origin, rows=shown, tokens=tokens)
 
 
 def base_model(model: Path) -> str:
@@ -274,8 +273,8 @@ def _data(parts: list[Part], whole: Origin, *, eval_data: Path | None = None) ->
         origin = part.origin
         cells = [
             part.name,
-            "" if part.rows is None else part.rows,
-            "" if part.tokens is None else part.tokens,
+            part.rows,
+            part.tokens,
             origin.source or "unknown",
             origin.license or "unknown",
             uses[origin.commercial_use],
@@ -348,6 +347,9 @@ def _results(run: Path, whole: Origin, scores: Mapping[str, float]) -> str:
         rows.append(("tokens seen", state["num_input_tokens_seen"]))
     if trained:
         rows.append(("training loss at the end", _number(trained[-1]["loss"])))
+    for key in ("rewards/accuracies", "rewards/margins"):
+        if trained and key in trained[-1]:
+            rows.append((f"{key} at the end", _number(float(trained[-1][key]))))
     if evaluated:
         rows.append(("evaluation loss at the end", _number(evaluated[-1]["eval_loss"])))
     if state.get("best_metric") is not None:

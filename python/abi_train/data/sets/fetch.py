@@ -96,6 +96,11 @@ def fetch_set(
     config = config or data_set.default_config
     split = split or data_set.default_split
     _check(data_set, output, config, split, limit)
+    if data_set.license is not None and license_note is not None:
+        raise ConfigError(
+            f"{data_set.name} is under {data_set.license}; leave out --license (in Python "
+            "license_note)"
+        )
     job = Converting(config=config, options=data_set.choose(options or {}), seed=seed)
     report = Fetched(
         name=data_set.name,
@@ -175,7 +180,8 @@ def _tables(
         commits = set()
         for part in home.parts[report.config]:
             asked = revision or home.revision
-            table, commit = hub.read(home.hub_id, part, split=report.split, revision=asked)
+            wanted = {**data_set.columns[report.config], **data_set.optional}
+            table, commit = hub.read(home.hub_id, part, wanted, split=report.split, revision=asked)
             commits.add(commit)
             yield table
         if len(commits) == 1 and (commit := commits.pop()):

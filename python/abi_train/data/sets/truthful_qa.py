@@ -77,8 +77,6 @@ TRUTHFUL_QA = DataSet(
             help="pairs of a question: one, its false answer drawn by the seed, or one for each",
         ),
     ),
-    evaluations={
-        "validation": ("truthfulqa", "truthfulqa_gen", "truthfulqa_mc1", "truthfulqa_mc2")
-    },
+    evaluations={"validation": ("truthfulqa",)},
     convert=convert,
 )
