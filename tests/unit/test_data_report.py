@@ -14,22 +14,26 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import chat_samples
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import llama3_tokenizer
+from tiny_tokenizers import make_tokenizer
 
 from abi_train import TokenizedWriter
 from abi_train._native import dataset as native_set
+from abi_train.chat import FORMATS, format_info
 from abi_train.data.files import Bits, Ids
 from abi_train.data.prepare import prepare
-from abi_train.data.report import Report, examine, visible
+from abi_train.data.report import Report, examine
 from abi_train.data.report.histogram import length_histogram, share_histogram
 from abi_train.data.report.measure import NOT_LEARNED, measure, repeats
 from abi_train.data.report.page import render_page
 from abi_train.data.report.text import MARKERS, TextFacts, add_text
 from abi_train.data.report.vocabulary import Vocabulary, powers
+from abi_train.data.visible import visible
 from abi_train.demo import SAMPLE
 from abi_train.errors import ArgumentError, DataError, FileAccessError, MissingFileError
 
@@ -384,8 +388,6 @@ def test_equal_answers_in_a_token_file_are_an_error(tmp_path: Path) -> None:
 
 
 def test_an_unknown_token_is_found(tmp_path: Path) -> None:
-    from tiny_tokenizers import make_tokenizer
-
     folder = tmp_path / "llama"
     make_tokenizer(folder, "llama")
     vocabulary = Vocabulary(folder)
@@ -745,3 +747,19 @@ def test_shown_tokens_put_together_are_the_row(tmp_path: Path) -> None:
     learned = "".join(token.text or "" for token in example.tokens if token.in_loss)
     assert learned == "Ответ: 你好 — ça va 🙂.<|im_end|>"
     assert (example.row, example.line, example.count) == (0, 1, len(example.tokens))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sound_chats_of_every_format_give_no_finding_about_tokens(
+    tmp_path: Path, name: str
+) -> None:
+    folder = chat_samples.make_home(tmp_path / "tokenizer", name, format_info(name).jinja)
+    rows = [
+        turns(f"u: question {i}, is it?", f"a: answer {i}, it is", f"u: and {i}?", f"a: also {i}.")
+        for i in range(6)
+    ]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    report = examine(source, tokenizer=folder, chat_format=name)
+    assert codes(report) == {}, [finding.message for finding in report.findings]
+    prepare([source], folder, tmp_path / "rows.bin", chat_format=name)
+    assert codes(examine(tmp_path / "rows.bin", tokenizer=folder)) == {}

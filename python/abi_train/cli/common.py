@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..data.visible import visible
 from ..errors import ConfigError
 
 HELP_SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
@@ -38,7 +39,7 @@ def error_line(text: str) -> None:
     """One line that says what went wrong."""
     console = err()
     console.print("error:", style="bold red", end=" ")
-    console.print(text, markup=False, highlight=False)
+    console.print(visible(text), markup=False, highlight=False)
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def print_json(values: Any) -> None:
 
 def say(text: str) -> None:
     """A line for a person, on stderr."""
-    err().print(text, markup=False, highlight=False)
+    err().print(visible(text), markup=False, highlight=False)
 
 
 def size_text(count: float) -> str:

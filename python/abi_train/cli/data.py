@@ -153,6 +153,8 @@ def print_report(report: Any) -> None:
         )
         if split.truncated:
             say(f"  {split.truncated} rows were longer and lost their end")
+    if report.continued_at:
+        say(f"went on at {report.continued_at:.0%}, where an earlier run was stopped")
     if report.dropped:
         say(f"dropped {report.dropped} rows with nothing to learn")
     if report.skipped.total:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from ..data.visible import visible
 from .common import size_text
 
 if TYPE_CHECKING:
@@ -57,8 +58,6 @@ def example_text(console: Console, example: Example) -> Text:
 
 def _marked(console: Console, pieces: Iterable[tuple[str, bool, bool]]) -> Text:
     """Text with marks around what is learned; the last flag says: a control token."""
-    from ..data.report import visible
-
     opens, closes = marks(console)
     shown = Text()
     learning = False
@@ -224,8 +223,6 @@ def _finding(console: Console, finding: object, width: int) -> None:
 
 def _hanging(console: Console, label: str, text: str, width: int, style: str = "") -> None:
     """A label and its text, wrapped beside it."""
-    from ..data.report import visible
-
     lines: Sequence[str] = textwrap.wrap(
         visible(text).replace("\n", " "),
         max(20, width - len(label)),

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ...errors import ArgumentError
 from ..prepare import Loss
-from .example import Example, Token, tokens_of, visible
+from .example import Example, Token, tokens_of
 from .findings import ERROR, SEVERITIES, Finding, Rules, plural, unit_hashes
 from .histogram import Histogram, length_histogram, share_histogram
 from .measure import Measures, measure
@@ -416,5 +416,4 @@ __all__ = [
     "Report",
     "Token",
     "examine",
-    "visible",
 ]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .example import visible
+from ..visible import visible
 from .measure import NOT_LEARNED, Hits, Measures, repeats
 from .source import Material
 from .text import CONTROL_FREE, FAMILIES, TextFacts

@@ -153,7 +153,7 @@ def _empty(lengths: Numbers, size: int) -> Measures:
 class _Piece:
     """The tokens `begin` to `end` and the rows they belong to.
 
-    near_ids, near_learned: with the `before` tokens in front of them.
+    near_ids, near_learned: with the `before` tokens in front of them and one behind.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class _Piece:
     ) -> None:
         self.before = min(2, begin)
         more = min(end + 1, int(starts[-1]))
-        self.near_ids = tokens[begin - self.before : end]
-        self.ids = self.near_ids[self.before :]
+        self.near_ids = tokens[begin - self.before : more]
+        self.ids = self.near_ids[self.before : self.before + end - begin]
         self.near_learned = _flags(mask, begin - self.before, more)
         first = int(np.searchsorted(starts, begin, side="right")) - 1
         last = int(np.searchsorted(starts, end, side="left"))
@@ -246,6 +246,11 @@ def _add_loss(found: Measures, piece: _Piece, vocabulary: Vocabulary | None) -> 
         inside &= piece.near_learned[reach]
         ids = np.minimum(piece.near_ids[reach], vocabulary.size - 1)
         good |= inside & vocabulary.stops[ids]
+    if vocabulary.past_end is not None:
+        # In a chat of several turns another token may stand for the end, outside the loss.
+        behind = piece.position[ends] + 1 < found.lengths[piece.row[ends]]
+        after = np.where(behind, piece.before + ends + 1, 0)
+        good |= behind & (piece.near_ids[after] == vocabulary.past_end)
     _tally(found.ended, piece.row[ends[good]])
     bad = ends[~good]
     last = piece.position[bad] + 1 == found.lengths[piece.row[bad]]

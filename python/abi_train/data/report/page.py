@@ -9,8 +9,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from ..visible import visible
 from . import Report
-from .example import Example, Token, visible
+from .example import Example, Token
 from .findings import ERROR, NOTE, WARN, Finding
 from .histogram import Histogram
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...chat import CHOICES, FORMATS, FROM_TOKENIZER, format_info
 from ...errors import AbiTrainError
 from ...tokenizer import Tokenizer
 
@@ -65,6 +66,7 @@ class Vocabulary:
             if end is not None:
                 self.stops[end] = True
         rendered = self._rendered(chat_format)
+        self.past_end, controls = self._described(chat_format)
         self.begins_with_bos = self._begins_with_bos(rendered)
         self.bos_inside_is_normal = (
             self.bos is None
@@ -72,7 +74,8 @@ class Vocabulary:
             or any(ids.count(self.bos) > 1 for ids in rendered)
         )
         self.expected = np.zeros(self.size, dtype=np.bool_)
-        for token in (self.bos, self.eos, *(token for ids in rendered for token in ids)):
+        in_chats = (token for ids in rendered for token in ids)
+        for token in (self.bos, self.eos, *controls, *in_chats):
             if token is not None:
                 self.expected[token] = True
         self._known = np.zeros(self.size, dtype=np.bool_)
@@ -108,7 +111,8 @@ class Vocabulary:
 
     def _rendered(self, chat_format: str | None) -> list[list[int]]:
         """Ids of small chats in the format, as far as it takes them."""
-        for name in dict.fromkeys((None if chat_format == "template" else chat_format, None)):
+        known = chat_format in CHOICES and chat_format != FROM_TOKENIZER
+        for name in dict.fromkeys((chat_format if known else None, None)):
             rendered = []
             for chat in _SAMPLE_CHATS:
                 try:
@@ -118,6 +122,23 @@ class Vocabulary:
             if rendered:
                 return rendered
         return []
+
+    def _described(self, chat_format: str | None) -> tuple[int | None, list[int]]:
+        """What stands in place of the end behind an answer of the past, and all controls."""
+        name = chat_format
+        if name not in FORMATS:
+            detected = self.tokenizer.chat_format()
+            name = None if detected is None else detected.name
+        if name not in FORMATS:
+            return None, []
+        assert name is not None
+        about = format_info(name)
+        ids = [self.tokenizer.token_to_id(text, control_only=True) for text in about.controls]
+        past = about.past_end
+        return (
+            None if past is None else self.tokenizer.token_to_id(past, control_only=True),
+            [token for token in ids if token is not None],
+        )
 
     def _begins_with_bos(self, rendered: Sequence[Sequence[int]]) -> bool | None:
         """Whether rows begin with the begin token; None: chats do and texts do not, or reverse."""
