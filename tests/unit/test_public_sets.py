@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -184,6 +185,7 @@ def test_a_dialogue_is_written_as_one_would_write_it(tmp_path: Path) -> None:
         ("I don ' t know . ", "I don't know."),
         ("We ' re late , aren ’ t we ?", "We're late, aren’t we?"),
         ("the boys ' room", "the boys ' room"),
+        ("At ten o ' clock , ma ’ am ?", "At ten o'clock, ma’am?"),
         ("The U . S . A . is large .", "The U.S.A. is large."),
         ("1 , 000 or 1 , 2", "1,000 or 1, 2"),
         ("It is 3 . 5 % ; more !", "It is 3.5%; more!"),
@@ -385,8 +387,6 @@ def test_any_form_of_file_gives_the_same_rows(tmp_path: Path, ending: str) -> No
     elif ending == "json":
         file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     else:
-        import csv
-
         with file.open("w", encoding="utf-8", newline="") as out:
             table = csv.DictWriter(out, ["id", "text", "labels"])
             table.writeheader()
@@ -434,6 +434,15 @@ def test_subjects_of_a_folder_are_told_apart_and_together(tmp_path: Path) -> Non
     assert problems("all") == ["algebra 0", "intermediate_algebra 1", "prealgebra 2"]
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` keeps goes below the test's folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_a_repository_is_loaded_as_from_the_hub(tmp_path: Path) -> None:
     """A folder laid out as the Hub lays out a set, through `datasets`."""
     repository = tmp_path / "repository"
@@ -458,11 +467,87 @@ def test_a_repository_is_loaded_as_from_the_hub(tmp_path: Path) -> None:
         get(split="validation")
 
 
-def test_the_parquet_branch_of_a_repository_is_read_from_a_folder(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_the_parquet_branch_of_a_repository_is_read_either_way(tmp_path: Path) -> None:
     rows, features = SHAPES["daily-dialog", "default"]
-    write_parquet(tmp_path / "copy" / "default" / "train" / "0000.parquet", rows, features)
-    write_parquet(tmp_path / "copy" / "default" / "test" / "0000.parquet", rows[:2], features)
-    assert fetch("daily-dialog", tmp_path / "rows.jsonl", source=tmp_path / "copy").rows == 3
+    copy = tmp_path / "copy"
+    for at, split in enumerate(("train", "validation", "test")):
+        file = copy / "default" / split / "0000.parquet"
+        write_parquet(file, rows[: len(rows) - at], features)
+
+    def count(split: str, **choices: Any) -> int:
+        return fetch("daily-dialog", tmp_path / "rows.jsonl", split=split, **choices).read
+
+    for at, split in enumerate(("train", "validation", "test")):
+        assert count(split, source=copy) == len(rows) - at
+        assert count(split, hub_id=str(copy)) == len(rows) - at
+
+
+def test_the_authors_own_files_give_the_same_rows(tmp_path: Path) -> None:
+    wanted, _ = get(tmp_path / "hub", "hotpot-qa", "distractor")
+    file = tmp_path / "hotpot_train_v1.1.json"
+    authors = [hotpot_of_the_authors(row) for row in published_sets.HOTPOT]
+    file.write_text(json.dumps(authors), encoding="utf-8")
+    report = fetch("hotpot-qa", tmp_path / "rows.jsonl", source=file)
+    assert read(report.path) == wanted and report.read == 3
+    authors[0]["supporting_facts"][0].append("more")
+    file.write_text(json.dumps(authors), encoding="utf-8")
+    with pytest.raises(DataError, match="must be a list of a list of text, a whole number"):
+        fetch("hotpot-qa", tmp_path / "rows.jsonl", source=file)
+
+    wanted, _ = get(tmp_path / "hub", "go-emotions", "simplified")
+    lines = [
+        "\t".join([row["text"], ",".join(map(str, row["labels"])), row["id"]])
+        for row in published_sets.GO
+    ]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    report = fetch("go-emotions", tmp_path / "rows.jsonl", source=tmp_path / "train.tsv")
+    assert read(report.path) == wanted
+
+    wanted, _ = get(tmp_path / "hub", "truthful-qa", "generation", options={"pairs": "all"})
+    with (tmp_path / "TruthfulQA.csv").open("w", encoding="utf-8", newline="") as out:
+        table = csv.writer(out)
+        answers = ["Best Answer", "Correct Answers", "Incorrect Answers"]
+        table.writerow(["Type", "Category", "Question", *answers, "Source"])
+        for row in published_sets.TRUTHFUL:
+            lists = ["; ".join(row[name]) for name in ("correct_answers", "incorrect_answers")]
+            first = [row[name] for name in ("type", "category", "question", "best_answer")]
+            table.writerow([*first, *lists, row["source"]])
+    csv_file = tmp_path / "TruthfulQA.csv"
+    options = {"pairs": "all"}
+    report = fetch("truthful-qa", tmp_path / "rows.jsonl", source=csv_file, options=options)
+    assert read(report.path) == wanted
+
+
+def hotpot_of_the_authors(row: dict[str, Any]) -> dict[str, Any]:
+    facts, context = row["supporting_facts"], row["context"]
+    return {
+        "_id": row["id"],
+        **{name: row[name] for name in ("question", "answer", "type", "level")},
+        "supporting_facts": [
+            list(pair) for pair in zip(facts["title"], facts["sent_id"], strict=True)
+        ],
+        "context": [
+            list(pair) for pair in zip(context["title"], context["sentences"], strict=True)
+        ],
+    }
+
+
+def test_a_file_for_each_problem_in_folders_by_split_and_subject(tmp_path: Path) -> None:
+    for split, subject, name in (
+        ("train", "algebra", "1.json"),
+        ("train", "algebra", "2.json"),
+        ("train", "prealgebra", "1.json"),
+        ("test", "algebra", "7.json"),
+    ):
+        file = tmp_path / "MATH" / split / subject / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(published_sets.MATH_ROWS[0], indent=1), encoding="utf-8")
+
+    def count(**choices: Any) -> int:
+        return fetch("math", tmp_path / "rows.jsonl", source=tmp_path / "MATH", **choices).rows
+
+    assert (count(), count(config="algebra"), count(split="test")) == (3, 2, 1)
 
 
 def test_a_repository_whose_labels_changed_is_refused(tmp_path: Path) -> None:

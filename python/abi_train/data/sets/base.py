@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from ...errors import ConfigError, DataError
 
-Kind = type | list[Any] | dict[str, Any]
-"""Of a column: `str`, `int`, `bool`, `[kind]` for a list, `{name: kind}` for a table."""
+Kind = type | list[Any] | tuple[Any, ...] | dict[str, Any]
+"""Of a column: `str`, `int`, `bool`, `object` for anything, `[kind]` for a list of any length,
+`(kind, kind)` for one of these, `{name: kind}` for a table."""
 Columns = Mapping[str, Kind]
 Record = tuple[str, dict[str, Any]]
 """Where a record stands, in words, and its columns."""
@@ -51,6 +52,17 @@ class Option:
     name: str
     values: tuple[str, ...]
     help: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """The layout in which the authors publish a set themselves, where it is not the Hub's.
+
+    It is known by its columns. turned: the columns of the Hub from those of a record.
+    """
+
+    columns: Columns
+    turned: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(kw_only=True)
@@ -99,8 +111,12 @@ class DataSet:
     options: tuple[Option, ...] = ()
     evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    originals: Mapping[str, Original] = field(default_factory=dict)
+    """Of each configuration that has one."""
     raw_csv: bool = False
     """Its published CSV knows no quotes: each comma ends a field."""
+    tsv: tuple[str, ...] = ()
+    """The columns of its published TSV, which has no head."""
 
     @property
     def default_config(self) -> str:
@@ -194,6 +210,10 @@ def _as(value: Any, kind: Kind) -> Any:
         if not isinstance(value, (list, tuple)):
             raise TypeError
         return [_as(item, kind[0]) for item in value]
+    if isinstance(kind, tuple):
+        if not isinstance(value, (list, tuple)) or len(value) != len(kind):
+            raise TypeError
+        return tuple(_as(item, inner) for item, inner in zip(value, kind, strict=True))
     if isinstance(kind, dict):
         if not isinstance(value, dict) or not set(kind) <= set(value):
             raise TypeError
@@ -211,6 +231,8 @@ def spelled(kind: Kind) -> str:
     """The kind in words."""
     if isinstance(kind, list):
         return f"a list of {spelled(kind[0])}"
+    if isinstance(kind, tuple):
+        return f"a list of {', '.join(map(spelled, kind))}"
     if isinstance(kind, dict):
         return "a table with " + ", ".join(f"{name} ({spelled(k)})" for name, k in kind.items())
     return {str: "text", int: "a whole number", bool: "true or false"}.get(kind, "anything")
@@ -229,9 +251,11 @@ def _read_cell(text: str, kind: Kind) -> Any:
         return text
     if kind is bool:
         return {"true": True, "false": False, "1": True, "0": False}.get(text.lower(), text)
+    if isinstance(kind, list) and kind[0] is int and not text.startswith("["):
+        text = f"[{text}]"  # 2,27
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -63,6 +63,7 @@ _REPAIRS: Final = tuple(
     for pattern, put in (
         (r"(?<=\w) (['’]) ?([sS]|[mM]|[dD]|[tT]|re|ve|ll)\b", r"\1\2"),  # I ’ m, don ' t
         (r"\b(\w+) (n['’]t)\b", r"\1\2"),  # do n't
+        (r"\b([oO]|[yY]|[mM]a) (['’]) (?=(?:clock|all|am)\b)", r"\1\2"),  # o ' clock
         (r"(?<=\d) ([.:]) (?=\d)", r"\1"),  # 9 : 30
         (r"(?<=\d) , (?=\d{3}\b)", ","),  # 1 , 000
         (r"([$£€#]) (?=\d)", r"\1"),

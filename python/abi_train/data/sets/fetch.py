@@ -166,11 +166,12 @@ def _tables(
         ]
         return local.read(
             Path(source),
-            {**data_set.columns[report.config], **data_set.optional},
+            _all_columns(data_set, report.config),
             split=report.split,
             config=sorted(names),
             configs=[*data_set.columns, *filter(None, all_parts)],
             raw_csv=data_set.raw_csv,
+            tsv=data_set.tsv,
         )
     home = _home(data_set, report.config, hub_id)
     report.dataset = home.hub_id
@@ -180,7 +181,7 @@ def _tables(
         commits = set()
         for part in home.parts[report.config]:
             asked = revision or home.revision
-            wanted = {**data_set.columns[report.config], **data_set.optional}
+            wanted = _all_columns(data_set, report.config)
             table, commit = hub.read(home.hub_id, part, wanted, split=report.split, revision=asked)
             commits.add(commit)
             yield table
@@ -214,20 +215,35 @@ def _records(
     report: Fetched,
     on_progress: Callable[[int], None] | None,
 ) -> Iterator[Record]:
-    """The records with their columns checked."""
-    wanted = data_set.columns[report.config]
-    taken = {**wanted, **data_set.optional}
+    """The records with their columns checked, those of the authors' own layout turned."""
     for table in tables:
         advice = _advice(report)
         where = table.where + (f" at {report.revision}" if report.revision else "")
+        wanted, original = data_set.columns[report.config], data_set.originals.get(report.config)
+        if original is not None and set(original.columns) <= set(table.columns):
+            wanted = original.columns
+        else:
+            original = None
         extra = check_columns(table.columns, wanted, where=where, advice=advice)
         report.unused_columns = tuple(name for name in extra if name not in data_set.optional)
         _check_labels(data_set, table, where, advice)
+        taken = {**wanted, **data_set.optional}
         for place, values in table.records:
             report.read += 1
             if on_progress is not None and report.read % 500 == 0:
                 on_progress(report.read)
-            yield place, checked(values, taken, where=place, advice=advice)
+            found = checked(values, taken, where=place, advice=advice)
+            yield place, found if original is None else original.turned(found)
+
+
+def _all_columns(data_set: DataSet, config: str) -> dict[str, Any]:
+    """Every column that may be read, with its type. Of two layouts the Hub's type counts."""
+    original = data_set.originals.get(config)
+    return {
+        **({} if original is None else original.columns),
+        **data_set.columns[config],
+        **data_set.optional,
+    }
 
 
 def _check_labels(data_set: DataSet, table: local.Table, where: str, advice: str) -> None:

@@ -101,5 +101,6 @@ GO_EMOTIONS = DataSet(
         ),
     ),
     label_names={"labels": LABELS},
+    tsv=("text", "labels", "id"),
     convert=convert,
 )

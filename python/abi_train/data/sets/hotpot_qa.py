@@ -10,7 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .base import Columns, Converting, DataSet, Home, Option, Record, Row, chat, one_line, texts
+from .base import (
+    Columns,
+    Converting,
+    DataSet,
+    Home,
+    Option,
+    Original,
+    Record,
+    Row,
+    chat,
+    one_line,
+    texts,
+)
 
 COLUMNS: Columns = {
     "question": str,
@@ -18,6 +30,22 @@ COLUMNS: Columns = {
     "supporting_facts": {"title": [str], "sent_id": [int]},
     "context": {"title": [str], "sentences": [[str]]},
 }
+
+
+def turned(values: dict[str, Any]) -> dict[str, Any]:
+    """The Hub's columns from the authors' JSON, which has pairs in place of tables."""
+    facts, context = values["supporting_facts"] or [], values["context"] or []
+    return {
+        **values,
+        "supporting_facts": {
+            "title": [title for title, _ in facts],
+            "sent_id": [number for _, number in facts],
+        },
+        "context": {
+            "title": [title for title, _ in context],
+            "sentences": [sentences for _, sentences in context],
+        },
+    }
 
 
 def convert(records: Iterable[Record], job: Converting) -> Iterator[Row]:
@@ -71,6 +99,16 @@ def _facts(
     return list(found)
 
 
+ORIGINAL = Original(
+    columns={
+        "_id": str,
+        "question": str,
+        "answer": str,
+        "supporting_facts": [(str, int)],
+        "context": [(str, [str])],
+    },
+    turned=turned,
+)
 HOTPOT_QA = DataSet(
     name="hotpot-qa",
     title="HotpotQA",
@@ -98,6 +136,7 @@ HOTPOT_QA = DataSet(
             help="paragraphs before the question: those with the facts, all ten, or none",
         ),
     ),
+    originals=dict.fromkeys(("distractor", "fullwiki"), ORIGINAL),
     evaluations={"validation": ("hotpotqa",)},
     convert=convert,
 )

@@ -1,4 +1,4 @@
-"""Records of a set from files: Parquet, JSON, JSON lines, CSV, or a folder of them.
+"""Records of a set from files: Parquet, JSON, JSON lines, CSV, TSV, or a folder of them.
 
 A folder is read as the Hub lays one out (`main/train-00000-of-00001.parquet`,
 `default/train/0000.parquet`, `train.jsonl`): names of folders and files tell split and
@@ -20,7 +20,7 @@ from typing import Any, Final, TextIO
 from ...errors import DataError, EngineError, FileAccessError, MissingFileError
 from .base import Columns, Record, as_columns
 
-ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv")
+ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 NO_DATA: Final = ("dataset_infos.json", "dataset_info.json", "state.json")
 SPLIT_WORDS: Final = {
     "train": {"train", "training"},
@@ -51,10 +51,12 @@ def read(
     config: Sequence[str],
     configs: Iterable[str],
     raw_csv: bool,
+    tsv: Sequence[str] = (),
 ) -> Iterator[Table]:
     """The tables at `path`: the file itself, or the files of a folder for this split.
 
-    config: names of the configuration asked for, configs: of all there are. Raises
+    config: names of the configuration asked for, configs: of all there are. raw_csv: quotes in a
+    CSV are letters. tsv: the columns of a TSV, whose first line is a record like the others. Raises
     `MissingFileError`, `FileAccessError`, `DataError` with file and line.
     """
     if not path.exists():
@@ -67,8 +69,11 @@ def read(
             )
         if file.suffix == ".parquet":
             yield _parquet(file, wanted)
-        elif file.suffix == ".csv":
-            yield _csv(file, wanted, raw=raw_csv)
+        elif file.suffix == ".tsv" and tsv:
+            records = _csv_records(file, wanted, raw=True, head=tsv, between="\t")
+            yield Table(where=str(file), columns=tuple(tsv), records=records)
+        elif file.suffix in (".csv", ".tsv"):
+            yield _csv(file, wanted, raw=raw_csv, between="," if file.suffix == ".csv" else "\t")
         else:
             yield _json(file)
 
@@ -201,25 +206,30 @@ def _object(line: str, place: str) -> dict[str, Any]:
     return values
 
 
-def _csv(path: Path, wanted: Columns, *, raw: bool) -> Table:
-    """A CSV with a head. raw: each comma ends a field, and quotes are letters."""
+def _csv(path: Path, wanted: Columns, *, raw: bool, between: str) -> Table:
+    """A table with a head. raw: each comma ends a field, and quotes are letters."""
     with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-        head = _reader(file, raw).fieldnames
+        head = _reader(file, None, raw, between).fieldnames
     if not head:
         raise DataError(f"{path}: no line with the names of columns")
-    return Table(where=str(path), columns=tuple(head), records=_csv_records(path, wanted, raw=raw))
+    records = _csv_records(path, wanted, raw=raw, head=None, between=between)
+    return Table(where=str(path), columns=tuple(head), records=records)
 
 
-def _reader(file: TextIO, raw: bool) -> csv.DictReader[str]:
+def _reader(
+    file: TextIO, head: Sequence[str] | None, raw: bool, between: str
+) -> csv.DictReader[str]:
     csv.field_size_limit(MAX_CELL)
     if raw:
-        return csv.DictReader(file, quoting=csv.QUOTE_NONE)
-    return csv.DictReader(file, strict=True)
+        return csv.DictReader(file, head, quoting=csv.QUOTE_NONE, delimiter=between)
+    return csv.DictReader(file, head, strict=True, delimiter=between)
 
 
-def _csv_records(path: Path, wanted: Columns, *, raw: bool) -> Iterator[Record]:
+def _csv_records(
+    path: Path, wanted: Columns, *, raw: bool, head: Sequence[str] | None, between: str
+) -> Iterator[Record]:
     with _reading(path), path.open(encoding="utf-8-sig", newline="") as file:
-        reader = _reader(file, raw)
+        reader = _reader(file, head, raw, between)
         try:
             for values in reader:
                 place = f"{path}:{reader.line_num}"
