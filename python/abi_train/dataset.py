@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from . import _native
-from .errors import ClosedError, FileAccessError, MissingFileError
+from .errors import FileAccessError, MissingFileError
+from .owned import Owned
 from .tokenizer import as_ids
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class MicroBatch:
     token_count: int
 
 
-class TokenizedDataset:
+class TokenizedDataset(Owned):
     """A file of token ids with its optional manifest, loss mask and row starts.
 
     ::
@@ -84,6 +84,8 @@ class TokenizedDataset:
             for batch in data.batches(4, 512, shuffle=True, seed=1):
                 batch.input_ids, batch.labels
     """
+
+    _noun = "data set"
 
     def __init__(self, handle: Handle, path: Path) -> None:
         self._handle: Handle | None = handle
@@ -107,17 +109,6 @@ class TokenizedDataset:
         """
         self._handle = None
 
-    def __enter__(self) -> TokenizedDataset:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __len__(self) -> int:
         """Number of tokens."""
         return _native.dataset.size(self.native)[0]
@@ -128,13 +119,6 @@ class TokenizedDataset:
         rows = "" if self.row_count is None else f", {self.row_count} rows"
         files = f", {self.file_count} files" if self.file_count > 1 else ""
         return f"TokenizedDataset({str(self.path)!r}, {len(self)} tokens{rows}{files})"
-
-    @property
-    def native(self) -> Handle:
-        """The native object, for other modules of this package. Raises ClosedError."""
-        if self._handle is None:
-            raise ClosedError(f"{self.path}: the data set was closed before")
-        return self._handle
 
     @property
     def file_count(self) -> int:
@@ -338,7 +322,7 @@ class MicroBatches:
             )
 
 
-class TokenizedWriter:
+class TokenizedWriter(Owned):
     """Writes a data set row by row in constant memory.
 
     ::
@@ -350,6 +334,8 @@ class TokenizedWriter:
     Nothing appears under a final name before `finish`; leaving the block without it leaves what was
     there before.
     """
+
+    _noun = "writer"
 
     def __init__(
         self,
@@ -397,33 +383,17 @@ class TokenizedWriter:
         flags = None
         if in_loss is not None:
             flags = np.ascontiguousarray(np.asarray(in_loss, dtype=np.bool_)).view(np.uint8)
-        _native.writer.append(self._open(), as_ids(ids), flags)
+        _native.writer.append(self.native, as_ids(ids), flags)
 
     def finish(self) -> tuple[int, int, int]:
         """Makes everything durable; returns tokens, rows, and tokens in the loss."""
-        summary = _native.writer.finish(self._open())
+        summary = _native.writer.finish(self.native)
         self._handle = None
         return summary
 
     def close(self) -> None:
         """Throws away what is not finished."""
         self._handle = None
-
-    def __enter__(self) -> TokenizedWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open(self) -> Handle:
-        if self._handle is None:
-            raise ClosedError(f"{self.path}: the writer was finished or closed before")
-        return self._handle
 
 
 @dataclass(frozen=True)

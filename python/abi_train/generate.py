@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import ClosedError
+from .owned import Owned
 from .tokenizer import Tokenizer, as_ids
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Generator"]
 
 
-class Generator:
+class Generator(Owned):
     """A GGUF model that answers.
 
     ::
@@ -33,6 +32,8 @@ class Generator:
 
     What was computed for an earlier prompt that begins with the same ids is kept.
     """
+
+    _noun = "generator"
 
     def __init__(self, handle: Handle, path: Path) -> None:
         self._handle: Handle | None = handle
@@ -61,24 +62,6 @@ class Generator:
             self._tokenizer.close()
             self._tokenizer = None
 
-    def __enter__(self) -> Generator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def native(self) -> Handle:
-        """The native object. Raises ClosedError."""
-        if self._handle is None:
-            raise ClosedError(f"{self.path}: the generator was closed before")
-        return self._handle
-
     @property
     def info(self) -> dict[str, Any]:
         """`config` (as in config.json), `context`, `threads`, `parameters`."""
@@ -87,8 +70,7 @@ class Generator:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer inside the file. Raises FormatError when there is none."""
-        if self._handle is None:
-            raise ClosedError(f"{self.path}: the generator was closed before")
+        _ = self.native  # raises when closed
         if self._tokenizer is None:
             self._tokenizer = Tokenizer.load(self.path)
         return self._tokenizer

@@ -6,18 +6,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
 from .errors import (
     ArgumentError,
-    ClosedError,
     ConfigError,
     FileAccessError,
     FormatError,
     MissingFileError,
 )
+from .owned import Owned
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Model"]
 
 
-class Model:
+class Model(Owned):
     """Weights with their configuration.
 
     ::
@@ -39,6 +38,8 @@ class Model:
 
     A trainer trains the weights in place: the views then show the trained values.
     """
+
+    _noun = "model"
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
@@ -89,27 +90,9 @@ class Model:
         """Frees the model, unless a view or a trainer still uses it."""
         self._handle = None
 
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         closed = ", closed" if self._handle is None else ""
         return f"Model({self.element_count} {self._dtype} elements{closed})"
-
-    @property
-    def native(self) -> Handle:
-        """The native object, for other modules of this package. Raises ClosedError."""
-        if self._handle is None:
-            raise ClosedError("the model was closed before")
-        return self._handle
 
     @property
     def config(self) -> dict[str, Any]:

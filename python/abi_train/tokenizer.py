@@ -6,11 +6,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import ArgumentError, ClosedError, DataError
+from .errors import ArgumentError, DataError
+from .owned import Owned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Tokenizer"]
 
 
-class Tokenizer:
+class Tokenizer(Owned):
     """Text to ids and back.
 
     ::
@@ -34,6 +34,8 @@ class Tokenizer:
 
     Any number of threads may use one tokenizer at the same time.
     """
+
+    _noun = "tokenizer"
 
     def __init__(self, handle: Handle, path: Path) -> None:
         self._handle: Handle | None = handle
@@ -53,30 +55,12 @@ class Tokenizer:
         """Frees the native tokenizer."""
         self._handle = None
 
-    def __enter__(self) -> Tokenizer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         closed = ", closed" if self._handle is None else ""
         return f"Tokenizer({str(self.path)!r}, {self.vocab_size} tokens{closed})"
 
     def __len__(self) -> int:
         return self.vocab_size
-
-    @property
-    def native(self) -> Handle:
-        """The native object, for other modules of this package. Raises ClosedError."""
-        if self._handle is None:
-            raise ClosedError(f"{self.path}: the tokenizer was closed before")
-        return self._handle
 
     @property
     def vocab_size(self) -> int:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import _native
-from .errors import ArgumentError, ClosedError
+from .errors import ArgumentError
+from .owned import Owned
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -103,7 +103,7 @@ class FinishedEvent:
 Event = StepEvent | EvaluationEvent | CheckpointEvent | FinishedEvent
 
 
-class Trainer:
+class Trainer(Owned):
     """Trains a model in place. Iterate over it: each event is one thing done.
 
     ::
@@ -116,6 +116,8 @@ class Trainer:
     Python's lock is free while the trainer works, and `request_stop` may be called from any thread
     or signal handler. Breaking out of the loop and going on later is fine.
     """
+
+    _noun = "trainer"
 
     def __init__(
         self,
@@ -174,24 +176,6 @@ class Trainer:
         Gradient and moment views keep the native trainer alive until they are gone.
         """
         self._handle = None
-
-    def __enter__(self) -> Trainer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    @property
-    def native(self) -> Handle:
-        """The native object. Raises ClosedError."""
-        if self._handle is None:
-            raise ClosedError("the trainer was closed before")
-        return self._handle
 
     def next_event(self) -> Event | None:
         """Does the next thing and says what it was; None after the end.
