@@ -9,11 +9,14 @@
 | `text` | plain text |
 
 Without `prompt` the part that `chosen` and `rejected` begin with in common is the prompt, as TRL
-takes it. Other columns are allowed and left alone. Does not know: tokenizers, token files.
+takes it. Other columns are allowed and left alone. `prepare` reads natively by the same rules
+(zig/src/prepare/row.zig); this is for those who want objects, and a test holds the two together.
+Does not know: tokenizers, token files.
 """
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 from collections import Counter
@@ -33,7 +36,22 @@ ROLES: Final[Mapping[str, str]] = {
     "model": "assistant",
     "bot": "assistant",
 }
+PACKED: Final = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"BZh", "bzip2"),
+    (b"PK\3\4", "zip"),
+    (b"PAR1", "Parquet"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"ARROW1", "Arrow"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+"""How files begin that are given by mistake."""
 MAX_LINE_BYTES: Final = 64 << 20
+MAX_DEPTH: Final = 128
+"""Lists and objects inside each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +135,7 @@ def read_rows(
     for path in map(Path, paths):
         with _opened(path) as file:
             for line_number, line in enumerate(file, start=1):
-                if not line.strip():
+                if _blank(line):
                     continue
                 number += 1
                 place = f"{path}:{line_number}"
@@ -139,7 +157,7 @@ def count_lines(paths: Sequence[str | Path]) -> int:
     count = 0
     for path in map(Path, paths):
         with _opened(path) as file:
-            count += sum(1 for line in file if line.strip())
+            count += sum(1 for line in file if not _blank(line))
     return count
 
 
@@ -157,9 +175,21 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise FileAccessError(f"{path} is not a regular file; save the rows to one first")
     try:
         with path.open("rb") as file:
+            _check_beginning(path, file.read(8))
+            file.seek(0)
             yield file
     except OSError as error:
         raise FileAccessError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _blank(line: bytes) -> bool:
+    return not line.removeprefix(codecs.BOM_UTF8).strip()
+
+
+def _check_beginning(path: Path, head: bytes) -> None:
+    for mark, name in PACKED:
+        if head.startswith(mark):
+            raise DataError(f"{path} is {name}, not lines of JSON; convert it to JSONL first")
 
 
 def parse_row(line: bytes) -> Row:
@@ -167,11 +197,17 @@ def parse_row(line: bytes) -> Row:
     if len(line) > MAX_LINE_BYTES:
         raise _Bad(f"the line has {len(line)} bytes, more than {MAX_LINE_BYTES}")
     try:
-        values = json.loads(line.decode("utf-8-sig"))
+        values = json.loads(
+            line.strip(b" \t\r\n").decode("utf-8-sig"),
+            object_pairs_hook=_members,
+            parse_constant=_no_number,
+            parse_int=float,  # of any length: numbers are not looked at
+        )
     except UnicodeDecodeError:
         raise _Bad("not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise _Bad(f"not valid JSON ({_short(error)})") from None
+    _check_unseen(values)
     if not isinstance(values, dict):
         raise _Bad("not a JSON object")
     if "chosen" in values or "rejected" in values:
@@ -192,15 +228,41 @@ def parse_row(line: bytes) -> Row:
     )
 
 
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key is given twice")
+    return values
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_unseen(values: Any) -> None:
+    """Refuse what JSON allows and no text should hold, also in columns nobody reads."""
+    waiting = [(values, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                raise _Bad("a text holds a NUL character")
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                raise _Bad("a text holds half of a surrogate pair") from None
+        elif isinstance(value, list | dict):
+            if depth > MAX_DEPTH:
+                raise _Bad("nested too deeply")
+            parts = value if isinstance(value, list) else [*value, *value.values()]
+            waiting.extend((part, depth + 1) for part in parts)
+
+
 def _string(value: Any, name: str, *, empty: bool = False) -> str:
     if not isinstance(value, str):
         raise _Bad(f"{name} is not text")
     if not empty and not value.strip():
         raise _Bad(f"{name} is empty")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise _Bad(f"{name} holds half of a surrogate pair") from None
     return value
 
 

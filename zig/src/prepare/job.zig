@@ -295,7 +295,7 @@ const Run = struct {
         }
         for (self.writers) |writer| if (writer) |w| w.keepParts(false);
         if (self.locks[0] == null) return; // Another program's.
-        self.storage.deleteFile(self.job.journal_path) catch {};
+        journal.remove(self.job.gpa, self.storage, self.job.journal_path);
         const paths = [_]?[]const u8{ self.job.options.output, self.job.options.eval_output };
         for (paths, self.writers, self.locks) |path, writer, lock| if (path != null and writer == null and lock != null) self.deleteParts(path.?);
     }
@@ -780,7 +780,7 @@ const Run = struct {
             w.losses.truncated = split.truncated;
             _ = try w.finish(diag);
         };
-        self.storage.deleteFile(job.journal_path) catch {}; // What it speaks of is no more; the next one sees that.
+        journal.remove(job.gpa, self.storage, job.journal_path);
         // Parts that are no more: those of an earlier program with other options, and what the locks stood on.
         for ([_]?[]const u8{ job.options.output, job.options.eval_output }) |path| if (path) |name| self.deleteParts(name);
     }

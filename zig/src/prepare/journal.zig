@@ -38,7 +38,21 @@ pub fn write(gpa: Allocator, storage: Storage, path: []const u8, state: *const S
     defer text.deinit();
 
     std.json.Stringify.value(state.*, .{ .emit_null_optional_fields = false }, &text.writer) catch return error.OutOfMemory;
-    try base.storage.writeFile(gpa, storage, path, text.written());
+    // Under a name that is always the same, so that a kill leaves nothing the next program does not write over.
+    var file = try base.storage.AtomicFile.createPart(gpa, storage, path, null, &.{});
+    defer file.deinit();
+
+    file.writer.interface.writeAll(text.written()) catch return file.writer.cause();
+    try file.commit();
+}
+
+/// Forgets it, and what a program that was killed while it wrote it left.
+pub fn remove(gpa: Allocator, storage: Storage, path: []const u8) void {
+    storage.deleteFile(path) catch {}; // What it speaks of is no more; a later program sees that.
+    const part = std.mem.concat(gpa, u8, &.{ path, base.storage.AtomicFile.part_ending }) catch return;
+    defer gpa.free(part);
+
+    storage.deleteFile(part) catch {};
 }
 
 /// The state of an earlier program with this identity; null when there is none that can be used. Its texts live in `arena`.
