@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from abi_train import _native
+from abi_train.chat import format_info
 from abi_train.data.native import NativeEncoder
 from abi_train.data.prepare import PrepareReport, prepare
 from abi_train.data.sources import read_rows
@@ -50,6 +52,41 @@ def turns(rng: random.Random, *, sharegpt: bool = False) -> list[dict[str, str]]
         made.append({role: rng.choice(["user", "human"]), content: text(rng)})
         made.append({role: rng.choice(["assistant", "gpt", "Bot"]), content: text(rng)})
     return made
+
+
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+
+
+def tool_turns(rng: random.Random) -> list[dict[str, Any]]:
+    """A chat with a call, its answer and reasoning; now and then one that no format can write."""
+    call: dict[str, Any] = {"name": "add", "arguments": {"a": 1.5, "b": [text(rng)]}}
+    made: list[dict[str, Any]] = [
+        {"role": rng.choice(["user", "developer"]), "content": text(rng)},
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "7", "function": call}]},
+        {"role": "tool", "content": rng.choice(["3", ""]), "tool_call_id": rng.choice("77778")},
+        {"role": "assistant", "content": [{"type": "text", "text": text(rng)}]},
+    ]
+    if rng.random() < 0.3:
+        made[3]["thinking"] = text(rng)
+    if rng.random() < 0.2:
+        del made[rng.randint(0, 3)]
+    return made
+
+
+def elaborate(rng: random.Random) -> dict[str, Any]:
+    return rng.choice(
+        [
+            lambda: {"messages": tool_turns(rng), "tools": TOOLS},
+            lambda: {"messages": tool_turns(rng), "tools": json.dumps(TOOLS)},
+            lambda: {"messages": turns(rng), "tools": rng.choice([None, [], TOOLS])},
+            lambda: {
+                "prompt": tool_turns(rng)[:3],
+                "completion": tool_turns(rng)[3:],
+                "tools": TOOLS,
+            },
+            lambda: {"messages": tool_turns(rng), "tools": rng.choice([5, "[", [1]])},
+        ]
+    )()
 
 
 def row(rng: random.Random) -> dict[str, Any]:
@@ -173,6 +210,29 @@ def test_native_and_python_prepare_the_same(tmp_path: Path, seed: int) -> None:
         for stem in ("", "_eval") if native.evaluation else ("",):
             ours = (tmp_path / f"native{stem}{ending}").read_bytes()
             assert ours == (tmp_path / f"python{stem}{ending}").read_bytes(), ending
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("chat_format", ["chatml", "harmony", "abbey", "llama3_2"])
+def test_chats_with_tools_become_the_same(tmp_path: Path, seed: int, chat_format: str) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = Path(shutil.copytree(TOKENIZER, tmp_path / "tokenizer"))
+    words = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    words.add_special_tokens([*format_info(chat_format).controls, "<|call|>", "<|return|>"])
+    words.save(str(tokenizer / "tokenizer.json"))
+    source = write(tmp_path / "a.jsonl", random.Random(seed), 60, elaborate, 0.0)
+    options: dict[str, Any] = {
+        "skip_invalid": True,
+        "chat_format": chat_format,
+        "loss": ["assistant", "completion"][seed % 2],
+    }
+    encoder = NativeEncoder(tokenizer, chat_format)
+    python = prepare([source], tokenizer, tmp_path / "python.bin", encoder=encoder, **options)
+    native = prepare([source], tokenizer, tmp_path / "native.bin", **options)
+    same(native, python)
+    assert bytes_of(tmp_path / "native.bin") == bytes_of(tmp_path / "python.bin")
+    if chat_format == "abbey":
+        assert python.skipped.total > 0
 
 
 def accepted(line: bytes) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..chat import CHOICES, format_info
 from ..chat import FORMATS as FORMATS_BY_NAME
@@ -57,19 +57,30 @@ class NativeEncoder:
         return [int(i) for i in self._tokenizer.encode(text, add_eos=False)]
 
     def encode_chat(
-        self, messages: Sequence[Message], *, emotion: str | None, answer_next: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        emotion: str | None,
+        answer_next: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        learn_from: int = 0,
+        last_only: bool = False,
     ) -> tuple[list[int], list[bool]]:
         """Ids and whether each is in the loss."""
-        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-        if self.chat_format == "abbey":
-            of_row = emotion  # stands on the first turn alone
-            for turn, given in zip(turns, messages, strict=True):
-                if turn["role"] == "user":
-                    word, of_row = given.emotion or of_row, None
-                    if word is not None:
-                        turn["emotion"] = word
+        turns = [turn.to_dict() for turn in messages]
+        for turn in turns:
+            if turn["role"] == "user":
+                if emotion is not None:  # of the row: stands on the first turn alone
+                    turn.setdefault("emotion", emotion)
+                break
         ids, mask = self._tokenizer.render_chat(
-            turns, format=self._format, add_generation_prompt=answer_next, train=True
+            turns,
+            format=self._format,
+            tools=list(tools) or None,
+            add_generation_prompt=answer_next,
+            train=not answer_next,
+            learn_from=learn_from,
+            loss="completion" if last_only else "assistant",
         )
         return ids.tolist(), mask.tolist()
 

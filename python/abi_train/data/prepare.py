@@ -19,7 +19,7 @@ import itertools
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -49,6 +49,9 @@ LOSSES: Final = ("assistant", "completion", "all")
 
 Loss = Literal["assistant", "completion", "all"]
 
+PASS_OVER: Final = (
+    "Correct the line, or leave such lines out with --skip-invalid (in Python skip_invalid=True)."
+)
 NO_FORMAT = (
     "a chat needs a chat format, and the tokenizer's template is none this version knows. "
     "Name one with --chat-format (in Python chat_format)"
@@ -71,9 +74,20 @@ class Encoder(Protocol):
         """Ids of plain text, with the begin token where the tokenizer puts one."""
 
     def encode_chat(
-        self, messages: Sequence[Message], *, emotion: str | None, answer_next: bool = False
+        self,
+        messages: Sequence[Message],
+        *,
+        emotion: str | None,
+        answer_next: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+        learn_from: int = 0,
+        last_only: bool = False,
     ) -> tuple[list[int], list[bool]]:
-        """Ids and whether each is in the loss. answer_next: end where an answer would begin."""
+        """Ids and whether each is in the loss.
+
+        answer_next: end where an answer would begin. learn_from: answers before this turn are not
+        learned. last_only: only the last answer is.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, control tokens shown."""
@@ -190,36 +204,36 @@ def prepare(
     origin = provenance.of_rows(sources, source=source_note, license=license_note)
     if encoder is None:
         native = NativeEncoder(Path(tokenizer), chat_format)
-        if native.chat_format == FROM_TOKENIZER:
-            encoder = native  # the template runs in Python
-    if encoder is None:
-        report = _prepare_natively(
-            native,
-            output,
-            eval_output if eval_fraction > 0.0 else None,
-            {
-                "sources": [str(path) for path in sources],
-                "eval_fraction": eval_fraction,
-                "seed": seed,
-                "chat_format": native.chat_format,
-                "loss": loss,
-                "max_seq_len": max_seq_len,
-                "skip_invalid": skip_invalid,
-                "stream": stream,
-                "threads": threads,
-                "continues": resume,
-                "journal_ms": journal_ms,
-                "source_note": origin.source,
-                "license": origin.license,
-                "commercial_use": origin.commercial_use,
-                "notes": origin.notes,
-            },
-            on_progress,
-        )
-        for split in (report.train, report.evaluation):
-            if split is not None:
-                provenance.record(split.path, origin)
-        return report
+        runs_template = native.chat_format == FROM_TOKENIZER  # which is done in Python
+        options: dict[str, Any] = {
+            "sources": [str(path) for path in sources],
+            "eval_fraction": eval_fraction,
+            "seed": seed,
+            "chat_format": None if runs_template else native.chat_format,
+            "loss": loss,
+            "max_seq_len": max_seq_len,
+            "skip_invalid": skip_invalid,
+            "stream": stream,
+            "threads": threads,
+            "continues": resume,
+            "journal_ms": journal_ms,
+            "source_note": origin.source,
+            "license": origin.license,
+            "commercial_use": origin.commercial_use,
+            "notes": origin.notes,
+        }
+        held_out = eval_output if eval_fraction > 0.0 else None
+        try:
+            report = _prepare_natively(native, output, held_out, options, on_progress)
+        except DataError as error:
+            if not (runs_template and NO_FORMAT in str(error)):
+                raise
+            encoder = native  # there are chats among the rows
+        else:
+            for split in (report.train, report.evaluation):
+                if split is not None:
+                    provenance.record(split.path, origin)
+            return report
     skipped = Skipped() if skip_invalid else None
     rows = read_rows(sources, skipped=skipped)
     first = next(rows, None)
@@ -273,10 +287,15 @@ def prepare(
                     f"{place}: rows with chosen and rejected do not mix with other rows; "
                     "prepare them as two files"
                 )
-            if isinstance(row, Preference):
-                _add_pair(encoder, row, place, max_seq_len, split, into, report)
-            else:
-                _add(encoder, row, place, max_seq_len, split, into, report, stream, loss)
+            try:
+                if isinstance(row, Preference):
+                    _add_pair(encoder, row, place, max_seq_len, split, into, report)
+                else:
+                    _add(encoder, row, place, max_seq_len, split, into, report, stream, loss)
+            except _UnusableRow as unusable:
+                if skipped is None:
+                    raise DataError(f"{place}: {unusable}. {PASS_OVER}") from None
+                skipped.add(place, str(unusable))
         if on_progress is not None:
             on_progress(_estimate(sources, total, total, report))
         for split, _ in targets:
@@ -396,6 +415,17 @@ def _check_outputs(output: Path, eval_output: Path | None) -> None:
         )
 
 
+class _UnusableRow(ValueError):
+    """A row that cannot be used, while others of the file can."""
+
+
+def _render(encoder: Encoder, messages: Sequence[Message], **options: Any) -> Any:
+    try:
+        return encoder.encode_chat(messages, **options)
+    except DataError as error:
+        raise _UnusableRow(str(error)) from None
+
+
 def encode_row(
     encoder: Encoder,
     row: Text | Completion | Chat,
@@ -426,17 +456,14 @@ def encode_row(
 def _encode_chat(encoder: Encoder, row: Chat, loss: Loss) -> tuple[list[int], list[bool]]:
     if encoder.chat_format is None:
         raise ValueError(NO_FORMAT)
-    ids, mask = encoder.encode_chat(row.messages, emotion=row.emotion)
-    learn_from = row.learn_from
-    if loss == "completion" and not learn_from:
-        answers = (at for at, turn in enumerate(row.messages) if turn.role == "assistant")
-        learn_from = max(answers, default=0)
-    if learn_from:
-        prompt, _ = encoder.encode_chat(
-            row.messages[:learn_from], emotion=row.emotion, answer_next=True
-        )
-        border = common_prefix(prompt, ids)
-        mask = [kept and at >= border for at, kept in enumerate(mask)]
+    ids, mask = _render(
+        encoder,
+        row.messages,
+        emotion=row.emotion,
+        tools=row.tools,
+        learn_from=row.learn_from,
+        last_only=loss == "completion" and not row.learn_from,
+    )
     return ids, mask
 
 
@@ -490,14 +517,15 @@ def encode_pair(
         if encoder.chat_format is None:
             raise ValueError(NO_FORMAT)
         turns, good, bad = ([turn for turn in part if not isinstance(turn, str)] for part in parts)
-        prompt, _ = encoder.encode_chat(turns, emotion=row.emotion, answer_next=True)
-        better, _ = encoder.encode_chat(turns + good, emotion=row.emotion)
-        worse, _ = encoder.encode_chat(turns + bad, emotion=row.emotion)
+        shown: dict[str, Any] = {"emotion": row.emotion, "tools": row.tools}
+        prompt, _ = _render(encoder, turns, answer_next=True, **shown)
+        better, _ = _render(encoder, turns + good, learn_from=len(turns), **shown)
+        worse, _ = _render(encoder, turns + bad, learn_from=len(turns), **shown)
     if better == worse:
-        raise ValueError("chosen and rejected become the same ids")
+        raise _UnusableRow("chosen and rejected become the same ids")
     border = min(common_prefix(prompt, better), common_prefix(prompt, worse))
     if border == len(better) or border == len(worse):
-        raise ValueError("an answer adds no token to its prompt")
+        raise _UnusableRow("an answer adds no token to its prompt")
     for answer in (better[border:], worse[border:]):  # a line break may follow the end token
         if check and encoder.end_ids.isdisjoint(answer):
             raise ValueError(_no_end(encoder, answer))
@@ -543,6 +571,8 @@ def _add(
 ) -> None:
     try:
         ids, mask = encode_row(encoder, row, loss)
+    except _UnusableRow:
+        raise
     except ValueError as error:
         raise DataError(f"{place}: {error}") from None
     cut = limit is not None and len(ids) > limit
@@ -574,6 +604,8 @@ def _add_pair(
 ) -> None:
     try:
         border, better, worse = encode_pair(encoder, row)
+    except _UnusableRow:
+        raise
     except ValueError as error:
         raise DataError(f"{place}: {error}") from None
     if limit is not None and (border >= limit or better[:limit] == worse[:limit]):

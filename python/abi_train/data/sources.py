@@ -8,9 +8,10 @@
 | `prompt`, `chosen`, `rejected` | a better and a worse answer: all text, or all lists of messages |
 | `text` | plain text |
 
-Without `prompt` the part that `chosen` and `rejected` begin with in common is the prompt, as TRL
-takes it. Other columns are allowed and left alone. `prepare` reads natively by the same rules
-(zig/src/prepare/row.zig); this is for those who want objects, and a test holds the two together.
+A turn may be a tool's, call tools (`tool_calls`) and have reasoning (`thinking`); `tools` are those
+on offer. Without `prompt` the part that `chosen` and `rejected` begin with in common is the prompt,
+as TRL takes it. Other columns are allowed and left alone. `prepare` reads natively by the same
+rules (zig/src/prepare/row.zig); this is for those who want objects, and a test holds them together.
 Does not know: tokenizers, token files.
 """
 
@@ -21,7 +22,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -49,6 +50,17 @@ PACKED: Final = (
     (b"\xfe\xff", "UTF-16"),
 )
 """How files begin that are given by mistake."""
+THINKING: Final = ("thinking", "reasoning_content", "reasoning")
+ELABORATE: Final = ("tool_calls", *THINKING, "tool_call_id")
+"""Keys of a turn that is more than a role and a text."""
+ELABORATE_ROLES: Final[Mapping[str, str]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "ipython": "tool",
+}
 MAX_LINE_BYTES: Final = 64 << 20
 MAX_DEPTH: Final = 128
 """Lists and objects inside each other."""
@@ -71,11 +83,22 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn. `role` is `system`, `user` or `assistant`; the abbey format shows an emotion."""
+    """One turn. `role` is `system`, `user`, `assistant` or `tool`; abbey shows an emotion."""
 
     role: str
     content: str
     emotion: str | None = None
+    thinking: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The turn as the renderer takes it; what it does not have is left out."""
+        values = {key: value for key, value in vars(self).items() if value}
+        if self.tool_calls:
+            values["tool_calls"] = list(self.tool_calls)
+        return {"content": self.content, **values}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +108,8 @@ class Chat:
     messages: tuple[Message, ...]
     learn_from: int = 0
     emotion: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """What the assistant may call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +120,7 @@ class Preference:
     chosen: str | tuple[Message, ...]
     rejected: str | tuple[Message, ...]
     emotion: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 Row = Text | Completion | Chat | Preference
@@ -214,9 +240,10 @@ def parse_row(line: bytes) -> Row:
         return _preference(values)
     for key in ("messages", "conversations"):
         if key in values:
-            return _chat(values[key], key, emotion=_emotion(values))
+            chat = _chat(values[key], key, emotion=_emotion(values))
+            return replace(chat, tools=_tools(values))
     if "prompt" in values and "completion" in values:
-        return _completion(values["prompt"], values["completion"])
+        return _completion(values)
     if "instruction" in values:
         return _instruction(values)
     if "text" in values:
@@ -275,10 +302,77 @@ def _emotion(values: Mapping[str, Any]) -> str | None:
 def _chat(value: Any, key: str, *, answered: bool = True, emotion: str | None = None) -> Chat:
     if not isinstance(value, list) or not value:
         raise _Bad(f"{key} is not a list of messages")
-    messages = [_message(item, f"{key}[{at}]") for at, item in enumerate(value)]
+    read = _elaborate_message if any(map(_is_elaborate, value)) else _message
+    messages = [read(item, f"{key}[{at}]") for at, item in enumerate(value)]
     if answered and not any(message.role == "assistant" for message in messages):
         raise _Bad(f"{key} has no assistant turn to learn from")
     return Chat(messages=tuple(messages), emotion=emotion)
+
+
+def _is_elaborate(item: Any) -> bool:
+    """Whether a turn has more than a role and a text of its own."""
+    if not isinstance(item, dict):
+        return False
+    return (
+        any(item.get(key) is not None for key in ELABORATE)
+        or isinstance(item.get("content"), list)
+        or item.get("role") in ("tool", "ipython", "developer")
+    )
+
+
+def _elaborate_message(item: Any, name: str) -> Message:
+    """A turn with calls, an answer to one, or reasoning; no other names of roles."""
+    if not isinstance(item, dict):
+        raise _Bad(f"{name} is not an object")
+    role, content = item.get("role"), item.get("content")
+    if not isinstance(role, str) or role not in ELABORATE_ROLES:
+        raise _Bad(f"{name} has role {role!r}; known are {', '.join(ELABORATE_ROLES)}")
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts_of = [part for part in parts if isinstance(part, str)]
+        if len(texts_of) != len(parts):
+            raise _Bad(f"{name}.content holds a part that is not text")
+        content = "".join(texts_of)
+    content = "" if content is None else content
+    texts = {key: item.get(key) for key in ("emotion", "name", "tool_call_id", *THINKING)}
+    for key, text in [*texts.items(), ("content", content)]:
+        if text is not None and not isinstance(text, str):
+            raise _Bad(f"{name}.{key} is not text")
+    calls = item.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(map(_is_call, calls)):
+        raise _Bad(f"{name}.tool_calls is not a list of calls with a name")
+    role = ELABORATE_ROLES[role]
+    if not content.strip() and role != "tool" and not (role == "assistant" and calls):
+        raise _Bad(f"{name}.content is empty")
+    return Message(
+        role=role,
+        content=content,
+        emotion=texts["emotion"],
+        thinking=next((texts[key] for key in THINKING if texts[key] is not None), None),
+        tool_calls=tuple(calls),
+        name=texts["name"],
+        tool_call_id=texts["tool_call_id"],
+    )
+
+
+def _is_call(call: Any) -> bool:
+    inner = call.get("function", call) if isinstance(call, dict) else None
+    return isinstance(inner, dict) and isinstance(inner.get("name"), str)
+
+
+def _tools(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """The tools on offer: a list, or a text that is one."""
+    tools = values.get("tools")
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise _Bad(f"tools: not valid JSON ({_short(error)})") from None
+    if not tools and not isinstance(tools, bool | float | dict):
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise _Bad("tools is not a list of objects")
+    return tuple(tools)
 
 
 def _message(item: Any, name: str) -> Message:
@@ -295,11 +389,12 @@ def _message(item: Any, name: str) -> Message:
     )
 
 
-def _completion(prompt: Any, completion: Any) -> Row:
+def _completion(values: Mapping[str, Any]) -> Row:
+    prompt, completion = values["prompt"], values["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
         before = _chat(prompt, "prompt", answered=False).messages
         after = _chat(completion, "completion").messages
-        return Chat(messages=before + after, learn_from=len(before))
+        return Chat(messages=before + after, learn_from=len(before), tools=_tools(values))
     return Completion(
         prompt=_string(prompt, "prompt"), completion=_string(completion, "completion")
     )
@@ -319,7 +414,13 @@ def _preference(values: Mapping[str, Any]) -> Preference:
             before = _chat(prompt, "prompt", answered=False).messages
         else:  # a text beside lists repeats what both begin with
             before, better, worse = _shared(better, worse)
-        row = Preference(prompt=before, chosen=better, rejected=worse, emotion=_emotion(values))
+        row = Preference(
+            prompt=before,
+            chosen=better,
+            rejected=worse,
+            emotion=_emotion(values),
+            tools=_tools(values),
+        )
     elif isinstance(prompt, list):
         raise _Bad("prompt is a list of messages, but chosen and rejected are text; use one shape")
     else:

@@ -35,6 +35,7 @@ const Given = struct {
     eval_fraction: f64 = 0,
     seed: u64 = 42,
     chat_format: ?[]const u8 = null,
+    date: ?[]const u8 = null,
     loss: []const u8 = "assistant",
     max_seq_len: ?u32 = null,
     skip_invalid: bool = false,
@@ -91,6 +92,10 @@ fn open(tokenizer: *Tokenizer, json: []const u8, diag: *failure.Diagnostic) !Pay
         .eval_fraction = given.eval_fraction,
         .seed = given.seed,
         .chat_format = try formatOf(&tokenizer.value.tokenizer, given.chat_format, diag),
+        .date = given.date orelse blk: {
+            const day = try arena.allocator().create([10]u8);
+            break :blk abi.tokenizer.chat_format.today(day);
+        },
         .loss = std.meta.stringToEnum(abi.prepare.Loss, given.loss) orelse {
             diag.set("loss is \"{s}\"; it must be assistant, completion or all", .{given.loss[0..@min(given.loss.len, 60)]});
             return error.InvalidOptions;
@@ -113,10 +118,10 @@ fn open(tokenizer: *Tokenizer, json: []const u8, diag: *failure.Diagnostic) !Pay
     return .{ .job = job, .tokenizer = tokenizer, .arena = arena };
 }
 
-/// Null when the tokenizer's template is of no known family: then chats are refused, and other rows are not.
+/// Null when the tokenizer's template is not exactly a known format: then chats are refused, and other rows are not.
 fn formatOf(words: *const abi.tokenizer.Tokenizer, name: ?[]const u8, diag: *failure.Diagnostic) !?abi.tokenizer.ChatFormat {
     if (name) |given| return std.meta.stringToEnum(abi.tokenizer.ChatFormat, given) orelse {
-        diag.set("chat format \"{s}\" is unknown", .{given[0..@min(given.len, 80)]});
+        diag.set("chat format \"{s}\" is unknown; known are {s}", .{ given[0..@min(given.len, 80)], abi.tokenizer.chat_format.names });
         return error.InvalidOptions;
     };
     const found = try abi.tokenizer.chat_format.detect(out.gpa, words.chatTemplate() orelse return null) orelse return null;

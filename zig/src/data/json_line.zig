@@ -14,7 +14,7 @@ const Allocator = std.mem.Allocator;
 pub const Kind = enum(u8) { null, true, false, number, string, array, object };
 
 pub const Node = struct {
-    /// Text of a string or key without quotes and escapes; a number as it was written.
+    /// Text of a string or key without quotes and escapes; a number, list or object as it was written.
     text_start: [*]const u8,
     text_len: u32,
     /// Index of the node behind this value and all it holds.
@@ -278,7 +278,7 @@ pub const Parser = struct {
                         if (depth == self.limits.max_depth) return self.fail(.too_deep, at);
                         open[depth] = @intCast(self.nodes.items.len);
                         depth += 1;
-                        try self.add(.{ .text_start = "", .text_len = 0, .end = 0, .at = @intCast(at - self.start), .kind = if (bracket == '{') .object else .array });
+                        try self.add(.{ .text_start = self.text.ptr + at, .text_len = 0, .end = 0, .at = @intCast(at - self.start), .kind = if (bracket == '{') .object else .array });
                         at = self.space(at + 1);
                         if (at == self.end) return self.fail(.cut_off, at);
                         if (self.text[at] == bracket + 2) continue :state .after; // { and }, [ and ] are two apart.
@@ -310,6 +310,7 @@ pub const Parser = struct {
                 if (at == self.end) return self.fail(.cut_off, at);
                 const container = &self.nodes.items[open[depth - 1]];
                 const byte = self.text[at];
+                container.text_len = @intCast(at + 1 - self.start - container.at);
                 at = self.space(at + 1);
                 if (byte == ',') {
                     if (container.kind == .object) continue :state .key;

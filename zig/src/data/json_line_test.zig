@@ -223,7 +223,12 @@ test "texts without escapes are slices of the line" {
     try testing.expectEqual(@intFromPtr(line.ptr) + 10, @intFromPtr(text.ptr));
     try testing.expectEqualStrings("a\tb", value.get("other").?.string().?);
     try testing.expectEqual(null, value.get("none"));
-    try testing.expectEqual(null, value.string());
+    try testing.expectEqualStrings(line, value.node().text());
+    const nested = try parser.parseSlice(" [ {\"a\": [1, {} ] } , 2]\r");
+    try testing.expectEqualStrings("[ {\"a\": [1, {} ] } , 2]", nested.node().text());
+    var items = nested.items();
+    try testing.expectEqualStrings("{\"a\": [1, {} ] }", items.next().?.node().text());
+    try testing.expectEqual(null, nested.string());
 }
 
 test "a long line of one kind takes linear time" {

@@ -30,10 +30,10 @@ pub const Options = struct {
     /// Null: chats are refused.
     format: ?tokenizer_layer.ChatFormat = null,
     loss: Loss = .assistant,
+    /// Year, month and day, for formats that name the day.
+    date: ?[]const u8 = null,
     /// Rows keep their first tokens, at most this many.
     max_seq_len: ?usize = null,
-    /// For formats that name the day, as 2025-06-28; null: today.
-    date: ?[]const u8 = null,
 };
 
 /// One row as it will stand in the file.
@@ -70,9 +70,17 @@ pub const RowEncoder = struct {
     rows: [2]Encoded = undefined,
     problem: row_module.Problem = .empty_answer,
     said: base.Diagnostic = .{},
+    past_end: ?u32,
 
     pub fn init(gpa: Allocator, tokenizer: *const Tokenizer, options: Options) RowEncoder {
-        return .{ .gpa = gpa, .tokenizer = tokenizer, .options = options, .scratch = .init(gpa), .arena = .init(gpa) };
+        return .{
+            .gpa = gpa,
+            .tokenizer = tokenizer,
+            .options = options,
+            .scratch = .init(gpa),
+            .arena = .init(gpa),
+            .past_end = if (options.format) |format| tokenizer_layer.chat_format.pastEndId(format, tokenizer) else null,
+        };
     }
 
     pub fn deinit(self: *RowEncoder) void {
@@ -100,10 +108,10 @@ pub const RowEncoder = struct {
             },
             .chat_pair => |pair| blk: {
                 const a = self.arena.allocator();
-                try self.renderPrompt(pair.prompt);
-                try self.renderAll(try std.mem.concat(a, Message, &.{ pair.prompt, pair.chosen }));
+                try self.renderPrompt(pair.prompt, pair.tools);
+                try self.renderAll(try std.mem.concat(a, Message, &.{ pair.prompt, pair.chosen }), pair.prompt.len, pair.tools);
                 const middle = self.ids.items.len;
-                try self.renderAll(try std.mem.concat(a, Message, &.{ pair.prompt, pair.rejected }));
+                try self.renderAll(try std.mem.concat(a, Message, &.{ pair.prompt, pair.rejected }), pair.prompt.len, pair.tools);
                 break :blk self.finishPair(before, middle);
             },
             .text => |text| blk: {
@@ -120,18 +128,7 @@ pub const RowEncoder = struct {
                 break :blk self.finish(before);
             },
             .chat => |chat| blk: {
-                try self.renderAll(chat.messages);
-                var learn_from = chat.learn_from;
-                if (self.options.loss == .completion and learn_from == 0) {
-                    for (chat.messages, 0..) |m, i| if (m.role == .assistant) {
-                        learn_from = i;
-                    };
-                }
-                if (learn_from > 0) {
-                    try self.renderPrompt(chat.messages[0..learn_from]);
-                    const border = commonPrefix(self.prompt.items, self.ids.items[before..]);
-                    @memset(self.mask.items[before..][0..border], false);
-                }
+                try self.renderAll(chat.messages, chat.learn_from, chat.tools);
                 break :blk self.finish(before);
             },
         };
@@ -169,29 +166,35 @@ pub const RowEncoder = struct {
                 "Name one with --chat-format (in Python chat_format)", .{});
             return error.NotEncodable;
         };
-        var day: [10]u8 = undefined;
-        var asked = options;
-        asked.date = self.options.date orelse tokenizer_layer.chat_format.today(&day);
-        return tokenizer_layer.render(self.arena.allocator(), self.tokenizer, format, messages, asked, &self.said) catch |err| switch (err) {
-            error.OutOfMemory => error.OutOfMemory,
-            error.TextTooLong => error.TextTooLong,
-            error.MissingControlToken, error.MissingDate => error.NotEncodable,
-            // A turn this format cannot write; the others of the file may be sound.
-            else => {
-                self.problem = .unwritable_chat;
-                return error.Unusable;
-            },
+        return tokenizer_layer.render(self.arena.allocator(), self.tokenizer, format, messages, options, &self.said) catch |err| {
+            self.problem = switch (err) {
+                error.OutOfMemory => return error.OutOfMemory,
+                error.TextTooLong => return error.TextTooLong,
+                error.MissingControlToken, error.MissingDate => return error.NotEncodable,
+                error.EmptyChat, error.EmptyTurn => .empty_text,
+                error.WrongRole => .misplaced_turn,
+                error.ToolWithoutCall, error.UnansweredCall => .unanswered_call,
+                error.TooManyCalls, error.ToolsUnsupported, error.UnwritableTurn => .unwritable_turn,
+                error.InvalidTools => .wrong_tools,
+            };
+            return error.Unusable;
         };
     }
 
-    fn renderPrompt(self: *RowEncoder, messages: []const Message) Error!void {
-        const rendered = try self.render(messages, .{ .add_generation_prompt = true });
+    fn renderPrompt(self: *RowEncoder, messages: []const Message, tools: []const []const u8) Error!void {
+        const rendered = try self.render(messages, .{ .add_generation_prompt = true, .tools = tools, .date = self.options.date });
         self.prompt.clearRetainingCapacity();
         try self.prompt.appendSlice(self.gpa, rendered.ids);
     }
 
-    fn renderAll(self: *RowEncoder, messages: []const Message) Error!void {
-        const rendered = try self.render(messages, .{ .train = true });
+    fn renderAll(self: *RowEncoder, messages: []const Message, learn_from: usize, tools: []const []const u8) Error!void {
+        const rendered = try self.render(messages, .{
+            .train = true,
+            .loss = if (self.options.loss == .completion and learn_from == 0) .completion else .assistant,
+            .learn_from = learn_from,
+            .tools = tools,
+            .date = self.options.date,
+        });
         try self.ids.appendSlice(self.gpa, rendered.ids);
         try self.mask.appendSlice(self.gpa, rendered.loss_mask);
     }
@@ -200,19 +203,13 @@ pub const RowEncoder = struct {
         return self.tokenizer.eos() == id or self.tokenizer.isStop(id);
     }
 
-    /// Whether the format puts `id` behind an answer of the past, in place of the end the model writes.
-    fn isPastEnd(self: *const RowEncoder, id: u32) bool {
-        const format = self.options.format orelse return false;
-        return tokenizer_layer.chat_format.pastEndId(format, self.tokenizer) == id;
-    }
-
     /// The row that begins at `before` is whole: checks its end, cuts it, drops it when nothing is left to learn.
     fn finish(self: *RowEncoder, before: usize) Error![]const Encoded {
         const ids = self.ids.items[before..];
         const mask = self.mask.items[before..];
         for (mask, 0..) |kept, i| {
             if (!kept or (i + 1 < mask.len and mask[i + 1]) or self.isEnd(ids[i])) continue;
-            if (i + 1 < mask.len and self.isPastEnd(ids[i + 1])) continue;
+            if (i + 1 < mask.len and self.past_end == ids[i + 1]) continue;
             return self.noEnd(ids[0 .. i + 1]);
         }
         if (self.options.loss == .all) @memset(mask, true);

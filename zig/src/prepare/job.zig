@@ -34,6 +34,8 @@ pub const Options = struct {
     seed: u64 = 42,
     /// Null: chats are refused.
     chat_format: ?tokenizer_layer.ChatFormat = null,
+    /// Year, month and day as 2025-06-28, for chat formats that name the day.
+    date: ?[]const u8 = null,
     loss: encode.Loss = .assistant,
     max_seq_len: ?usize = null,
     /// Count unusable lines instead of stopping at the first.
@@ -172,11 +174,19 @@ pub const Job = struct {
         const o = &self.options;
         var out: std.json.Stringify = .{ .writer = &text.writer };
         out.beginArray() catch return error.OutOfMemory;
-        const facts = .{ config.version, o.output, o.eval_output, o.eval_fraction, o.seed, o.loss, o.max_seq_len, o.skip_invalid, o.stream, o.tokenizer_hash, o.format_name, o.source_note, o.license, o.commercial_use, o.notes, o.block_bytes, o.limits, self.tokenizer.vocabSize() };
+        const facts = .{ config.version, o.output, o.eval_output, o.eval_fraction, o.seed, o.loss, o.max_seq_len, o.skip_invalid, o.stream, o.tokenizer_hash, o.format_name, o.chat_format, self.namedDay(), o.source_note, o.license, o.commercial_use, o.notes, o.block_bytes, o.limits, self.tokenizer.vocabSize() };
         out.write(facts) catch return error.OutOfMemory;
         for (self.sources) |*source| out.write(.{ source.path, source.size, @as(i64, @intCast(@divTrunc(source.mtime_ns, 1000))), source.head }) catch return error.OutOfMemory;
         out.endArray() catch return error.OutOfMemory;
         return base.checksum.sha256Hex(text.written());
+    }
+
+    /// The day, where the format writes it: the same rows are others tomorrow.
+    fn namedDay(self: *const Job) ?[]const u8 {
+        const format = self.options.chat_format orelse return null;
+        for ([_]@FieldType(tokenizer_layer.chat_format.Description.Use, "value"){ .date, .date_in_words }) |value|
+            if (format.description().uses(.{ .value = value })) return self.options.date;
+        return null;
     }
 
     /// Does the work; once. On error `diag` names place and reason.
@@ -321,7 +331,7 @@ const Run = struct {
             const blocks = try gpa.alloc(Block, self.pool.?.n * blocks_a_thread);
             for (blocks) |*block| block.* = .{
                 .reader = .init(gpa, job.options.limits),
-                .encoder = .init(gpa, job.tokenizer, .{ .format = job.options.chat_format, .loss = job.options.loss, .max_seq_len = job.options.max_seq_len }),
+                .encoder = .init(gpa, job.tokenizer, .{ .format = job.options.chat_format, .loss = job.options.loss, .max_seq_len = job.options.max_seq_len, .date = job.options.date }),
             };
             batch.* = blocks;
         }

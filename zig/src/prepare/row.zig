@@ -8,6 +8,7 @@
 //! | `prompt`?, `chosen`, `rejected` | a better and a worse answer: all text, or all lists of messages |
 //! | `text` | plain text |
 //!
+//! A turn may be a tool's, call tools (`tool_calls`) and have reasoning (`thinking`); `tools` are those on offer.
 //! Other columns are left alone. Texts of a row are slices of the line, or of the reader's arena, until the next `read`.
 //! Does not know: tokenizers, files. `python/abi_train/data/sources.py` says the same in Python; a test compares the two.
 
@@ -24,9 +25,9 @@ pub const Row = union(enum) {
     text: []const u8,
     completion: struct { prompt: []const u8, completion: []const u8 },
     /// Assistant turns from `learn_from` on are learned.
-    chat: struct { messages: []const Message, learn_from: usize = 0 },
+    chat: struct { messages: []const Message, learn_from: usize = 0, tools: []const []const u8 = &.{} },
     pair: struct { prompt: []const u8, chosen: []const u8, rejected: []const u8 },
-    chat_pair: struct { prompt: []const Message, chosen: []const Message, rejected: []const Message },
+    chat_pair: struct { prompt: []const Message, chosen: []const Message, rejected: []const Message, tools: []const []const u8 = &.{} },
 
     pub fn isPreference(self: Row) bool {
         return self == .pair or self == .chat_pair;
@@ -57,7 +58,10 @@ pub const Problem = enum {
     same_answers,
     nothing_shared,
     empty_answer,
-    unwritable_chat,
+    wrong_tools,
+    misplaced_turn,
+    unanswered_call,
+    unwritable_turn,
 
     pub fn words(self: Problem) []const u8 {
         return switch (self) {
@@ -83,7 +87,10 @@ pub const Problem = enum {
             .same_answers => "chosen and rejected are the same",
             .nothing_shared => "no prompt, and nothing chosen and rejected begin with in common",
             .empty_answer => "an answer adds no token to its prompt",
-            .unwritable_chat => "a chat the format cannot write",
+            .wrong_tools => "tools or tool calls that cannot be read",
+            .misplaced_turn => "a turn where none of its role can stand",
+            .unanswered_call => "a tool call without its answer, or an answer without its call",
+            .unwritable_turn => "a turn the chat format has no place for",
         };
     }
 };
@@ -137,8 +144,8 @@ pub const Reader = struct {
         };
         if (columns.chosen != null or columns.rejected != null) return self.preference(&columns);
         inline for (.{ "messages", "conversations" }) |key| if (@field(columns, key)) |list|
-            return .{ .chat = .{ .messages = try self.chat(list, key, true, columns.emotion) } };
-        if (columns.prompt) |prompt| if (columns.completion) |completion| return self.continuation(prompt, completion);
+            return .{ .chat = .{ .messages = try self.chat(list, key, true, columns.emotion), .tools = try self.offered(columns.tools) } };
+        if (columns.prompt) |prompt| if (columns.completion) |completion| return self.continuation(prompt, completion, columns.tools);
         if (columns.instruction) |instruction| return self.instruct(instruction, &columns);
         if (columns.text) |text| return .{ .text = try self.string(text, "text", .{}) };
         return self.unknown(value);
@@ -156,6 +163,7 @@ pub const Reader = struct {
         output: ?Value = null,
         text: ?Value = null,
         emotion: ?Value = null,
+        tools: ?Value = null,
     };
 
     fn broken(self: *Reader, length: usize) error{Unusable} {
@@ -208,7 +216,14 @@ pub const Reader = struct {
             return self.refuse(.not_messages, key ++ " is not a list of messages", .{});
         var messages: std.ArrayList(Message) = .empty;
         var items = value.items();
-        while (items.next()) |item| try messages.append(self.arena.allocator(), try self.message(item, key, messages.items.len));
+        while (items.next()) |item| {
+            if (isElaborate(item)) {
+                messages.clearRetainingCapacity();
+                try messages.appendSlice(self.arena.allocator(), try self.elaborate(value, key));
+                break;
+            }
+            try messages.append(self.arena.allocator(), try self.message(item, key, messages.items.len));
+        }
         var has_answer = false;
         for (messages.items) |m| has_answer = has_answer or m.role == .assistant;
         if (answered and !has_answer) return self.refuse(.no_assistant_turn, key ++ " has no assistant turn to learn from", .{});
@@ -232,18 +247,66 @@ pub const Reader = struct {
         return .{ .role = role, .content = try self.string(content, key ++ "[{d}].content", .{at}), .emotion = feeling(item.get("emotion")) };
     }
 
+    /// Whether a turn has more than a role and a text of its own.
+    fn isElaborate(item: Value) bool {
+        if (item.kind() != .object) return false;
+        var members = item.members();
+        while (members.next()) |member| {
+            for ([_][]const u8{ "tool_calls", "thinking", "reasoning_content", "reasoning", "tool_call_id" }) |name|
+                if (std.mem.eql(u8, member.name, name) and member.value.kind() != .null) return true;
+            if (std.mem.eql(u8, member.name, "content") and member.value.kind() == .array) return true;
+            if (std.mem.eql(u8, member.name, "role")) if (member.value.string()) |role|
+                for ([_][]const u8{ "tool", "ipython", "developer" }) |name| if (std.mem.eql(u8, role, name)) return true;
+        }
+        return false;
+    }
+
+    /// Turns as the renderer reads them, with calls, answers and reasoning.
+    fn elaborate(self: *Reader, list: Value, comptime key: []const u8) Error![]const Message {
+        var diag: base.Diagnostic = .{};
+        const chat_ = tokenizer.chat_format.readChat(self.arena.allocator(), list.node().text(), &diag) catch |err| return switch (err) {
+            error.OutOfMemory => error.OutOfMemory,
+            error.WrongRole => self.refuse(.unknown_role, key ++ ": {s}", .{diag.text()}),
+            else => self.refuse(.not_a_message, key ++ ": {s}", .{diag.text()}),
+        };
+        for (chat_.messages, 0..) |m, i| if (isBlank(m.content)) switch (m.role) {
+            .tool => {},
+            .assistant => if (m.calls.len == 0) return self.refuse(.empty_text, key ++ "[{d}].content is empty", .{i}),
+            .system, .user => return self.refuse(.empty_text, key ++ "[{d}].content is empty", .{i}),
+        };
+        return chat_.messages;
+    }
+
+    /// The tools on offer, each as JSON text: a list, or a text that is one.
+    fn offered(self: *Reader, tools: ?Value) Error![]const []const u8 {
+        const given = tools orelse return &.{};
+        const list = switch (given.kind()) {
+            .null => return &.{},
+            .array, .string => given.node().text(),
+            else => return self.refuse(.wrong_tools, "tools is not a list", .{}),
+        };
+        if (isBlank(list)) return &.{};
+        const a = self.arena.allocator();
+        var diag: base.Diagnostic = .{};
+        const read_ = tokenizer.chat_format.readChat(a, try std.mem.concat(a, u8, &.{ "{\"messages\": [], \"tools\": ", list, "}" }), &diag) catch |err| return switch (err) {
+            error.OutOfMemory => error.OutOfMemory,
+            else => self.refuse(.wrong_tools, "tools: {s}", .{diag.text()}),
+        };
+        return read_.tools;
+    }
+
     /// The emotion of a row or a turn, which only the abbey format shows.
     fn feeling(value: ?Value) ?[]const u8 {
         const text = (value orelse return null).string() orelse return null;
         return if (isBlank(text)) null else text;
     }
 
-    fn continuation(self: *Reader, prompt: Value, completion: Value) Error!Row {
+    fn continuation(self: *Reader, prompt: Value, completion: Value, tools: ?Value) Error!Row {
         if (prompt.kind() == .array and completion.kind() == .array) {
             const before = try self.chat(prompt, "prompt", false, null);
             const after = try self.chat(completion, "completion", true, null);
             const all = try std.mem.concat(self.arena.allocator(), Message, &.{ before, after });
-            return .{ .chat = .{ .messages = all, .learn_from = before.len } };
+            return .{ .chat = .{ .messages = all, .learn_from = before.len, .tools = try self.offered(tools) } };
         }
         return .{ .completion = .{
             .prompt = try self.string(prompt, "prompt", .{}),
@@ -270,7 +333,7 @@ pub const Reader = struct {
         const prompt: ?Value = if (columns.prompt) |p| (if (p.kind() == .null) null else p) else null;
         if ((chosen.kind() == .array) != (rejected.kind() == .array))
             return self.refuse(.mixed_pair, "chosen and rejected must both be text or both lists of messages", .{});
-        if (chosen.kind() == .array) return self.chatPair(prompt, chosen, rejected, columns.emotion);
+        if (chosen.kind() == .array) return self.chatPair(prompt, chosen, rejected, columns);
         if (prompt) |p| if (p.kind() == .array)
             return self.refuse(.mixed_pair, "prompt is a list of messages, but chosen and rejected are text; use one shape", .{});
         const better = try self.string(chosen, "chosen", .{});
@@ -286,7 +349,8 @@ pub const Reader = struct {
         return .{ .pair = .{ .prompt = before, .chosen = better, .rejected = worse } };
     }
 
-    fn chatPair(self: *Reader, prompt: ?Value, chosen: Value, rejected: Value, emotion: ?Value) Error!Row {
+    fn chatPair(self: *Reader, prompt: ?Value, chosen: Value, rejected: Value, columns: *const Columns) Error!Row {
+        const emotion = columns.emotion;
         const shared = prompt == null or prompt.?.kind() != .array; // A text beside lists repeats what both begin with.
         var better = try self.chat(chosen, "chosen", true, if (shared) emotion else null);
         var worse = try self.chat(rejected, "rejected", true, if (shared) emotion else null);
@@ -309,7 +373,7 @@ pub const Reader = struct {
                 if (!sameMessage(a, b)) break;
             } else return self.same();
         }
-        return .{ .chat_pair = .{ .prompt = before, .chosen = better, .rejected = worse } };
+        return .{ .chat_pair = .{ .prompt = before, .chosen = better, .rejected = worse, .tools = try self.offered(columns.tools) } };
     }
 
     fn same(self: *Reader) error{Unusable} {
@@ -388,6 +452,16 @@ test "each shape is understood" {
     try expectRow("{\"prompt\": \"hi\", \"chosen\": " ++ turns ++ ", \"rejected\": " ++ others ++ "}", .{ .chat_pair = .{ .prompt = &.{user}, .chosen = &.{assistant}, .rejected = &.{answer} } });
 }
 
+test "calls, answers, reasoning and tools are read" {
+    try expectRow("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}, {\"role\": \"assistant\", \"content\": null, \"thinking\": \"hm\", " ++
+        "\"tool_calls\": [{\"id\": \"1\", \"function\": {\"name\": \"f\", \"arguments\": {\"x\": 1}}}]}, {\"role\": \"tool\", \"content\": \"2\"}], " ++
+        "\"tools\": [{\"type\": \"function\"}]}", .{ .chat = .{ .messages = &.{
+        user,
+        .{ .role = .assistant, .thinking = "hm", .calls = &.{.{ .name = "f", .arguments = "{\"x\": 1}", .id = "1" }} },
+        .{ .role = .tool, .content = "2" },
+    }, .tools = &.{"{\"type\": \"function\"}"} } });
+}
+
 fn expectProblem(line: []const u8, problem: Problem, said: []const u8) !void {
     errdefer std.debug.print("line: {s}\n", .{line});
     var reader: Reader = .init(testing.allocator, .{ .max_bytes = 300, .max_depth = 6, .max_values = 40 });
@@ -422,6 +496,10 @@ test "each problem has its kind and its words" {
     try expectProblem("{\"messages\": [{\"content\": \"a\"}]}", .unknown_role, "no role");
     try expectProblem("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}", .no_assistant_turn, "no assistant turn");
     try expectProblem("{\"messages\": [{\"role\": \"user\", \"content\": \"\"}]}", .empty_text, "messages[0].content is empty");
+    try expectProblem("{\"messages\": [{\"role\": \"tool\", \"content\": 5}]}", .not_a_message, "messages: turn 1: content is not text");
+    try expectProblem("{\"messages\": [{\"role\": \"assistant\", \"content\": null, \"tool_calls\": []}]}", .empty_text, "messages[0].content is empty");
+    try expectProblem("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}], \"tools\": 5}", .wrong_tools, "tools is not a list");
+    try expectProblem("{\"messages\": [{\"role\": \"assistant\", \"content\": \"a\"}], \"tools\": \"[1\"}", .wrong_tools, "tools: ");
     try expectProblem("{\"instruction\": \"a\"}", .no_output, "without output");
     try expectProblem("{\"chosen\": \"a\"}", .half_a_pair, "chosen without rejected");
     try expectProblem("{\"chosen\": \"a\", \"rejected\": []}", .mixed_pair, "both be text");
