@@ -171,3 +171,38 @@ def test_a_wrong_command_is_one_line(
     shown = capsys.readouterr().err
     assert said in shown
     assert "Traceback" not in shown
+
+
+def test_training_says_what_it_learns_and_what_it_cuts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("prepare", CHATS, "--tokenizer", TOKENIZER, "--output", tmp_path / "a.bin") == 0
+    config = {
+        "model_type": "llama",
+        "vocab_size": 2048,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    def train(limit: int, *more: str | Path) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(["train", "--model", str(tmp_path / "config.json"), "--data",
+                  str(tmp_path / "a.bin"), "--run-dir", str(tmp_path / f"run{limit}"), "--set",
+                  "max_steps=1", "--set", f"max_seq_len={limit}", *map(str, more)])  # fmt: skip
+        assert not left.value.code
+        return capsys.readouterr().err
+
+    shown = train(64, "--tokenizer", TOKENIZER)
+    assert "data: 171 of 311 rows are longer than max_seq_len 64 and lose their end" in shown
+    assert "row 0 teaches ⟦That tight, racing feeling" in shown
+    shown = train(128, "--tokenizer", TOKENIZER)
+    assert "longer than" not in shown
+    assert "subject is it?<|im_end|>⟧" in shown
+    assert "row 0" not in train(127)
+    assert "longer than" not in train(63, "--set", "packing=wrapped")

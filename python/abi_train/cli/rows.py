@@ -7,17 +7,20 @@ anything was measured.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from ..data.visible import visible
-from .common import size_text
+from ..errors import AbiTrainError
+from ..progress import Observer
+from .common import err, say, size_text
 
 if TYPE_CHECKING:
     from ..data.report import Example, Report
+    from ..runspec import RunSpec
 
 STYLES = {"error": "bold red", "warn": "bold yellow", "note": "bold blue"}
 WIDEST = 100
@@ -78,6 +81,58 @@ def _marked(console: Console, pieces: Iterable[tuple[str, bool, bool]]) -> Text:
         shown.append(closes, style="bold green")
     shown.rstrip()
     return shown
+
+
+class DataLines(Observer):
+    """Says at the start of a run what is learned in its first row, and how many rows are cut."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+
+    def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
+        """Print one or two lines; what cannot be read was or will be refused elsewhere."""
+        try:
+            for line in data_lines(self.spec):
+                say(line)
+        except (AbiTrainError, OSError):
+            return
+
+
+def data_lines(spec: RunSpec) -> Iterable[str]:
+    """What a person should know of the data of a run before it starts."""
+    import numpy as np
+
+    from ..data.files import TokenFiles
+    from ..tokenizer import Tokenizer
+
+    data = TokenFiles.open(spec.data)
+    if data.starts is None:
+        return
+    limit, rows = spec.config.max_seq_len, data.starts.size - 1
+    over = int(np.count_nonzero(np.diff(data.starts) > limit))
+    if over and spec.config.packing in ("none", "bfd"):
+        yield (
+            f"data: {over:,} of {rows:,} rows are longer than max_seq_len {limit:,} and lose their "
+            "end, and with it the end token"
+        )
+    if rows == 0 or spec.tokenizer_dir is None or spec.resume is not None:
+        return
+    begin, end = int(data.starts[0]), min(int(data.starts[1]), int(data.starts[0]) + limit)
+    learned = np.ones(end - begin, dtype=np.bool_)
+    if data.mask is not None:
+        learned = data.mask.at(begin, end).view(np.bool_)
+    learned[:1] = False
+    ids = np.asarray(data.token_ids[begin:end])[learned]
+    with Tokenizer.load(spec.tokenizer_dir) as tokenizer:
+        text = tokenizer.decode(ids, skip_special=False, continues=True)
+    opens, closes = marks(err())
+    yield f"row 0 teaches {opens}{_shortened(visible(text))}{closes}"
+
+
+def _shortened(text: str, size: int = 76) -> str:
+    """One line with the beginning and the end, where the end token stands."""
+    line = " ".join(text.split())
+    return line if len(line) <= size else f"{line[: size - 27]} … {line[-24:]}"
 
 
 def print_report(console: Console, report: Report) -> None:

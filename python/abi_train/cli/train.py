@@ -11,6 +11,7 @@ import typer
 from ..config import LlmTrainingConfig
 from ..errors import CheckpointError, ConfigError
 from .common import JsonFlag, from_the_command_line, print_json, say
+from .rows import DataLines
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -101,7 +102,7 @@ def train(
                 )
     stop = StopOnSignal()
     first = engines.processes.is_first()
-    shown = [TrainingLine(interval=spec.config.log_interval)] if first else []
+    shown = [DataLines(spec), TrainingLine(interval=spec.config.log_interval)] if first else []
     observer = Observers(*shown, stop)
     with stop.installed():
         result = engines.run(spec, observer)
