@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # type checkers know the name; `typing` itself takes long
 if TYPE_CHECKING:
     from typing import Any
 
-    from .adapters import LoraConfig, create_adapter, merge_adapter
+    from .adapters import LoraConfig, create_adapter, merge_adapter, unmerge_adapter
     from .check.crosscheck import crosscheck
     from .config import LlmTrainingConfig
     from .data.prepare import prepare
@@ -57,6 +57,7 @@ _HOME = {
     "crosscheck": "check.crosscheck",
     "create_adapter": "adapters",
     "merge_adapter": "adapters",
+    "unmerge_adapter": "adapters",
     "export_adapter_gguf": "export",
     "export_gguf": "export",
     "Generator": "generate",
@@ -88,6 +89,7 @@ __all__ = [
     "parse_instruction_dataset",
     "prepare",
     "run",
+    "unmerge_adapter",
 ]
 
 

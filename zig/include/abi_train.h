@@ -422,6 +422,10 @@ abt_status abt_model_weights(abt_model model, void **weights, uint64_t *elements
  * new folder `folder`, which appears whole or not at all. An existing folder is refused. */
 abt_status abt_model_save(abt_model model, const char *folder, const char *tokenizer_dir);
 
+/* A number that tells one model's weights from another's: CRC-32C over all norms and biases and both ends of every
+ * matrix, as F32, the same for a stored model and one in memory. Checkpoints of adapter runs keep that of their base. */
+abt_status abt_model_fingerprint(abt_model model, uint32_t *crc32c);
+
 /* Weights from, and to, ABI's checkpoint files: ABLC (.ckpt with moments) and ABIC (weights only), version 1.
  * The file must have exactly this model's number of elements. *step: the step it was saved at. */
 abt_status abt_model_import_checkpoint(abt_model model, const char *path, uint64_t *step);
@@ -436,11 +440,20 @@ abt_status abt_model_export_checkpoint(abt_model model, const char *path, uint32
  * base; may be NULL. */
 abt_status abt_adapter_create(abt_model model, const char *lora_json, const char *base_name, const char *folder);
 
+/* Reads an adapter, or an adapter run's checkpoint, as a run on `model` would, and says what does not fit. */
+abt_status abt_adapter_check(abt_model model, const char *adapter);
+
 /* Adds an adapter to the weights of the model at `model_path` and writes the sum as the new model folder
  * `out_folder`: W + s B A, summed in double and rounded once, as F32. A tied model whose embedding or head has an
  * adapter is written with a head of its own. tokenizer_dir: NULL: the model's folder. */
 abt_status abt_adapter_merge(const char *model_path, const char *adapter, const char *out_folder,
                              const char *tokenizer_dir);
+
+/* Takes an adapter out of the weights it was merged into: W - s B A, rounded once, written as the new model folder
+ * `out_folder`. *distance (may be NULL): the most by which a weight may now differ from the base's. The model must be
+ * stored as F32 or F64: what a coarser type rounded away does not come back. */
+abt_status abt_adapter_unmerge(const char *model_path, const char *adapter, const char *out_folder,
+                               const char *tokenizer_dir, double *distance);
 
 /* ---- Trainer ----------------------------------------------------------------------------------------
  * The training loop, one event a call: an optimizer step, an evaluation, a saved checkpoint, or the end.
@@ -534,6 +547,13 @@ abt_status abt_trainer_request_stop(abt_trainer trainer);
 
 /* Saves a checkpoint now. The path is filled in as text. */
 abt_status abt_trainer_save(abt_trainer trainer, char *buffer, size_t capacity, size_t *needed);
+
+/* Whether a checkpoint folder is whole: every file is read and compared with checksums.json, or without that list
+ * parsed. ABT_STATUS_CHECKPOINT and the file's name when it is not. */
+abt_status abt_checkpoint_check(const char *checkpoint);
+
+/* Writes checksums.json over all files that lie in a folder, for checkpoints that were written by others. */
+abt_status abt_checkpoint_seal(const char *folder);
 
 /* The newest whole checkpoint in a run's folder, as JSON: {"step": N of checkpoint-N or null, "note": text}.
  * Every file is read and its checksum compared; damaged checkpoints are passed over and the note names

@@ -34,3 +34,28 @@ def merge(
             c_optional_path(tokenizer_dir, "tokenizer_dir"),
         )
     )
+
+
+def check_on(model: Handle, adapter: str | os.PathLike[str]) -> None:
+    """Reads an adapter as a run on this model would."""
+    check(lib.abt_adapter_check(model.value, c_path(adapter, "adapter")))
+
+
+def unmerge(
+    model_path: str | os.PathLike[str],
+    adapter: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    tokenizer_dir: str | os.PathLike[str] | None,
+) -> float:
+    """Writes a merged model without its adapter; the most by which a weight may differ."""
+    distance = ffi.new("double *")
+    check(
+        lib.abt_adapter_unmerge(
+            c_path(model_path, "model_path"),
+            c_path(adapter, "adapter"),
+            c_path(folder, "folder"),
+            c_optional_path(tokenizer_dir, "tokenizer_dir"),
+            distance,
+        )
+    )
+    return float(distance[0])

@@ -56,6 +56,13 @@ def open(path: str | os.PathLike[str], dtype: str) -> Handle:
     return Handle(result[0], lib.abt_model_free)
 
 
+def fingerprint(model: Handle) -> int:
+    """A number that tells one model's weights from another's."""
+    crc = ffi.new("uint32_t *")
+    check(lib.abt_model_fingerprint(model.value, crc))
+    return int(crc[0])
+
+
 def random(config_json: str, seed: int, dtype: str) -> Handle:
     """Random weights for a `config.json` given as text."""
     result = out_handle()

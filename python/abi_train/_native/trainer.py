@@ -176,6 +176,16 @@ def latest_checkpoint(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     return json_out(lib.abt_checkpoint_latest_json, c_string(os.fsencode(run_dir), "run_dir"))
 
 
+def check_checkpoint(folder: str | os.PathLike[str]) -> None:
+    """Reads every file of a checkpoint folder and compares checksums."""
+    check(lib.abt_checkpoint_check(c_string(os.fsencode(folder), "checkpoint")))
+
+
+def seal_checkpoint(folder: str | os.PathLike[str]) -> None:
+    """Writes `checksums.json` over all files in a folder."""
+    check(lib.abt_checkpoint_seal(c_string(os.fsencode(folder), "folder")))
+
+
 def progress(handle: Handle) -> tuple[int, int]:
     """Updates done and updates planned."""
     step = ffi.new("uint64_t *")

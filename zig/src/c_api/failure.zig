@@ -63,6 +63,7 @@ fn statusOf(err: anyerror, home: Status) Status {
         error.AccessDenied,
         error.AlreadyExists,
         error.IsDir,
+        error.NotAFile,
         error.NameTooLong,
         error.ReadOnlyFileSystem,
         error.ShortWrite,

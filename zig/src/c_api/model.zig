@@ -93,6 +93,23 @@ pub fn abt_model_free(model: u64) callconv(.c) Status {
     return handles.free(Model, model);
 }
 
+pub fn abt_model_fingerprint(model: u64, crc32c: ?*u32) callconv(.c) Status {
+    const result = crc32c orelse return failure.nullArgument("crc32c");
+    result.* = 0;
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Model, model, .shared, &status) orelse return status;
+    defer held.release();
+
+    switch (held.object.value) {
+        inline else => |*m, tag| {
+            const T = if (tag == .f64) f64 else f32;
+            const source: abi.train.Source(T) = if (tag == .stored) .{ .mapped = m } else .{ .dense = m };
+            result.* = source.fingerprint();
+        },
+    }
+    return c.ABT_STATUS_OK;
+}
+
 pub fn abt_model_config_json(model: u64, buffer: ?[*]u8, capacity: usize, needed: ?*usize) callconv(.c) Status {
     var status: Status = c.ABT_STATUS_OK;
     const held = handles.acquire(Model, model, .shared, &status) orelse return status;

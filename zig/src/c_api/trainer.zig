@@ -175,6 +175,22 @@ pub fn abt_trainer_save(trainer: u64, buffer: ?[*]u8, capacity: usize, needed: ?
     }
 }
 
+pub fn abt_checkpoint_check(path: ?[*:0]const u8) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const folder = out.string(path, "checkpoint", &status) orelse return status;
+    var diag: failure.Diagnostic = .{};
+    abi.checkpoint.verify(out.gpa, out.io(), folder, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_checkpoint_seal(path: ?[*:0]const u8) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const folder = out.string(path, "folder", &status) orelse return status;
+    var diag: failure.Diagnostic = .{};
+    abi.checkpoint.seal(out.gpa, out.io(), folder, &diag) catch |err| return failure.from(err, c.ABT_STATUS_IO, &diag);
+    return c.ABT_STATUS_OK;
+}
+
 pub fn abt_checkpoint_latest_json(run_dir: ?[*:0]const u8, buffer: ?[*]u8, capacity: usize, needed: ?*usize) callconv(.c) Status {
     var status: Status = c.ABT_STATUS_OK;
     const dir = out.string(run_dir, "run_dir", &status) orelse return status;

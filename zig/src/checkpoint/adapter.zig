@@ -71,14 +71,30 @@ pub fn loadAdapterOn(comptime T: type, gpa: Allocator, storage: Storage, path: [
     var arena: std.heap.ArenaAllocator = .init(gpa);
     errdefer arena.deinit();
 
-    const config = try readConfigOn(arena.allocator(), gpa, storage, path, diag);
+    var config = try readConfigOn(arena.allocator(), gpa, storage, path, diag);
+    const file_path = try base.storage.join(gpa, path, folder.adapter_name);
+    defer gpa.free(file_path);
+
+    var mapping = try mapTensors(storage, path, file_path, diag);
+    defer mapping.unmap();
+
+    var file = safetensors.parse(gpa, mapping.bytes, diag) catch |err| {
+        diag.prepend("{s}: ", .{file_path});
+        return err;
+    };
+    defer file.deinit();
+
+    try config.nameModules(arena.allocator(), file.tensors, model.layout.layerCount());
     var layout = config.settings.layoutFor(gpa, model.layout, diag) catch |err| {
         diag.prepend("{s}/" ++ folder.adapter_config_name ++ ": ", .{path});
         return err;
     };
     errdefer layout.deinit();
 
-    const values = try readValues(T, gpa, storage, path, &layout, model, diag);
+    const values = matchAndRead(T, gpa, &file, &layout, model, diag) catch |err| {
+        diag.prepend("{s}: ", .{file_path});
+        return err;
+    };
     return .{ .arena = arena, .settings = config.settings, .base_name = config.base_model_name_or_path, .layout = layout, .values = values };
 }
 
@@ -133,37 +149,14 @@ fn checkOwnBase(comptime T: type, gpa: Allocator, storage: Storage, path: []cons
     }
 }
 
-fn readValues(
-    comptime T: type,
-    gpa: Allocator,
-    storage: Storage,
-    path: []const u8,
-    layout: *const arch.AdapterLayout,
-    model: BaseModel(T),
-    diag: *Diagnostic,
-) Error![]align(64) T {
-    const file_path = try base.storage.join(gpa, path, folder.adapter_name);
-    defer gpa.free(file_path);
-
-    var mapping = storage.map(file_path) catch |err| {
+fn mapTensors(storage: Storage, path: []const u8, file_path: []const u8, diag: *Diagnostic) Error!base.storage.Mapping {
+    return storage.map(file_path) catch |err| {
         if (err == error.FileNotFound) {
             diag.set("{s} has no " ++ folder.adapter_name ++ ". An adapter as adapter_model.bin is a pickle and is not read: " ++
                 "save it with safetensors", .{path});
             return error.NotAnAdapter;
         }
         base.storage.explain(diag, err, "read", file_path);
-        return err;
-    };
-    defer mapping.unmap();
-
-    var file = safetensors.parse(gpa, mapping.bytes, diag) catch |err| {
-        diag.prepend("{s}: ", .{file_path});
-        return err;
-    };
-    defer file.deinit();
-
-    return matchAndRead(T, gpa, &file, layout, model, diag) catch |err| {
-        diag.prepend("{s}: ", .{file_path});
         return err;
     };
 }
@@ -347,79 +340,6 @@ fn writeAll(comptime T: type, gpa: Allocator, storage: Storage, path: []const u8
     try target.seal();
     try folder.checkFile(gpa, storage, target.temporary_path, folder.sumOf(folder.adapter_name, digest), diag);
     try target.commit();
-}
-
-// ---- merging ----
-
-/// Adds the adapter to the weights: W + s·B·A, summed in f64 and rounded once. A tied model whose embedding or head has an
-/// adapter gets a head of its own: its layout and weights are replaced.
-pub fn mergeInto(comptime T: type, gpa: Allocator, model: *model_file.LoadedModel(T), adapter: *const LoadedAdapter(T)) error{ OutOfMemory, ModelTooLarge }!void {
-    const outer = adapter.layout.get(null, .embed_tokens) != null or adapter.layout.get(null, .lm_head) != null;
-    if (outer and model.config.tie_word_embeddings) try untie(T, gpa, model);
-    var widest: usize = 0;
-    for (adapter.layout.modules) |m| widest = @max(widest, if (m.target == .embed_tokens) m.out else m.in);
-    const row = try gpa.alloc(f64, widest);
-    defer gpa.free(row);
-
-    for (adapter.layout.modules) |m| {
-        const weight = m.target.weightOf(&model.layout, m.layer).slice(T, model.weights);
-        const a = m.a.sliceConst(T, adapter.values);
-        const b = m.b.sliceConst(T, adapter.values);
-        if (m.target == .embed_tokens) {
-            // Stored [in, out]: row i gets B · A[:, i].
-            for (0..m.in) |i| {
-                const sum = row[0..m.out];
-                for (sum, 0..) |*s, o| {
-                    s.* = 0;
-                    for (0..m.rank) |r| s.* += @as(f64, b[o * m.rank + r]) * a[r * m.in + i];
-                }
-                addRow(T, weight[i * m.out ..][0..m.out], sum, m.scale);
-            }
-            continue;
-        }
-        for (0..m.out) |o| {
-            const sum = row[0..m.in];
-            @memset(sum, 0);
-            for (0..m.rank) |r| {
-                addScaled(T, sum, b[o * m.rank + r], a[r * m.in ..][0..m.in]);
-            }
-            addRow(T, weight[o * m.in ..][0..m.in], sum, m.scale);
-        }
-    }
-}
-
-/// sum += factor · x
-fn addScaled(comptime T: type, sum: []f64, factor: f64, x: []const T) void {
-    const lanes = 8;
-    const V = @Vector(lanes, f64);
-    var i: usize = 0;
-    while (i + lanes <= x.len) : (i += lanes) {
-        const narrow: @Vector(lanes, T) = x[i..][0..lanes].*;
-        const wide: V = @floatCast(narrow);
-        const before: V = sum[i..][0..lanes].*;
-        sum[i..][0..lanes].* = before + @as(V, @splat(factor)) * wide;
-    }
-    while (i < x.len) : (i += 1) sum[i] += factor * x[i];
-}
-
-fn addRow(comptime T: type, weight: []T, delta: []const f64, scale: f64) void {
-    for (weight, delta) |*w, d| w.* = @floatCast(@as(f64, w.*) + scale * d);
-}
-
-fn untie(comptime T: type, gpa: Allocator, model: *model_file.LoadedModel(T)) error{ OutOfMemory, ModelTooLarge }!void {
-    var config = model.config;
-    config.tie_word_embeddings = false;
-    var layout = try arch.Layout.init(gpa, config);
-    errdefer layout.deinit();
-
-    const weights = try gpa.alignedAlloc(T, .@"64", layout.total);
-    for (layout.parameters) |p| {
-        const from = if (p.role == .output) model.layout.head() else model.layout.get(p.layer, p.role).?;
-        @memcpy(p.slice(T, weights), from.sliceConst(T, model.weights));
-    }
-    gpa.free(model.weights);
-    model.layout.deinit();
-    model.* = .{ .config = config, .layout = layout, .weights = weights };
 }
 
 test {

@@ -5,6 +5,7 @@ const base = @import("base");
 const formats = @import("formats");
 const arch = @import("arch");
 const adapter_file = @import("adapter.zig");
+const merge = @import("merge.zig");
 const model_file = @import("model_file.zig");
 const save_file = @import("save.zig");
 const store = @import("store.zig");
@@ -184,7 +185,7 @@ test "merging adds s·B·A, and unties a tied model whose embedding has an adapt
     defer before.deinit(gpa);
 
     try testing.expect(before.config.tie_word_embeddings);
-    try adapter_file.mergeInto(f32, gpa, &rig.model, &rig.adapter);
+    try merge.mergeInto(f32, gpa, &rig.model, &rig.adapter);
     try testing.expect(!rig.model.config.tie_word_embeddings);
     const head = rig.model.layout.get(null, .output).?.sliceConst(f32, rig.model.weights);
     try testing.expectEqualSlices(f32, before.layout.head().sliceConst(f32, before.weights), head);
@@ -225,7 +226,7 @@ test "every allocation failure while making, reading and merging an adapter is s
             var read = try adapter_file.loadAdapter(f32, a, testing.io, folder, .{ .config = config, .layout = &model.layout, .weights = model.weights }, &diag);
             defer read.deinit(a);
 
-            try adapter_file.mergeInto(f32, a, &model, &read);
+            try merge.mergeInto(f32, a, &model, &read);
         }
     }.run, .{path});
 }
