@@ -12,12 +12,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from .adapter_targets import (
+    LINEAR_TARGETS,
+    TARGETS,
+    chosen,
+    compiled,
+    is_plain,
+    kind_of,
+    layer_of,
+    module_paths,
+    shortest,
+    spelled_out,
+)
 from .errors import CheckpointError, ConfigError, FormatError
 from .rules import (
     U32_MAX,
@@ -46,24 +57,17 @@ __all__ = [
     "create_adapter",
     "is_adapter",
     "merge_adapter",
+    "unmerge_adapter",
 ]
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 
-LINEAR_TARGETS: Final = (
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-)
-TARGETS: Final = (*LINEAR_TARGETS, "embed_tokens", "lm_head")
-"""What can get an adapter, in the order in which adapters are stored."""
 ALL_LINEAR: Final = "all-linear"
 """PEFT's word for every matrix of the layers; it leaves out embeddings and head, and so do we."""
+
+LARGEST_ALPHA: Final = 1_000_000
+"""Beyond it a scale no longer fits the arithmetic."""
 
 _OURS: Final = ("seed", "adapter", "export_gguf_path")
 _SIZES: Final = (
@@ -75,9 +79,11 @@ _SIZES: Final = (
     "alpha_pattern",
     "target_parameters",
 )
+_SELECTORS: Final = ("layers_to_transform", "layers_pattern", "exclude_modules")
+"""PEFT's keys that take away from `target_modules`; left out where they are not used."""
 _PATTERN_WORDS: Final = (
-    "its keys must be names of modules as q_proj or layers.0.self_attn.q_proj, without signs of a "
-    "regular expression"
+    "its keys must be names of modules as q_proj or layers.0.self_attn.q_proj, or regular "
+    "expressions of them"
 )
 _NO_EFFECT: Final = frozenset(
     {
@@ -98,9 +104,6 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "bias": "only adapters without trained biases are read",
     "fan_in_fan_out": "only matrices stored as (out, in) are read",
     "modules_to_save": "whole trained modules are not read; merge the adapter first",
-    "layers_to_transform": "an adapter on some layers only is not read",
-    "layers_pattern": "an adapter on some layers only is not read",
-    "exclude_modules": "list what has an adapter in target_modules instead",
     "use_dora": "DoRA is not computed here",
     "lora_bias": "adapters with biases are not computed here",
     "trainable_token_indices": "trained tokens are not computed here",
@@ -118,8 +121,11 @@ _UNSUPPORTED: Final[Mapping[str, str]] = {
     "arrow_config": "routing between adapters is not computed here",
     "kasa_config": "KaSA is not computed here",
     "ensure_weight_tying": "tied adapters are not computed here",
+    "runtime_config": "remove the key",
 }
 _NEUTRAL: Final[Mapping[str, Any]] = {"bias": "none"}
+_CHANGES_THE_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin that take the adapter's start out of the base, so that it fits no other."""
 
 
 def _names(default: tuple[str, ...], note: str, words: str) -> Any:
@@ -144,19 +150,38 @@ class LoraConfig:
     """
 
     r: int = count(8, "rank of the adapters", least=1)
-    lora_alpha: float = positive(16.0, "scale of the adapters times r")
+    lora_alpha: float = positive(16.0, "scale of the adapters times r", largest=LARGEST_ALPHA)
     lora_dropout: float = share(0.0, "share of an adapter's inputs dropped in training")
-    target_modules: tuple[str, ...] = _names(
+    target_modules: tuple[str, ...] | str = _names(
         ("q_proj", "k_proj", "v_proj", "o_proj"),
-        "matrices that get an adapter",
+        "matrices that get an adapter: names, paths, or one regular expression",
         f"it must be a list of {', '.join(TARGETS)}, or {ALL_LINEAR} for all before embed_tokens",
+    )
+    layers_to_transform: tuple[int, ...] = field(
+        (),
+        Rule(
+            kind="layers",
+            note="only in these layers, counted from 0",
+            words="it must be a layer or a list of layers, counted from 0",
+        ),
+    )
+    layers_pattern: tuple[str, ...] = _names(
+        (),
+        "what comes before the number of a layer, where it is not found by itself",
+        "it must be a name or a list of names, as layers",
+    )
+    exclude_modules: tuple[str, ...] | str = _names(
+        (),
+        "but not these: names, paths, or one regular expression",
+        f"it must be a list of {', '.join(TARGETS)}, or a regular expression",
     )
     use_rslora: bool = flag(False, "scale by alpha/sqrt(r) in place of alpha/r")
     rank_pattern: Mapping[str, int] = _pattern(
         "another rank for some modules, by name", "its values must be whole numbers from 1"
     )
     alpha_pattern: Mapping[str, float] = _pattern(
-        "another alpha for some modules, by name", "its values must be finite numbers above 0"
+        "another alpha for some modules, by name",
+        f"its values must be finite numbers above 0 and at most {LARGEST_ALPHA}",
     )
     target_parameters: tuple[str, ...] = _names(
         (),
@@ -185,6 +210,12 @@ class LoraConfig:
         if self.target_parameters and self.lora_dropout > 0.0:
             rule = "with target_parameters it must be 0: experts have no place for dropout"
             raise broken("lora.lora_dropout", self.lora_dropout, rule)
+        if self.layers_pattern and not self.layers_to_transform:
+            rule = "it means nothing without layers_to_transform"
+            raise broken("lora.layers_pattern", _shown(self.layers_pattern), rule)
+        if self.layers_to_transform and isinstance(self.target_modules, str):
+            rule = "with a regular expression in target_modules it must be unset, as in PEFT"
+            raise broken("lora.layers_to_transform", _shown(self.layers_to_transform), rule)
         if not self.target_modules and not self.target_parameters:
             raise broken("lora.target_modules", [], "it must name at least one matrix")
 
@@ -197,9 +228,16 @@ class LoraConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> LoraConfig:
         """The adapters these keys describe. Raises `ConfigError` for an unknown key."""
         known = {item.name for item in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise unknown_key(key, known, "the table lora")
+        for key, value in values.items():
+            if key in known:
+                continue
+            if key in _UNSUPPORTED:
+                raise ConfigError(f"lora.{key} is {_shown(value)}; {_UNSUPPORTED[key]}")
+            if key in _NO_EFFECT:
+                raise ConfigError(f"lora.{key} is PEFT's, but not chosen in a run; remove it")
+            if key.lower() in known:
+                raise ConfigError(f"{key!r} is not a key of the table lora; write {key.lower()}")
+            raise unknown_key(key, known, "the table lora")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,7 +245,8 @@ class LoraConfig:
         values: dict[str, Any] = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if item.name in (*_OURS, "target_parameters") and not value and value != 0:
+            optional = (*_OURS, *_SELECTORS, "target_parameters")
+            if item.name in optional and not value and value != 0:
                 continue
             if isinstance(value, tuple):
                 value = list(value)
@@ -230,7 +269,9 @@ class LoraConfig:
         """
         if self.adapter is None:
             return self
-        found = read_adapter_config(self.adapter)
+        return self._with_sizes_of(read_adapter_config(self.adapter))
+
+    def _with_sizes_of(self, found: LoraConfig) -> LoraConfig:
         fresh = LoraConfig()
         for name in _SIZES:
             asked, there = getattr(self, name), getattr(found, name)
@@ -242,6 +283,46 @@ class LoraConfig:
                 raise broken(f"lora.{name}", _shown(asked), rule)
         sizes = {name: getattr(found, name) for name in _SIZES}
         return self.replace(**sizes)
+
+    @property
+    def is_pattern(self) -> bool:
+        """True when modules are named by PEFT's patterns, which `resolved` spells out."""
+        return (
+            isinstance(self.target_modules, str)
+            or any(getattr(self, name) for name in _SELECTORS)
+            or not all(is_plain(key) for key in (*self.rank_pattern, *self.alpha_pattern))
+        )
+
+    def resolved(self, model: Path) -> LoraConfig:
+        """The adapters of a run on `model`: sizes of the one to go on from, patterns spelled out.
+
+        Raises as `with_adapter_sizes`, and `ConfigError` for a pattern that fits nothing.
+        """
+        found = None if self.adapter is None else read_adapter_config(self.adapter)
+        if not self.is_pattern and not (found is not None and found.is_pattern):
+            return self.with_adapter_sizes()
+        paths = module_paths(model)
+        asked = self._spelled_out(paths) if self.is_pattern else self
+        if found is None:
+            return asked
+        return asked._with_sizes_of(found._spelled_out(paths))
+
+    def _spelled_out(self, paths: Sequence[str]) -> LoraConfig:
+        modules = chosen(
+            paths,
+            target_modules=self.target_modules,
+            exclude_modules=self.exclude_modules,
+            layers_to_transform=self.layers_to_transform,
+            layers_pattern=self.layers_pattern,
+        )
+        return self.replace(
+            target_modules=shortest(modules, paths),
+            rank_pattern=spelled_out(self.rank_pattern, "rank_pattern", modules),
+            alpha_pattern=spelled_out(self.alpha_pattern, "alpha_pattern", modules),
+            layers_to_transform=(),
+            layers_pattern=(),
+            exclude_modules=(),
+        )
 
     def for_native(self, *, seed: int) -> dict[str, Any]:
         """The form the native library reads; `seed` is the run's."""
@@ -299,6 +380,25 @@ def merge_adapter(
     return Path(folder)
 
 
+def unmerge_adapter(
+    merged: str | Path,
+    adapter: str | Path,
+    folder: str | Path,
+    *,
+    tokenizer_dir: str | Path | None = None,
+) -> float:
+    """Write a merged model with the adapter taken out again, into a folder that must not exist.
+
+    W - s B A is summed in double and rounded once. Returns the most by which a weight may now
+    differ from the base's: a unit in the last place of the largest weights. The base itself is
+    exact, where it is still there. Raises `ConfigError` for a model stored in a type that rounded
+    the sum, and as `merge_adapter`.
+    """
+    from . import _native
+
+    return _native.adapter.unmerge(merged, adapter, folder, tokenizer_dir)
+
+
 def is_adapter(folder: str | Path) -> bool:
     """True for a folder that holds an adapter and no whole model."""
     folder = Path(folder)
@@ -346,8 +446,10 @@ def read_adapter_config(folder: Path) -> LoraConfig:
     unknown, or that means something the engines do not compute.
     """
     file = folder / ADAPTER_CONFIG
+    if file.exists() and not file.is_file():
+        raise CheckpointError(f"{file}: is no regular file.")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder}: not an adapter ({ADAPTER_CONFIG} is missing). Name a folder that PEFT or "
@@ -355,23 +457,50 @@ def read_adapter_config(folder: Path) -> LoraConfig:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: not valid JSON ({error}).") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{file}: must hold an object of names and values.")
     return _from_peft(file, values)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys stand once: of two values it is not known which is meant."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'key "{twice}" stands twice')
+    return values
+
+
 def _from_peft(file: Path, values: dict[str, Any]) -> LoraConfig:
     if values.get("peft_type") != "LORA":
         raise ConfigError(f"{file}: peft_type is {values.get('peft_type')!r}; only LORA is read")
+    task = values.get("task_type")
+    if task not in (None, "CAUSAL_LM"):
+        raise ConfigError(
+            f"{file}: task_type is {task!r}; only CAUSAL_LM is read: the adapter is of a model "
+            "with another head"
+        )
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(_CHANGES_THE_BASE):
+        raise ConfigError(
+            f"{file}: init_lora_weights is {start}; the adapter belongs to a changed base; merge "
+            "it with PEFT first"
+        )
+    if start is not None and not isinstance(start, (bool, str)):
+        raise ConfigError(
+            f"{file}: init_lora_weights is {start!r}; it must be true, false or a name"
+        )
     ours = {item.name for item in dataclasses.fields(LoraConfig)} - set(_OURS)
     taken: dict[str, Any] = {}
     for key, value in values.items():
         if key in ours:
             taken[key] = value
         elif key in _UNSUPPORTED:
-            if value and value != _NEUTRAL.get(key):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if (value or number) and value != _NEUTRAL.get(key):
                 raise ConfigError(f"{file}: {key} is {value!r}; {_UNSUPPORTED[key]}")
         elif key not in _NO_EFFECT:
             known = ours | _UNSUPPORTED.keys() | _NO_EFFECT
@@ -379,8 +508,9 @@ def _from_peft(file: Path, values: dict[str, Any]) -> LoraConfig:
     for key in ("r", "target_modules"):
         if key not in taken:
             raise ConfigError(f"{file}: {key} is missing")
-    taken["target_parameters"] = taken.get("target_parameters") or ()
-    taken["target_modules"] = taken["target_modules"] or ()
+    for key in ("target_parameters", "target_modules", *_SELECTORS):
+        if taken.get(key) is None:
+            taken[key] = ()
     for key in ("rank_pattern", "alpha_pattern"):
         taken[key] = taken.get(key) or {}
     taken.setdefault("lora_alpha", 8)  # PEFT's own default
@@ -395,6 +525,8 @@ def _checked(item: dataclasses.Field[Any], value: Any) -> Any:
     name = f"lora.{item.name}"
     if rule.kind == "names":
         return _checked_names(item.name, name, value, rule)
+    if rule.kind == "layers":
+        return _checked_layers(name, value, rule)
     if rule.kind == "pattern":
         return _checked_pattern(name, value, rule, whole=item.name == "rank_pattern")
     if rule.kind == "seed":
@@ -405,20 +537,42 @@ def _checked(item: dataclasses.Field[Any], value: Any) -> Any:
     return check_field(item, value, name=name)
 
 
-def _checked_names(key: str, name: str, value: Any, rule: Rule) -> tuple[str, ...]:
-    if key == "target_modules" and isinstance(value, str):
-        value = LINEAR_TARGETS if value == ALL_LINEAR else [value]
+def _checked_layers(name: str, value: Any, rule: Rule) -> tuple[int, ...]:
+    layers = [value] if isinstance(value, int) else value
+    if not isinstance(layers, (list, tuple, set, frozenset)):
+        raise broken(name, _shown(value), rule.words)
+    for layer in layers:
+        if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= U32_MAX:
+            raise broken(name, _shown(value), rule.words)
+    return tuple(sorted(set(layers)))
+
+
+def _checked_names(key: str, name: str, value: Any, rule: Rule) -> tuple[str, ...] | str:
+    if isinstance(value, str) and key != "target_parameters":
+        if key == "target_modules" and value == ALL_LINEAR:
+            value = LINEAR_TARGETS
+        elif key != "layers_pattern" and value and not is_plain(value):
+            compiled(name, value)
+            return value
+        else:
+            value = [value]
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise broken(name, value, rule.words)
     names = list(value)
     if not all(isinstance(word, str) and word for word in names):
         raise broken(name, _shown(names), rule.words)
-    if key == "target_parameters":
+    if key == "layers_pattern":
+        for word in names:
+            compiled(name, word)
+    if key in ("target_parameters", "layers_pattern"):
         return tuple(names)
     if ALL_LINEAR in names:
         names = [word for word in names if word != ALL_LINEAR] + list(LINEAR_TARGETS)
     for word in names:
-        if word not in TARGETS:
+        if not is_plain(word):
+            rule_words = "a regular expression must stand alone, not in a list"
+            raise broken(name, _shown(names), f"{word!r} is no name; {rule_words}")
+        if kind_of(word) not in TARGETS:
             said = str(unknown_key(word, TARGETS, name)).removeprefix(f"{word!r} is not a key of ")
             near = said.partition("; ")[2]
             raise broken(
@@ -429,7 +583,13 @@ def _checked_names(key: str, name: str, value: Any, rule: Rule) -> tuple[str, ..
     if len(set(names)) != len(names):
         twice = next(word for word in names if names.count(word) > 1)
         raise broken(name, _shown(names), f"{twice} is given twice")
-    return tuple(word for word in TARGETS if word in names)
+    return tuple(sorted(names, key=_place))
+
+
+def _place(name: str) -> tuple[int, int, str]:
+    """Where a name stands in a list of targets: by kind, the kind itself first, then by layer."""
+    layer = layer_of(name)
+    return TARGETS.index(kind_of(name)), -1 if layer is None else layer, name
 
 
 def _checked_pattern(name: str, value: Any, rule: Rule, *, whole: bool) -> dict[str, Any]:
@@ -437,21 +597,16 @@ def _checked_pattern(name: str, value: Any, rule: Rule, *, whole: bool) -> dict[
         raise broken(name, value, "it must be a table of module names and numbers")
     table: dict[str, Any] = {}
     for key, number in value.items():
-        last = key.rpartition(".")[2] if isinstance(key, str) else ""
-        plain = isinstance(key, str) and re.fullmatch(r"\w+(\.\w+)*", key) is not None
-        if not plain or last not in TARGETS:
-            raise broken(
-                name,
-                _shown(dict(value)),
-                f"{_PATTERN_WORDS}, and end in one of TARGETS".replace(
-                    "TARGETS", ", ".join(TARGETS)
-                ),
-            )
+        if not isinstance(key, str) or not key or (is_plain(key) and kind_of(key) not in TARGETS):
+            words = f"{_PATTERN_WORDS}, and end in one of {', '.join(TARGETS)}"
+            raise broken(name, _shown(dict(value)), words)
+        if not is_plain(key):
+            compiled(name, key)
         amount, ok = as_number(number)
         if whole:
             ok = ok and float(amount).is_integer() and 1 <= amount <= U32_MAX
             amount = int(amount) if ok else amount
-        if not ok or amount <= 0:
+        if not ok or amount <= 0 or not (whole or amount <= LARGEST_ALPHA):
             raise broken(f"{name}.{key}", number, rule.words)
         table[key] = amount
     return table
@@ -469,7 +624,7 @@ def _shown(value: Any) -> Any:
     if isinstance(value, (str, Path)):
         return str(value)
     if isinstance(value, Mapping):
-        return json.dumps(dict(value))
+        return json.dumps(dict(value), ensure_ascii=False)
     if isinstance(value, Sequence) or (isinstance(value, Iterable) and not isinstance(value, str)):
         return "[" + ", ".join(str(word) for word in value) + "]"
     return value

@@ -99,16 +99,57 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         ours = state["stateful_callbacks"]["abi_train"]
-        if not isinstance(ours["state"]["global_step"], int):
-            raise TypeError("global_step is not a whole number")
+        _require_numbers(ours["state"])
+        if not isinstance(ours["identity"], dict):
+            raise TypeError("identity is not a table")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not the state of an abi_train run ({error}). Resume from another "
             "checkpoint, or start a new run from this one's weights."
         ) from None
     return dict(state)
+
+
+def _require_numbers(state: Any) -> None:
+    for key in ("global_step", "epoch", "micro_index", "max_steps", "tokens_processed", "time_ns"):
+        _require_number(state, key, whole=True)
+    for key in ("evaluations_without_improvement", "checkpoints_saved"):
+        _require_number(state, key, whole=True, largest=2**32 - 1)
+    for key in ("best_accuracy", "last_loss", "last_accuracy"):
+        _require_number(state, key, whole=False)
+    for key, whole in (("best_metric", False), ("best_step", True)):
+        if state[key] is not None:
+            _require_number(state, key, whole=whole)
+
+
+def _require_number(
+    state: Mapping[str, Any], key: str, *, whole: bool, largest: int = 2**64 - 1
+) -> None:
+    value = state[key]
+    kinds = (int,) if whole else (int, float)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise TypeError(f"{key} is no {'whole ' if whole else ''}number")
+    if whole and not 0 <= value <= largest:
+        raise ValueError(f"{key} is {value}")
+
+
+def require_place(checkpoint: Path, state: Mapping[str, Any], *, batches: int, group: int) -> None:
+    """Raise `CheckpointError` for a place in the data that no run comes to which has `batches`
+    micro-batches an epoch and takes `group` of them an update."""
+    step, epoch, micro = state["global_step"], state["epoch"], state["micro_index"]
+    if (
+        micro < batches
+        and micro % group == 0
+        and step == epoch * -(-batches // group) + micro // group
+    ):
+        return
+    raise CheckpointError(
+        f"{checkpoint}: {STATE_FILE} says {step} updates done, epoch {epoch} and micro-batch "
+        f"{micro}, which no run over {batches} micro-batches an epoch comes to. Resume from "
+        "another checkpoint."
+    )
 
 
 def stopped_early(state: Mapping[str, Any], config: LlmTrainingConfig) -> bool:
@@ -306,6 +347,8 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         _require_equal(key, saved.get(key, unsaid), now.get(key, unsaid))
     for key, value in now.items():
         before = saved.get(key)
+        if before is None and key in _NOT_EVERYWHERE:
+            continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             for inner, part in value.items():
                 known = before.get(inner)
@@ -314,6 +357,10 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 _require_equal(f"{key}.{inner}", known, part)
         else:
             _require_equal(key, before, value)
+
+
+_NOT_EVERYWHERE: Final = ("base_crc32c",)
+"""What not every engine can tell: compared when both sides have it."""
 
 
 def _require_equal(key: str, before: Any, value: Any) -> None:

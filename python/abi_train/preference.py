@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,8 @@ from .rules import (
 __all__ = ["LOSS_TYPES", "METRICS", "DpoConfig", "Reference"]
 
 LOSS_TYPES: Final = ("sigmoid", "hinge", "ipo", "robust", "sft", "sigmoid_norm", "apo_zero")
+LARGEST: Final = 1_000_000
+"""Of beta and of a weight: a loss of such a size overflows."""
 METRICS: Final = (
     "rewards/chosen",
     "rewards/rejected",
@@ -65,7 +66,9 @@ class DpoConfig:
     Raises `ConfigError` naming the field, its value and the rule it breaks.
     """
 
-    beta: float = positive(0.1, "how strongly the reference holds the model")
+    beta: float = positive(
+        0.1, "how strongly the reference holds the model", least=1e-6, largest=LARGEST
+    )
     loss_type: tuple[str, ...] = field(
         ("sigmoid",),
         Rule(
@@ -79,7 +82,7 @@ class DpoConfig:
         Rule(
             kind="weights",
             note="weight of each loss; else 1 each",
-            words="it must be one finite number for each loss of loss_type",
+            words=f"it must be one number from 0 to {LARGEST} for each loss of loss_type",
         ),
     )
     label_smoothing: float = share(0.0, "share of pairs taken to be the wrong way round (robust)")
@@ -213,7 +216,9 @@ def _checked(item: dataclasses.Field[Any], value: Any) -> Any:
         if value is None:
             return None
         numbers = [as_number(n) for n in value] if isinstance(value, (list, tuple)) else []
-        if not numbers or not all(ok and math.isfinite(n) for n, ok in numbers):
+        if not numbers or not all(ok and 0 <= n <= LARGEST for n, ok in numbers):
             raise broken(name, value, rule.words)
+        if not any(n for n, _ in numbers):
+            raise broken(name, value, "one must be above 0, or nothing would be learned")
         return tuple(n for n, _ in numbers)
     return check_field(item, value, name=name)

@@ -81,9 +81,19 @@ def not_negative(default: float, note: str) -> Any:
     return field(default, Rule(kind="float", note=note, minimum=0, words=_NOT_NEGATIVE))
 
 
-def positive(default: float, note: str) -> Any:
-    """A number above 0."""
-    return field(default, Rule(kind="float", note=note, exclusive_minimum=0, words=_POSITIVE))
+def positive(
+    default: float, note: str, *, least: float | None = None, largest: int | None = None
+) -> Any:
+    """A number above 0, from `least` and up to `largest` where these are given."""
+    words = _POSITIVE
+    if least is not None:
+        words += f", from {least:f} to {largest}"
+    elif largest is not None:
+        words += f" and at most {largest}"
+    rule = Rule(
+        kind="float", note=note, minimum=least, exclusive_minimum=0, largest=largest, words=words
+    )
+    return field(default, rule)
 
 
 def choice(default: str, options: tuple[str, ...], note: str) -> Any:
@@ -129,6 +139,7 @@ def check_field(item: dataclasses.Field[Any], value: Any, *, name: str | None = 
         ok = ok and (rule.minimum is None or value >= rule.minimum)
         ok = ok and (rule.exclusive_minimum is None or value > rule.exclusive_minimum)
         ok = ok and (rule.exclusive_maximum is None or value < rule.exclusive_maximum)
+        ok = ok and (rule.largest is None or value <= rule.largest)
     elif rule.kind == "path":
         if value is None:
             return None
@@ -160,7 +171,8 @@ def as_number(value: Any) -> tuple[Any, bool]:
 
 def broken(name: str, value: Any, rule: str) -> ConfigError:
     """The error for a value that breaks a rule: `epochs is 0; it must be at least 1`."""
-    shown = json.dumps(value) if isinstance(value, (str, bool)) or value is None else str(value)
+    plain = isinstance(value, (str, bool)) or value is None
+    shown = json.dumps(value, ensure_ascii=False) if plain else str(value)
     return ConfigError(f"{name} is {shown}; {rule}")
 
 

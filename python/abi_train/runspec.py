@@ -76,6 +76,8 @@ class RunSpec:
         for name in SPEC_PATHS:
             value = getattr(self, name)
             if value is not None:
+                if "\0" in str(value):
+                    raise broken(name, str(value), "it must not hold a NUL character")
                 object.__setattr__(self, name, Path(value).expanduser())
         for name, options in (
             ("engine", ENGINES),

@@ -56,7 +56,21 @@ def test_defaults_are_those_of_the_contract() -> None:
         ({"target_modules": 3}, r"lora\.target_modules is 3; it must be a list"),
         ({"rank_pattern": {"q_proj": 0}}, r"lora\.rank_pattern\.q_proj is 0; .* from 1"),
         ({"rank_pattern": {"q_proj": 1.5}}, r"lora\.rank_pattern\.q_proj is 1\.5"),
-        ({"rank_pattern": {"^q_proj": 2}}, "without signs of a regular expression"),
+        ({"rank_pattern": {"(q_proj": 2}}, "it is no regular expression"),
+        ({"rank_pattern": {"x_proj": 2}}, "end in one of q_proj"),
+        ({"lora_alpha": 1e300}, "at most 1000000"),
+        ({"alpha_pattern": {"q_proj": 1e300}}, "at most 1000000"),
+        ({"target_modules": ["попытка"]}, r"lora\.target_modules is \"\[попытка\]\""),
+        ({"target_modules": "*"}, "it is no regular expression"),
+        ({"target_modules": ["q_proj", ".*v_proj"]}, "a regular expression must stand alone"),
+        ({"layers_to_transform": [-1]}, "it must be a layer or a list of layers"),
+        ({"layers_to_transform": "all"}, "it must be a layer or a list of layers"),
+        ({"layers_pattern": "h"}, "it means nothing without layers_to_transform"),
+        ({"layers_to_transform": 0, "target_modules": ".*q_proj"}, "it must be unset, as in PEFT"),
+        ({"exclude_modules": ["x_proj"]}, "'x_proj' is none of"),
+        ({"use_dora": True}, r"lora\.use_dora is True; DoRA is not computed here"),
+        ({"task_type": "CAUSAL_LM"}, r"lora\.task_type is PEFT's"),
+        ({"R": 4}, "'R' is not a key of the table lora; write r"),
         ({"rank_pattern": [4]}, "it must be a table of module names"),
         ({"alpha_pattern": {"q_proj": -1}}, r"lora\.alpha_pattern\.q_proj is -1"),
         ({"seed": -1}, r"lora\.seed is -1"),
@@ -103,25 +117,36 @@ def test_an_adapter_brings_its_own_sizes(tmp_path: Path) -> None:
         ({"use_dora": True}, "use_dora is True; DoRA is not computed here"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\].*merge"),
-        ({"layers_to_transform": [0]}, "layers_to_transform"),
+        ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; only CAUSAL_LM"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is pissa_niter_4; .*changed"),
+        ({"init_lora_weights": 7}, "init_lora_weights is 7"),
+        ({"trainable_token_indices": 0}, "trainable_token_indices is 0"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"frobnicate": 1}, "'frobnicate' is not a key of an adapter configuration"),
         ({"use_rslor": True}, "did you mean 'use_rslora'"),
         ({"r": 0}, "r is 0; it must be at least 1"),
-        ({"target_modules": ".*attn.*"}, "is none of"),
+        ({"target_modules": ".*conv.*"}, "fits no module of this model"),
+        ({"layers_to_transform": 7}, "layers_to_transform names layer 7; .* 0 to 1"),
     ],
 )
 def test_a_configuration_that_is_not_computed_is_refused_by_its_key(
     tmp_path: Path, changes: dict[str, Any], said: str
 ) -> None:
     folder = adapter(tmp_path / "a", **changes)
-    with pytest.raises(ConfigError, match=f"adapter_config.json: .*{said}"):
-        LoraConfig(adapter=folder).with_adapter_sizes()
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 2}')
+    with pytest.raises(ConfigError, match=said):
+        LoraConfig(adapter=folder).resolved(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "not an adapter"), ("{", "not valid JSON"), ("[1]", "must hold an object")],
+    [
+        (None, "not an adapter"),
+        ("{", "not valid JSON"),
+        ("[1]", "must hold an object"),
+        ('{"r": 1, "r": 2}', 'key "r" stands twice'),
+        ('{"a":' * 9999 + "1" + "}" * 9999, "not valid JSON"),
+    ],
 )
 def test_a_folder_that_is_no_adapter_is_refused(
     tmp_path: Path, text: str | None, said: str

@@ -32,7 +32,7 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     config = spec.config
     precision = spec.precision_where(bf16_gpu=False)
     config = dataclasses.replace(config, mixed_precision=precision == "bf16")
-    lora = None if spec.lora is None else native_lora(spec.lora)
+    lora = None if spec.lora is None else native_lora(spec.lora, spec.model)
     result.checkpoint = resume = resume_point(spec, observer)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
@@ -101,10 +101,12 @@ def open_model(spec: RunSpec) -> Model:
     return open_any(spec.model, seed=spec.config.seed, dtype=dtype)
 
 
-def native_lora(lora: LoraConfig) -> LoraConfig:
-    """The adapters of a run, with the sizes of one to go on from. Raises `ConfigError` for what
-    this engine does not have."""
-    lora = lora.with_adapter_sizes()
+def native_lora(lora: LoraConfig, model: Path) -> LoraConfig:
+    """The adapters of a run on `model`, with the sizes of one to go on from.
+
+    Raises `ConfigError` for what this engine does not have.
+    """
+    lora = lora.resolved(model)
     if lora.target_parameters:
         rule = "the native engine has no experts; use engine trl"
         raise broken("lora.target_parameters", ", ".join(lora.target_parameters), rule)

@@ -146,7 +146,7 @@ def check_adapter_export(spec: RunSpec, lora: LoraConfig) -> None:
     if given is None:
         return
     _check_output("lora.export_gguf_path", str(given))
-    lora = lora.with_adapter_sizes()
+    lora = lora.resolved(spec.model)
     if lora.target_parameters:
         names = ", ".join(lora.target_parameters)
         rule = "adapters of experts cannot be written as GGUF; leave lora.export_gguf_path out"

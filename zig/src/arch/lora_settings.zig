@@ -23,6 +23,8 @@ pub const LoraSettings = struct {
     rank_pattern: []const Rank = &.{},
     alpha_pattern: []const Alpha = &.{},
 
+    /// Beyond it a scale no longer fits the arithmetic.
+    pub const largest_alpha = 1e6;
     pub const default_targets = [_][]const u8{ "q_proj", "k_proj", "v_proj", "o_proj" };
     pub const Rank = struct { name: []const u8, value: u32 };
     pub const Alpha = struct { name: []const u8, value: f64 };
@@ -44,12 +46,12 @@ pub const LoraSettings = struct {
     /// Values that are wrong on any model.
     pub fn validate(self: LoraSettings, diag: *Diagnostic) error{InvalidAdapter}!void {
         if (self.r == 0) return refuse(diag, "r is 0; it must be at least 1", .{});
-        if (!isPositive(self.lora_alpha)) return refuse(diag, "lora_alpha is {d}; it must be a number above 0", .{self.lora_alpha});
+        if (!isPositive(self.lora_alpha)) return refuse(diag, "lora_alpha is {d}; it must be a number above 0 and at most 1000000", .{self.lora_alpha});
         if (!(self.lora_dropout >= 0 and self.lora_dropout < 1))
             return refuse(diag, "lora_dropout is {d}; it must be at least 0 and below 1", .{self.lora_dropout});
         for (self.rank_pattern) |p| if (p.value == 0) return refuse(diag, "rank_pattern: \"{s}\" is 0; it must be at least 1", .{p.name});
         for (self.alpha_pattern) |p| if (!isPositive(p.value))
-            return refuse(diag, "alpha_pattern: \"{s}\" is {d}; it must be a number above 0", .{ p.name, p.value });
+            return refuse(diag, "alpha_pattern: \"{s}\" is {d}; it must be a number above 0 and at most 1000000", .{ p.name, p.value });
         if (self.target_modules.len == 0)
             return refuse(diag, "target_modules is empty; name at least one of " ++ all_targets, .{});
         for (self.target_modules, 0..) |name, i| {
@@ -142,7 +144,7 @@ fn plain(key: []const u8, name: []const u8, diag: *Diagnostic) error{InvalidAdap
 }
 
 fn isPositive(x: f64) bool {
-    return std.math.isFinite(x) and x > 0;
+    return x > 0 and x <= LoraSettings.largest_alpha;
 }
 
 fn refuse(diag: *Diagnostic, comptime fmt: []const u8, args: anytype) error{InvalidAdapter} {
@@ -205,6 +207,7 @@ test "every bad setting is refused by name" {
     try expectRefused(.{ .r = 9 }, "k_proj is 9, above the module's narrower side (8");
     try expectRefused(.{ .lora_alpha = 0 }, "lora_alpha is 0");
     try expectRefused(.{ .lora_alpha = std.math.nan(f64) }, "lora_alpha is nan");
+    try expectRefused(.{ .lora_alpha = 1e300 }, "at most 1000000");
     try expectRefused(.{ .lora_dropout = 1 }, "lora_dropout is 1");
     try expectRefused(.{ .lora_dropout = -0.1 }, "lora_dropout is -0.1");
     try expectRefused(.{ .target_modules = &.{} }, "target_modules is empty");

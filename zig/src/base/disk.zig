@@ -63,7 +63,8 @@ fn translate(err: anyerror) Error {
         error.PathAlreadyExists, error.DirNotEmpty => error.AlreadyExists,
         error.NotDir => error.NotDir,
         error.IsDir => error.IsDir,
-        error.NameTooLong, error.BadPathName, error.SymLinkLoop => error.NameTooLong,
+        error.NameTooLong, error.BadPathName => error.NameTooLong,
+        error.SymLinkLoop => error.NotAFile,
         error.ReadOnlyFileSystem => error.ReadOnlyFileSystem,
         error.WouldBlock => error.Locked,
         error.ProcessFdQuotaExceeded, error.SystemFdQuotaExceeded => error.TooManyOpenFiles,
@@ -215,11 +216,14 @@ fn kind(context: *anyopaque, path: []const u8) Error!?Kind {
 
 fn map(context: *anyopaque, path: []const u8) Error!struct { []const u8, usize } {
     const io = ioOf(context);
+    // Looked at first: opening a pipe waits until somebody writes.
+    const before = Io.Dir.cwd().statFile(io, path, .{}) catch |err| return translate(err);
+    if (before.kind != .file and before.kind != .directory) return error.NotAFile;
     const file = Io.Dir.cwd().openFile(io, path, .{ .allow_directory = false }) catch |err| return translate(err);
     defer file.close(io);
 
     const stat = file.stat(io) catch |err| return translate(err);
-    if (stat.kind != .file) return error.Unexpected; // A pipe or device has no fixed bytes to map.
+    if (stat.kind != .file) return error.NotAFile; // A pipe or device has no fixed bytes to map.
     const len = std.math.cast(usize, stat.size) orelse return error.OutOfMemory;
     if (len == 0) return .{ "", 0 };
     const bytes = std.posix.mmap(null, len, .{ .READ = true }, .{ .TYPE = .PRIVATE }, file.handle, 0) catch |err|
@@ -420,4 +424,19 @@ test "a missing folder and a full device are named" {
     var diag: @import("diagnostic.zig").Diagnostic = .{};
     explain(&diag, error.NoSpaceLeft, "write", "run/x");
     try testing.expectEqualStrings("cannot write run/x: the disk is full. Free some space and run again.", diag.text());
+}
+
+test "a pipe is refused without waiting for a writer" {
+    if (builtin.os.tag != .linux) return error.SkipZigTest;
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const path = try testPath(&tmp, "pipe");
+    defer testing.allocator.free(path);
+
+    const name = try std.posix.toPosixPath(path);
+    if (std.os.linux.mknodat(std.os.linux.AT.FDCWD, &name, std.os.linux.S.IFIFO | 0o600, 0) != 0) return error.SkipZigTest;
+    var disk: Disk = .init(testing.io);
+    try testing.expectError(error.NotAFile, disk.storage().map(path));
+    try testing.expectError(error.NotAFile, disk.storage().readAlloc(testing.allocator, path));
 }

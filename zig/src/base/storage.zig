@@ -29,6 +29,8 @@ pub const Error = error{
     AlreadyExists,
     NotDir,
     IsDir,
+    /// A pipe, a device, or links that lead in a circle.
+    NotAFile,
     NameTooLong,
     ReadOnlyFileSystem,
     /// A write stored nothing and gave no reason.
@@ -246,6 +248,7 @@ pub fn words(err: anyerror) []const u8 {
         error.AlreadyExists, error.PathAlreadyExists => "something of that name is already there. Move it away first",
         error.NotDir => "a part of the path is a file where a folder is needed",
         error.IsDir => "it is a folder where a file is needed",
+        error.NotAFile => "it is no regular file but a pipe, a device, or a link that leads back to itself",
         error.SymLinkLoop => "it is a symbolic link, which is not followed",
         error.NameTooLong => "the name is too long for this file system",
         error.BadPathName => "the name has a character this file system does not take",

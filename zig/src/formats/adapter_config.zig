@@ -8,6 +8,7 @@ const std = @import("std");
 const base = @import("base");
 const arch = @import("arch");
 const json = @import("json.zig");
+const safetensors = @import("safetensors.zig");
 const Allocator = std.mem.Allocator;
 const Diagnostic = base.Diagnostic;
 const LoraSettings = arch.LoraSettings;
@@ -22,6 +23,33 @@ pub const Error = error{
 pub const AdapterConfig = struct {
     settings: LoraSettings,
     base_model_name_or_path: ?[]const u8,
+    /// The modules are named by PEFT's patterns: then its tensors say which they are, by `nameModules`.
+    by_tensors: bool = false,
+
+    /// Names the modules that have tensors, where patterns named them. Shortest form: a kind that all layers have, else paths.
+    pub fn nameModules(self: *AdapterConfig, arena: Allocator, tensors: []const safetensors.Tensor, layers: u32) error{OutOfMemory}!void {
+        if (!self.by_tensors) return;
+        var names: std.ArrayList([]const u8) = .empty;
+        for (std.enums.values(arch.Target)) |target| {
+            var found: std.ArrayList([]const u8) = .empty;
+            const places = if (target.isInLayer()) layers else 1;
+            for (0..places) |place| {
+                const path = try arch.adapter.modulePath(arena, target, if (target.isInLayer()) @intCast(place) else null);
+                if (hasModule(tensors, path)) try found.append(arena, path);
+            }
+            if (found.items.len == places) try names.append(arena, @tagName(target)) else try names.appendSlice(arena, found.items);
+        }
+        self.settings.target_modules = names.items;
+    }
+
+    fn hasModule(tensors: []const safetensors.Tensor, path: []const u8) bool {
+        for (tensors) |t| {
+            if (!std.mem.startsWith(u8, t.name, arch.adapter.key_prefix)) continue;
+            const rest = t.name[arch.adapter.key_prefix.len..];
+            if (std.mem.startsWith(u8, rest, path) and std.mem.startsWith(u8, rest[path.len..], ".lora_")) return true;
+        }
+        return false;
+    }
 };
 
 /// Keys that say nothing about weights that are already there.
@@ -30,6 +58,9 @@ const without_effect = [_][]const u8{
     "qalora_group_size", "revision",       "task_type",
 };
 
+/// Keys that take away from `target_modules`.
+const selectors = [_][]const u8{ "layers_to_transform", "layers_pattern", "exclude_modules" };
+
 /// Keys that must be null, false, empty, or the given text, with the reason.
 const unsupported = [_]struct { []const u8, []const u8, []const u8 }{
     .{ "use_dora", "", "DoRA is not computed here" },
@@ -37,9 +68,6 @@ const unsupported = [_]struct { []const u8, []const u8, []const u8 }{
     .{ "lora_bias", "", "biases of the adapter are not computed here" },
     .{ "fan_in_fan_out", "", "only matrices stored as (out, in) are read" },
     .{ "modules_to_save", "", "whole trained modules are not read; merge the adapter with PEFT first" },
-    .{ "layers_to_transform", "", "list the layers' modules in target_modules instead" },
-    .{ "layers_pattern", "", "list the layers' modules in target_modules instead" },
-    .{ "exclude_modules", "", "list what has an adapter in target_modules instead" },
     .{ "target_parameters", "", "experts have no native adapter" },
     .{ "trainable_token_indices", "", "trained tokens are not read" },
     .{ "layer_replication", "", "replicated layers are not computed here" },
@@ -72,11 +100,40 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *Diagnostic) Error!Adapte
     inline for (.{ "r", "target_modules" }) |key| if (json.get(root, key) == null)
         return refuse(diag, key ++ " is missing", .{});
     // PEFT's own defaults where the file leaves a key out.
-    const settings = try fromObject(arena, root, .{ .lora_alpha = 8 }, diag);
+    const by_tensors = isPattern(root);
+    var settings = try fromObject(arena, root, .{ .lora_alpha = 8 }, diag);
+    if (by_tensors) settings.target_modules = &LoraSettings.default_targets; // Until the tensors say it.
     settings.validate(diag) catch return error.InvalidAdapterConfig;
     return .{
+        .by_tensors = by_tensors,
         .settings = settings,
         .base_model_name_or_path = json.getString(root, "base_model_name_or_path", diag) catch |err| return narrow(err),
+    };
+}
+
+/// Whether modules are named by a regular expression, or some are taken away again.
+fn isPattern(root: json.Object) bool {
+    for (selectors) |key| if (root.get(key)) |value| {
+        if (!isUnset(value, "")) return true;
+    };
+    const value = json.get(root, "target_modules") orelse return false;
+    if (value != .string) return false;
+    for (value.string) |c| switch (c) {
+        'a'...'z', 'A'...'Z', '0'...'9', '_', '-' => {},
+        '.' => if (std.mem.find(u8, value.string, ".*") != null) return true,
+        else => return true,
+    };
+    return false;
+}
+
+fn isUnset(value: json.Value, neutral: []const u8) bool {
+    return switch (value) {
+        .null => true,
+        .bool => |b| !b,
+        .string => |s| std.mem.eql(u8, s, neutral),
+        .array => |a| a.items.len == 0,
+        .object => |o| o.count() == 0,
+        else => false,
     };
 }
 
@@ -88,19 +145,17 @@ fn checkKey(key: []const u8, value: json.Value, diag: *Diagnostic) Error!void {
         if (std.mem.startsWith(u8, value.string, name))
             return refuse(diag, "init_lora_weights is {s}; the adapter belongs to a changed base; merge it with PEFT first", .{name});
     };
-    for (setting_keys ++ without_effect ++ .{ "peft_type", "base_model_name_or_path" }) |known| if (std.mem.eql(u8, key, known)) return;
+    if (std.mem.eql(u8, key, "init_lora_weights")) switch (value) {
+        .null, .bool, .string => {},
+        else => return refuse(diag, "init_lora_weights must be true, false or a name", .{}),
+    };
+    if (std.mem.eql(u8, key, "task_type") and !isUnset(value, "CAUSAL_LM"))
+        return refuse(diag, "task_type is not CAUSAL_LM; the adapter is of a model with another head", .{});
+    for (setting_keys ++ without_effect ++ selectors ++ .{ "peft_type", "base_model_name_or_path" }) |known| if (std.mem.eql(u8, key, known)) return;
     for (unsupported) |entry| {
         const name, const neutral, const reason = entry;
         if (!std.mem.eql(u8, key, name)) continue;
-        const unset = switch (value) {
-            .null => true,
-            .bool => |b| !b,
-            .string => |s| std.mem.eql(u8, s, neutral),
-            .array => |a| a.items.len == 0,
-            .object => |o| o.count() == 0,
-            else => false,
-        };
-        if (!unset) return refuse(diag, "{s} is set; {s}", .{ key, reason });
+        if (!isUnset(value, neutral)) return refuse(diag, "{s} is set; {s}", .{ key, reason });
         return;
     }
     return refuse(diag, "\"{s}\" is no key of an adapter configuration known here. A newer PEFT may have written it: " ++
@@ -266,6 +321,9 @@ test "settings that are not computed, unknown keys and wrong types are refused b
     try expectRefused(", \"modules_to_save\": [\"lm_head\"]", "modules_to_save is set");
     try expectRefused(", \"loftq_config\": {\"bits\": 4}", "loftq_config is set");
     try expectRefused(", \"init_lora_weights\": \"pissa_niter_16\"", "init_lora_weights is pissa");
+    try expectRefused(", \"init_lora_weights\": 7", "init_lora_weights must be");
+    try expectRefused(", \"task_type\": \"SEQ_CLS\"", "task_type is not CAUSAL_LM");
+    try expectRefused(", \"lora_alpha\": 1e300", "at most 1000000");
     try expectRefused(", \"newest_idea\": 1", "\"newest_idea\" is no key");
     try expectRefused(", \"lora_alpha\": \"much\"", "\"lora_alpha\" must be a number");
     try expectRefused(", \"lora_dropout\": 1.5", "lora_dropout is 1.5");
@@ -283,4 +341,37 @@ test "settings that are not computed, unknown keys and wrong types are refused b
     try testing.expectError(error.InvalidAdapterConfig, parse(arena.allocator(), "{\"peft_type\": \"IA3\"}", &diag));
     try testing.expectError(error.InvalidAdapterConfig, parse(arena.allocator(), "{\"peft_type\": \"LORA\", \"r\": 2}", &diag));
     try testing.expectEqualStrings("target_modules is missing", diag.text());
+}
+
+test "modules named by a pattern are those that have tensors, by the shortest names" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    const a = arena.allocator();
+    const tensors = [_]safetensors.Tensor{
+        testTensor("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"),
+        testTensor("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"),
+        testTensor("base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"),
+        testTensor("base_model.model.model.embed_tokens.lora_embedding_A"),
+        testTensor("base_model.model.model.layers.10.mlp.gate_proj.lora_A.weight"),
+        testTensor("model.layers.0.self_attn.k_proj.lora_A.weight"),
+    };
+    for ([_][]const u8{
+        "\"target_modules\": \".*\"",
+        "\"target_modules\": [\"q_proj\"], \"layers_to_transform\": 0",
+        "\"target_modules\": \"all-linear\", \"exclude_modules\": [\"o_proj\"]",
+        "\"target_modules\": [\"q_proj\"], \"layers_pattern\": \"layers\"",
+    }) |members| {
+        var diag: Diagnostic = .{};
+        var config = try parse(a, try std.fmt.allocPrint(a, "{{\"peft_type\": \"LORA\", \"r\": 4, {s}}}", .{members}), &diag);
+        try testing.expect(config.by_tensors);
+        try config.nameModules(a, &tensors, 2);
+        const wanted = [_][]const u8{ "embed_tokens", "q_proj", "model.layers.1.mlp.up_proj" };
+        try testing.expectEqual(wanted.len, config.settings.target_modules.len);
+        for (wanted, config.settings.target_modules) |x, y| try testing.expectEqualStrings(x, y);
+    }
+}
+
+fn testTensor(name: []const u8) safetensors.Tensor {
+    return .{ .name = name, .dtype = .f32, .shape = &.{}, .bytes = &.{}, .begin = 0 };
 }

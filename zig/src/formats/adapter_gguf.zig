@@ -76,19 +76,11 @@ pub fn run(gpa: Allocator, storage: Storage, options: Options, diag: *Diagnostic
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
 
-    const described = try readDescription(arena.allocator(), storage, options.adapter, diag);
+    var described = try readDescription(arena.allocator(), storage, options.adapter, diag);
     const config = try readModelConfig(gpa, storage, options, described, diag);
     try name_map.checkExpressible(config, diag);
     var layout = try arch.Layout.init(gpa, config);
     defer layout.deinit();
-
-    var adapter = described.settings.layoutFor(gpa, &layout, diag) catch |err| {
-        if (err == error.InvalidAdapter) diag.prepend("{s}/{s}: ", .{ options.adapter, config_name });
-        return err;
-    };
-    defer adapter.deinit();
-
-    try refuseInexpressible(config, &adapter, diag);
 
     const path = try base.storage.join(arena.allocator(), options.adapter, tensors_name);
     var mapping = storage.map(path) catch |err| {
@@ -101,6 +93,22 @@ pub fn run(gpa: Allocator, storage: Storage, options: Options, diag: *Diagnostic
     };
     defer mapping.unmap();
 
+    if (described.by_tensors) {
+        var file = safetensors.parse(gpa, mapping.bytes, diag) catch |err| {
+            if (err != error.OutOfMemory) diag.prepend("{s}: ", .{path});
+            return err;
+        };
+        defer file.deinit();
+
+        try described.nameModules(arena.allocator(), file.tensors, layout.layerCount());
+    }
+    var adapter = described.settings.layoutFor(gpa, &layout, diag) catch |err| {
+        if (err == error.InvalidAdapter) diag.prepend("{s}/{s}: ", .{ options.adapter, config_name });
+        return err;
+    };
+    defer adapter.deinit();
+
+    try refuseInexpressible(config, &adapter, diag);
     return write(gpa, storage, options, described, config, &adapter, mapping.bytes, path, diag);
 }
 

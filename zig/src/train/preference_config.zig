@@ -26,6 +26,10 @@ pub const DpoConfig = struct {
     /// Another model as the reference: a folder or a `.gguf`.
     ref_model: ?[]const u8 = null,
 
+    /// Numbers beyond are typing errors: a loss of such a size overflows, or teaches nothing.
+    const smallest_beta = 1e-6;
+    const largest = 1e6;
+
     const keys = [_][]const u8{ "beta", "loss_type", "loss_weights", "label_smoothing", "precompute_ref_log_probs", "ref_model" };
 
     pub fn lossOptions(self: DpoConfig) preference.Options {
@@ -77,8 +81,8 @@ pub const DpoConfig = struct {
     }
 
     pub fn validate(self: DpoConfig, diag: *base.Diagnostic) error{InvalidConfiguration}!void {
-        if (!(self.beta > 0) or !std.math.isFinite(self.beta))
-            return fail(diag, "dpo.beta is {d}; it must be a finite number above 0", .{self.beta});
+        if (!(self.beta >= smallest_beta and self.beta <= largest))
+            return fail(diag, "dpo.beta is {d}; it must be a finite number above 0, from 0.000001 to 1000000", .{self.beta});
         if (!(self.label_smoothing >= 0 and self.label_smoothing < 1))
             return fail(diag, "dpo.label_smoothing is {d}; it must be a finite number, at least 0 and below 1", .{self.label_smoothing});
         const robust = for (self.terms) |term| {
@@ -91,8 +95,13 @@ pub const DpoConfig = struct {
             "dpo.label_smoothing is {d}; only the loss robust uses it; set it to 0, or loss_type to robust",
             .{self.label_smoothing},
         );
-        for (self.terms) |term| if (!std.math.isFinite(term.weight))
-            return fail(diag, "dpo.loss_weights has {d}; it must be one finite number for each loss of loss_type", .{term.weight});
+        var sum: f64 = 0;
+        for (self.terms) |term| {
+            if (!(term.weight >= 0 and term.weight <= largest))
+                return fail(diag, "dpo.loss_weights has {d}; it must be one number from 0 to 1000000 for each loss of loss_type", .{term.weight});
+            sum += term.weight;
+        }
+        if (sum == 0) return fail(diag, "dpo.loss_weights are all 0: nothing would be learned; give one above 0", .{});
     }
 
     /// What decides the numbers of a run and so must be the same when it is resumed, as one line of JSON.
@@ -238,6 +247,11 @@ test "what is wrong is refused by name" {
     const cases = [_][2][]const u8{
         .{ "[]", "the table dpo is not an object" },
         .{ "{\"beta\": 0}", "dpo.beta is 0; it must be a finite number above 0" },
+        .{ "{\"beta\": 1e300}", "dpo.beta is 1000" },
+        .{ "{\"beta\": 1e-300}", "from 0.000001 to 1000000" },
+        .{ "{\"loss_weights\": [0]}", "dpo.loss_weights are all 0" },
+        .{ "{\"loss_weights\": [-1]}", "dpo.loss_weights has -1; it must be one number from 0" },
+        .{ "{\"loss_weights\": [1e300]}", "from 0 to 1000000" },
         .{ "{\"beta\": \"x\"}", "dpo.beta must be a number" },
         .{ "{\"bet\": 1}", "\"bet\" is not a key of the table dpo; did you mean \"beta\"?" },
         .{ "{\"sync_ref_model\": true}", "\"sync_ref_model\" is not a key of the table dpo; known are" },

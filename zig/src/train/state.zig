@@ -216,6 +216,18 @@ pub const State = struct {
     /// The generator of an adapter's dropout. Left out of the file without dropout.
     dropout_state: ?[4]u64 = null,
 
+    /// Refuses a place in the data that no run with so many micro-batches in an epoch can have.
+    pub fn checkPlace(self: State, per_epoch: usize, grad_accum_steps: u32, path: []const u8, diag: *base.Diagnostic) error{InvalidTrainerState}!void {
+        const updates = (@as(u64, per_epoch) + grad_accum_steps - 1) / grad_accum_steps;
+        const whole = std.math.mul(u64, self.epoch, updates) catch std.math.maxInt(u64);
+        const sound = self.micro_index < per_epoch and self.micro_index % grad_accum_steps == 0 and
+            self.global_step >= whole and self.global_step - whole == self.micro_index / grad_accum_steps;
+        if (sound) return;
+        diag.set("{s}: trainer_state.json says {d} updates done, epoch {d} and micro-batch {d}, which no run over {d} micro-batches " ++
+            "an epoch comes to. Resume from another checkpoint.", .{ path, self.global_step, self.epoch, self.micro_index, per_epoch });
+        return error.InvalidTrainerState;
+    }
+
     pub fn jsonStringify(self: State, json: *std.json.Stringify) std.Io.Writer.Error!void {
         try writeWithout(json, self, .{ .dropout_state = self.dropout_state == null });
     }
@@ -564,4 +576,22 @@ test "a state of another program is refused" {
     var diag: base.Diagnostic = .{};
     const foreign = "{\"global_step\": 3, \"stateful_callbacks\": {}}";
     try std.testing.expectError(error.InvalidTrainerState, read(std.testing.allocator, foreign, &diag));
+}
+
+test "a place that no run comes to is refused, and every place of a run is taken" {
+    var diag: base.Diagnostic = .{};
+    // Seven micro-batches an epoch, three in an update: updates of 3, 3 and 1.
+    for (0..10) |step| {
+        const state: State = .{ .global_step = step, .epoch = step / 3, .micro_index = 3 * (step % 3) };
+        try state.checkPlace(7, 3, "c", &diag);
+        for ([_]State{
+            .{ .global_step = step + 1, .epoch = state.epoch, .micro_index = state.micro_index },
+            .{ .global_step = step, .epoch = state.epoch + 1, .micro_index = state.micro_index },
+            .{ .global_step = step, .epoch = state.epoch, .micro_index = state.micro_index + 1 },
+            .{ .global_step = step, .epoch = state.epoch, .micro_index = 7 },
+            .{ .global_step = step, .epoch = std.math.maxInt(u64), .micro_index = std.math.maxInt(u64) },
+            .{ .global_step = std.math.maxInt(u64), .epoch = state.epoch, .micro_index = state.micro_index },
+        }) |wrong| try std.testing.expectError(error.InvalidTrainerState, wrong.checkPlace(7, 3, "c", &diag));
+    }
+    try std.testing.expect(std.mem.find(u8, diag.text(), "no run over 7 micro-batches") != null);
 }

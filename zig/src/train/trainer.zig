@@ -753,6 +753,7 @@ pub fn Trainer(comptime T: type) type {
             defer self.gpa.free(saved);
 
             try state_file.requireSame(read.identity, self.identity, diag);
+            try read.state.checkPlace(self.loader.batchesPerEpoch(), self.config.grad_accum_steps, path, diag);
             if (self.config.optimizer != .sgd)
                 try checkpoint.loadOptimizer(T, self.gpa, self.io, path, self.trained.parameters, self.trained.first_moment, self.trained.second_moment, diag);
             @memcpy(self.trained.values, saved);

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from ...adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraConfig, is_adapter
+from ...adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraConfig, is_adapter, pattern_value
 from ...config import broken
 from ...errors import CheckpointError, ConfigError
 from .libraries import adapters, load_file, save_file, torch
@@ -45,18 +45,23 @@ def with_adapter(model: Any, lora: LoraConfig, *, base: str | None = None) -> An
     matrix can hold.
     """
     _check_targets(model, lora)
+    _check_ranks(model, lora)
     try:
         made = adapters.get_peft_model(model, peft_config(lora, base=base))
     except (ValueError, NotImplementedError) as error:
         raise ConfigError(f"lora: PEFT refuses these settings: {one_line(error)}") from error
-    _check_ranks(made)
     return made
 
 
 def _check_targets(model: Any, lora: LoraConfig) -> None:
     ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    paths = [name for name, _ in model.named_parameters()]
+    for parameter in lora.target_parameters:
+        if not any(path == parameter or path.endswith("." + parameter) for path in paths):
+            rule = f"this model has no parameter {parameter}; leave it out"
+            raise broken("lora.target_parameters", ", ".join(lora.target_parameters), rule)
     for target in lora.target_modules:
-        if target not in ends:
+        if target.rpartition(".")[2] not in ends:
             rule = f"this model has no {target}; leave it out"
             if any(name.endswith(".experts") for name, _ in model.named_modules()):
                 rule = (
@@ -66,15 +71,16 @@ def _check_targets(model: Any, lora: LoraConfig) -> None:
             raise broken("lora.target_modules", ", ".join(lora.target_modules), rule)
 
 
-def _check_ranks(model: Any) -> None:
-    sides = {key: tuple(parameter.shape) for key, parameter in trained(model)}
-    for key, (rank, width) in sides.items():
-        if ".experts." in key or ("lora_A" not in key and "lora_embedding_A" not in key):
+def _check_ranks(model: Any, lora: LoraConfig) -> None:
+    """Before PEFT takes memory for them."""
+    for name, module in model.named_modules():
+        wanted = any(name == one or name.endswith("." + one) for one in lora.target_modules)
+        shape = getattr(getattr(module, "weight", None), "shape", ())
+        if not wanted or len(shape) != 2:
             continue
-        narrow = min(width, sides[key.replace("lora_A", "lora_B").replace("g_A", "g_B")][0])
-        if rank > narrow:
-            module = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
-            rule = f"the narrower side of {module} is {narrow}; a rank above that adds nothing"
+        rank = pattern_value(lora.rank_pattern, name, lora.r)
+        if rank > min(shape):
+            rule = f"the narrower side of {name} is {min(shape)}; a rank above that adds nothing"
             raise broken("lora.r", rank, rule)
 
 
@@ -115,6 +121,10 @@ def put(model: Any, folder: Path, *, name: str = NAME) -> None:
             raise CheckpointError(
                 f'{file}: tensor "{key}" has shape {shapes}. The adapter was made for another '
                 "base model, or its adapter_config.json is another one's."
+            )
+        if not found[key].is_floating_point():
+            raise CheckpointError(
+                f'{file}: tensor "{key}" has type {found[key].dtype}; adapters must be floats.'
             )
         if not bool(torch.isfinite(found[key]).all()):
             raise CheckpointError(f'{file}: tensor "{key}" holds a NaN or an infinity.')

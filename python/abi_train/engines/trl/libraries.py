@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError
@@ -24,7 +25,9 @@ try:
         import torch
         import transformers
         import trl
-        from safetensors.torch import load_file, save_file
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file as _load_file
+        from safetensors.torch import save_file
         from torch.utils.data import DataLoader, Sampler
         from transformers.utils import logging
         from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -48,6 +51,16 @@ Loader: Any = DataLoader
 Scheduler: Any = torch.optim.lr_scheduler.LRScheduler
 PreTrainedTokenizerFast: Any = transformers.PreTrainedTokenizerFast
 library_log: Any = logging
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file. Raises `ValueError` for one that is damaged."""
+    try:
+        tensors: dict[str, Any] = _load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return tensors
+
 
 __all__ = [
     "DPOConfig",

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ... import _native
 from ... import checkpoint as folders
 from ...errors import CheckpointError, EngineError
 from . import adapter
@@ -59,6 +60,7 @@ def fill(
     )
     text = json.dumps(document, indent=2) + "\n"
     (folder / folders.STATE_FILE).write_text(text, encoding="utf-8")
+    _native.trainer.seal_checkpoint(folder)
 
 
 def random_state() -> dict[str, Any]:
@@ -103,26 +105,45 @@ def moments_of(model: Any, optimizer: Any) -> dict[str, Any]:
     return tensors
 
 
-def load_moments(checkpoint: Path, model: Any, optimizer: Any, *, step: int) -> None:
-    """Put the moments of a checkpoint into an optimizer which has made `step` updates."""
+def require_moments(checkpoint: Path, model: Any) -> None:
+    """Raise `CheckpointError` when a checkpoint lacks a moment of what a run trains."""
     path = checkpoint / folders.OPTIMIZER_FILE
+    tensors = _moments(path)
+    for name, parameter in trained(model):
+        if not in_parts_by_deepspeed(parameter):
+            _require_pair(path, tensors, name, parameter)
+
+
+def _moments(path: Path) -> dict[str, Any]:
     try:
-        tensors = load_file(path)
+        tensors: dict[str, Any] = load_file(path)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{path}: cannot be read ({one_line(error)}). Resume from another checkpoint."
         ) from error
+    return tensors
+
+
+def _require_pair(path: Path, tensors: dict[str, Any], name: str, parameter: Any) -> None:
+    for moment in folders.MOMENTS:
+        key = f"{moment}.{name}"
+        if key not in tensors or tensors[key].shape != parameter.shape:
+            raise CheckpointError(
+                f'{path}: tensor "{key}" is missing or has another shape than its weight. '
+                "Resume from another checkpoint."
+            )
+
+
+def load_moments(checkpoint: Path, model: Any, optimizer: Any, *, step: int) -> None:
+    """Put the moments of a checkpoint into an optimizer which has made `step` updates."""
+    path = checkpoint / folders.OPTIMIZER_FILE
+    tensors = _moments(path)
     for name, parameter in trained(model):
         if in_parts_by_deepspeed(parameter):
             raise EngineError(
                 f"{checkpoint}: a run cannot go on under ZeRO-3; use the fsdp2 or ddp configuration"
             )
+        _require_pair(path, tensors, name, parameter)
         for moment in folders.MOMENTS:
-            key = f"{moment}.{name}"
-            if key not in tensors or tensors[key].shape != parameter.shape:
-                raise CheckpointError(
-                    f'{path}: tensor "{key}" is missing or has another shape than its weight. '
-                    "Resume from another checkpoint."
-                )
-            optimizer.state[parameter][moment] = parted(tensors[key], parameter)
+            optimizer.state[parameter][moment] = parted(tensors[f"{moment}.{name}"], parameter)
         optimizer.state[parameter]["step"] = torch.tensor(float(step))

@@ -12,8 +12,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ... import _native
 from ... import checkpoint as folders
-from ...adapters import create_adapter
+from ...adapters import LoraConfig, create_adapter
 from ...config import broken
 from ...data.order import epoch_order
 from ...data.rows import PreferenceRows, TokenRows
@@ -29,6 +30,7 @@ from . import adapter
 from .libraries import torch
 from .model import attention_kind, load_model
 from .packing import pack
+from .saved import require_moments
 from .sft import SftLoop
 
 
@@ -49,7 +51,7 @@ class Session:
         self.precision = spec.precision_where(
             bf16_gpu=self.device == "cuda" and torch.cuda.is_bf16_supported()
         )
-        self.lora = None if spec.lora is None else spec.lora.with_adapter_sizes()
+        self.lora = None if spec.lora is None else spec.lora.resolved(spec.model)
         self.dpo = spec.dpo
         if self.dpo is not None and "sft" in self.dpo.loss_type and processes.count() > 1:
             rule = (
@@ -69,6 +71,14 @@ class Session:
         if self.start is not None:
             folders.require_same(_ours(self.start)["identity"], self.identity)
         self.updates_per_epoch = -(-self.rows.batch_count // self.config.grad_accum_steps)
+        if self.start is not None:
+            assert self.resume_from is not None
+            folders.require_place(
+                self.resume_from,
+                _ours(self.start)["state"],
+                batches=self.rows.batch_count,
+                group=self.config.grad_accum_steps,
+            )
         self.total_steps = self.config.max_steps or self.updates_per_epoch * self.config.epochs
         self.state = self._first_state()
 
@@ -97,6 +107,8 @@ class Session:
         what: dict[str, Any] = {}
         if self.lora is not None:
             what |= {"method": "lora", "lora": self.lora.identity()}
+            base = self._base_checksum(self.lora)
+            what |= {} if base is None else {"base_crc32c": base}
         if self.config.packing != "none":
             what["packing"] = self.config.packing
         if self.dpo is not None:
@@ -114,6 +126,22 @@ class Session:
             "data_crc32c": folders.ends_checksum(self.rows.token_ids),
             **what,
         }
+
+    def _base_checksum(self, lora: LoraConfig) -> int | None:
+        """What tells the model under an adapter from another one, once the adapters of the run
+        were read on it. None where the native library does not know the model: then PEFT's
+        checks have to do."""
+        if lora.target_parameters:
+            return None
+        try:
+            model = open_model(self.spec.replace(precision="float32"))
+        except (FormatError, UnsupportedError):
+            return None
+        with model:
+            for folder in (self.resume_from, lora.adapter):
+                if folder is not None:
+                    _native.adapter.check_on(model.native, folder)
+            return _native.model.fingerprint(model.native)
 
     def _first_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
@@ -156,6 +184,8 @@ class Session:
                 if not own:
                     folders.require_unused(run_dir)
             trainer = self._trainer(Path(scratch))
+            if self.resume_from is not None and self.config.optimizer != "sgd":
+                require_moments(self.resume_from, trainer.model)
             announce(self.spec, self.observer, self.total_steps, self._start_info())
             if self.out_of_patience():  # it had stopped early; with more patience it goes on
                 self.stop("early_stopped")
