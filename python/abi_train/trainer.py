@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from .model import Model
     from .preference import DpoConfig
 
-__all__ = ["CheckpointEvent", "EvaluationEvent", "Event", "FinishedEvent", "StepEvent", "Trainer"]
+__all__ = [
+    "CheckpointEvent",
+    "EvaluationEvent",
+    "Event",
+    "FinishedEvent",
+    "LeftOut",
+    "ReferenceEvent",
+    "StepEvent",
+    "Trainer",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,15 @@ class CheckpointEvent:
 
 
 @dataclass(frozen=True)
+class ReferenceEvent:
+    """Before the first update: the reference was asked about so many pairs. Comes only where that
+    takes long."""
+
+    asked: int
+    pairs: int
+
+
+@dataclass(frozen=True)
 class FinishedEvent:
     """The run is over. stop_reason: 'completed', 'early_stopped' or 'interrupted'.
 
@@ -100,7 +118,18 @@ class FinishedEvent:
     checkpoints_saved: int
 
 
-Event = StepEvent | EvaluationEvent | CheckpointEvent | FinishedEvent
+Event = StepEvent | EvaluationEvent | CheckpointEvent | ReferenceEvent | FinishedEvent
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows (of pairs: pairs) that teach nothing within `max_seq_len`, and rows that lose their end
+    to it; of evaluation data the same."""
+
+    dropped: int
+    truncated: int
+    eval_dropped: int
+    eval_truncated: int
 
 
 class Trainer(Owned):
@@ -185,11 +214,12 @@ class Trainer(Owned):
         """
         e = self._event
         kind = _native.trainer.next(self.native, e)
-        if kind == "gradient":
+        while kind == "gradient":
             if self._add_up is None:
                 raise ArgumentError("ranks is above 1, so add_up must say how arrays are added up")
             for array in _native.trainer.exchange(self.native):
-                self._add_up(array)
+                if array.size:
+                    self._add_up(array)
             kind = _native.trainer.next(self.native, e)
         if kind == "none":
             return None
@@ -220,6 +250,8 @@ class Trainer(Owned):
                 improved=bool(e.improved),
                 metrics=_native.trainer.metrics(e),
             )
+        if kind == "reference":
+            return ReferenceEvent(int(e.pairs_asked), int(e.pairs))
         if kind == "checkpoint":
             return CheckpointEvent(int(e.global_step), Path(_native.trainer.event_path(e)))
         return FinishedEvent(
@@ -251,6 +283,11 @@ class Trainer(Owned):
         Raises CheckpointError without a run folder.
         """
         return Path(_native.trainer.save(self.native))
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Rows that the run does not learn from, and rows it learns the beginning of."""
+        return LeftOut(*_native.trainer.left_out(self.native))
 
     @property
     def global_step(self) -> int:

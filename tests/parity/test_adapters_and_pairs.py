@@ -387,9 +387,10 @@ def test_the_folders_have_the_same_form(made: Path, kind: str) -> None:
         assert {key: (v.shape, v.dtype) for key, v in left.items()} == {
             key: (v.shape, v.dtype) for key, v in right.items()
         }
-    left, right = ours["identity"], theirs["identity"]
-    left.pop("base_crc32c", None)
-    assert left == right
+    assert ours["identity"] == theirs["identity"]
+    for folder in (native, trl):
+        listed = json.loads((folder / "checksums.json").read_text())["files"]
+        assert set(listed) == {path.name for path in folder.iterdir()} - {"checksums.json"}
 
 
 @pytest.mark.parametrize("engine", ["native", "trl"])
@@ -685,3 +686,116 @@ def test_an_adapter_of_another_base_does_not_resume(made: Path, engine: str) -> 
     spec = spec_of(made, engine, "second", method="lora", config=config)
     with pytest.raises(AbiTrainError, match=r"layers|another base"):
         engines.run(spec.replace(model=made / "other", resume=str(first.checkpoint)))
+
+
+class StopAfter(Notes):
+    """Asks for a stop after so many updates."""
+
+    def __init__(self, updates: int) -> None:
+        super().__init__()
+        self.updates = updates
+
+    def on_step(self, record: object) -> None:
+        self.updates -= 1
+
+    def stop_requested(self) -> bool:
+        return self.updates == 0
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("first", "then"), [("native", "native"), ("trl", "trl"), ("trl", "native")]
+)
+def test_a_run_goes_on_when_the_adapter_it_began_with_is_gone(
+    made: Path, objective: str, first: str, then: str
+) -> None:
+    """What it needs is in the checkpoint, and what pairs are compared with in the run's folder."""
+    import shutil
+
+    folder = random_adapter(made / "adapter", made / "model", LoraConfig(r=4))
+    config = dataclasses.replace(CONFIG, max_steps=4)
+    spec = spec_of(
+        made,
+        first,
+        "run",
+        method="lora",
+        objective=objective,
+        lora=LoraConfig(adapter=folder),
+        config=config,
+    )
+    whole = engines.run(spec.replace(run_dir=made / "whole"))
+    begun = engines.run(spec, StopAfter(2))
+    assert begun.stop_reason == "interrupted"
+    shutil.rmtree(folder)
+    notes = Notes()
+    resumed = engines.run(spec.replace(engine=then, resume="latest"), notes)
+    assert [record.step for record in resumed.history] == [3, 4]
+    assert resumed.checkpoint is not None
+    assert whole.checkpoint is not None
+    name = "adapter_model.safetensors"
+    left, right = tensors_of(whole.checkpoint, name), tensors_of(resumed.checkpoint, name)
+    for key, value in left.items():
+        close = 0 if first == then else 2e-6
+        np.testing.assert_allclose(right[key], value, rtol=0, atol=close, err_msg=key)
+    if objective == "dpo":
+        assert (made / "run" / "starting_adapter" / name).is_file()
+        shutil.rmtree(made / "run" / "starting_adapter")
+        with pytest.raises(AbiTrainError, match=r"lora\.adapter: .*adapter does not exist"):
+            engines.run(spec.replace(engine=then, resume=str(begun.checkpoint)))
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_an_adapter_named_by_patterns_is_gone_on_from(made: Path, engine: str) -> None:
+    """PEFT keeps a regular expression as it is in the file."""
+    folder = random_adapter(
+        made / "adapter", made / "model", LoraConfig(r=4, target_modules=("q_proj", "v_proj"))
+    )
+    settings = folder / "adapter_config.json"
+    plain = json.loads(settings.read_text())
+    config = dataclasses.replace(CONFIG, max_steps=2)
+    found = []
+    for name, changes in (
+        ("plain", {}),
+        ("regex", {"target_modules": r".*self_attn\.(q|v)_proj"}),
+        ("layers", {"layers_to_transform": [0, 1]}),
+        (
+            "left-out",
+            {"target_modules": ["q_proj", "v_proj", "o_proj"], "exclude_modules": "o_proj"},
+        ),
+    ):
+        settings.write_text(json.dumps({**plain, **changes}))
+        lora = LoraConfig(adapter=folder)
+        spec = spec_of(made, engine, name, method="lora", lora=lora, config=config)
+        result = engines.run(spec)
+        assert result.checkpoint is not None
+        written = json.loads((result.checkpoint / "adapter_config.json").read_text())
+        assert sorted(written["target_modules"]) == ["q_proj", "v_proj"]
+        found.append([record.loss for record in result.history])
+    assert all(losses == found[0] for losses in found[1:])
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_what_is_not_learned_from_is_told_once_and_recorded(
+    made: Path, engine: str, objective: str
+) -> None:
+    if objective == "dpo":
+        pairs = random_pairs(6, vocab=VOCAB, longest=5)
+        pairs[2] = ([1] * 12, [2, 3], [4, 5])
+        pairs[4] = ([1] * 6, [2] * 9, [4, 5])
+        write_pairs(made / "pairs.bin", pairs)
+        said = ["1 of 6 pairs are left out: their prompt fills", "1 answers lose their end to"]
+        record = {"pairs_dropped": 1, "rows_cut": 1}
+    else:
+        write_rows(made / "train.bin", [1, 5, 40, 9], vocab=VOCAB)
+        said = ["1 of 4 rows are left out: they have nothing to learn within", "1 rows lose their"]
+        record = {"rows_dropped": 1, "rows_cut": 1}
+    config = dataclasses.replace(CONFIG, max_steps=1, max_seq_len=12)
+    notes = Notes()
+    engines.run(spec_of(made, engine, "run", objective=objective, config=config), notes)
+    told = [text for text in notes.said if "max_seq_len (12)" in text]
+    assert len(told) == len(said)
+    for text, words in zip(told, said, strict=True):
+        assert words in text
+    first = json.loads((made / "run" / "log.jsonl").read_text().splitlines()[0])
+    assert {key: first[key] for key in record} == record

@@ -21,6 +21,7 @@ from abi_train import engines
 from abi_train.adapters import LoraConfig
 from abi_train.config import LlmTrainingConfig
 from abi_train.errors import ConfigError
+from abi_train.preference import DpoConfig
 from abi_train.runspec import RunSpec
 from abi_train.trainer import Trainer
 
@@ -42,6 +43,7 @@ CONFIG = LlmTrainingConfig(
 KINDS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"method": "lora", "lora": LoraConfig(r=4, lora_dropout=0.1)},
+    "asked": {"objective": "dpo", "dpo": DpoConfig(precompute_ref_log_probs=True)},
     "dpo": {"method": "lora", "objective": "dpo"},
 }
 PROGRAM = """\
@@ -53,7 +55,7 @@ for recipe in sys.argv[1:]:
 
 
 def make_spec(folder: Path, kind: str) -> RunSpec:
-    data = "pairs.bin" if kind == "dpo" else "rows.bin"
+    data = "pairs.bin" if "objective" in KINDS[kind] else "rows.bin"
     return RunSpec(
         model=folder / "model",
         data=folder / data,

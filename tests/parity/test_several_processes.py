@@ -20,6 +20,7 @@ from token_files import write_rows, write_stream
 from abi_train import engines
 from abi_train.adapters import LoraConfig
 from abi_train.config import LlmTrainingConfig
+from abi_train.preference import DpoConfig
 from abi_train.runspec import RunSpec
 
 VOCAB = 300
@@ -45,6 +46,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "smoothed": {},
     "lora": {"method": "lora", "lora": LoraConfig(r=4)},
     "dpo": {"method": "lora", "objective": "dpo"},
+    "mixed": {
+        "method": "lora",
+        "objective": "dpo",
+        "dpo": DpoConfig(loss_type=("sigmoid", "sft"), loss_weights=(1.0, 0.5)),
+    },
+    "asked": {"objective": "dpo", "dpo": DpoConfig(precompute_ref_log_probs=True)},
 }
 
 
@@ -55,7 +62,8 @@ def make_recipes(folder: Path) -> dict[str, Path]:
     write_pairs(folder / "pairs.bin", random_pairs(7, vocab=VOCAB))
     recipes = {}
     for kind, values in KINDS.items():
-        data = {"stream": "stream.bin", "dpo": "pairs.bin"}.get(kind, "rows.bin")
+        data = "pairs.bin" if "objective" in values else "rows.bin"
+        data = "stream.bin" if kind == "stream" else data
         smoothing = 0.1 if kind == "smoothed" else 0.0
         spec = RunSpec(
             model=folder / "model",

@@ -478,7 +478,8 @@ typedef enum abt_event_kind {
     ABT_EVENT_EVALUATION = 2,
     ABT_EVENT_CHECKPOINT = 3,
     ABT_EVENT_FINISHED = 4,
-    ABT_EVENT_GRADIENT = 5            /* ranks > 1: add up what abt_trainer_exchange shows, then call next again */
+    ABT_EVENT_GRADIENT = 5,           /* ranks > 1: add up what abt_trainer_exchange shows, then call next again */
+    ABT_EVENT_REFERENCE = 6           /* before the first update: a reference is being asked about every pair */
 } abt_event_kind;
 
 typedef enum abt_stop_reason {
@@ -521,6 +522,8 @@ typedef struct abt_event {
     double logps_rejected;
     double logits_chosen;             /* mean logit over vocabulary and answer tokens */
     double logits_rejected;
+    uint64_t pairs_asked;             /* reference */
+    uint64_t pairs;                   /* reference: of training and evaluation together */
 } abt_event;
 
 /* Begins (or resumes) a run. `config_json`: LlmTrainingConfig. `eval_dataset` may be 0. `options` may be
@@ -534,7 +537,18 @@ abt_status abt_trainer_free(abt_trainer trainer);
  * they were before the call. */
 abt_status abt_trainer_next(abt_trainer trainer, abt_event *event);
 
-/* After ABT_EVENT_GRADIENT: this process's part of the gradient (of the trainer's dtype) and of some sums. The caller
+/* Rows (of pairs: pairs) that teach nothing within max_seq_len and are left out, and rows that lose their end to it. */
+typedef struct abt_left_out {
+    size_t struct_size;               /* set by the caller */
+    uint64_t dropped;
+    uint64_t truncated;
+    uint64_t eval_dropped;
+    uint64_t eval_truncated;
+} abt_left_out;
+abt_status abt_trainer_left_out(abt_trainer trainer, abt_left_out *counts);
+
+/* After ABT_EVENT_GRADIENT: this process's part of the gradient (of the trainer's dtype) and of some sums; before the
+ * first update there may be sums alone. The caller
  * replaces both by their totals over all processes, in place; the next call of abt_trainer_next makes the update.
  * All processes have one configuration, data and model; only rank 0 gets a run_dir. A requested stop takes effect
  * on all after the next exchange. The pointers are valid until then. */

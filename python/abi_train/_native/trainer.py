@@ -30,6 +30,7 @@ KINDS = {
     lib.ABT_EVENT_CHECKPOINT: "checkpoint",
     lib.ABT_EVENT_FINISHED: "finished",
     lib.ABT_EVENT_GRADIENT: "gradient",
+    lib.ABT_EVENT_REFERENCE: "reference",
 }
 STOP_REASONS = {
     lib.ABT_STOP_COMPLETED: "completed",
@@ -154,6 +155,16 @@ def exchange(handle: Handle) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         view(gradients[0], shape, dtype, handle, writable=True),
         view(sums[0], (int(count[0]),), "float64", handle, writable=True),
     )
+
+
+def left_out(handle: Handle) -> tuple[int, int, int, int]:
+    """Rows left out and rows cut, of training and of evaluation."""
+    counts = ffi.new("abt_left_out *")
+    counts.struct_size = ffi.sizeof("abt_left_out")
+    check(lib.abt_trainer_left_out(handle.value, counts))
+    kinds = ("dropped", "truncated", "eval_dropped", "eval_truncated")
+    dropped, truncated, eval_dropped, eval_truncated = (int(getattr(counts, k)) for k in kinds)
+    return dropped, truncated, eval_dropped, eval_truncated
 
 
 def event_path(event: Any) -> str:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import checkpoint as folders
+from ..adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from ..config import LlmTrainingConfig, broken
 from ..data import provenance
-from ..errors import AbiTrainError, DataError
+from ..errors import AbiTrainError, CheckpointError, DataError
 from ..progress import LOG_FILE, JsonlLog, Observer, Observers
 from ..runspec import RECIPE_FILE, RunResult, RunSpec
 from . import processes
@@ -37,14 +40,82 @@ class Probe:
     weights: dict[str, FloatArray] = field(default_factory=dict)
 
 
-def announce(spec: RunSpec, observer: Observer, total_steps: int, info: Mapping[str, Any]) -> None:
-    """Tell the observer that the run begins, and what a run on pairs is compared with."""
+def announce(
+    spec: RunSpec,
+    observer: Observer,
+    total_steps: int,
+    info: Mapping[str, Any],
+    left_out: LeftOut | None = None,
+) -> None:
+    """Tell the observer that the run begins, what a run on pairs is compared with, and, once, what
+    is not learned from."""
     reference = spec.reference
+    record = {**info, **({} if left_out is None else left_out.record(spec))}
     if reference is None:
-        observer.on_start(total_steps, info)
-        return
-    observer.on_start(total_steps, {**info, "reference": reference.kind})
-    observer.on_note(f"reference: {reference.words}")
+        observer.on_start(total_steps, record)
+    else:
+        observer.on_start(total_steps, {**record, "reference": reference.kind})
+        observer.on_note(f"reference: {reference.words}")
+    for note in () if left_out is None else left_out.notes(spec):
+        observer.on_note(note)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Rows (of pairs: pairs) of training and of evaluation data that teach nothing within
+    `max_seq_len`, of how many, and rows that lose their end to it."""
+
+    rows: int = 0
+    dropped: int = 0
+    cut: int = 0
+    eval_rows: int = 0
+    eval_dropped: int = 0
+    eval_cut: int = 0
+
+    def record(self, spec: RunSpec) -> dict[str, int]:
+        """What there is to tell, for the log."""
+        unit = "pairs" if spec.objective == "dpo" else "rows"
+        values = {
+            f"{unit}_dropped": self.dropped,
+            "rows_cut": self.cut,
+            f"eval_{unit}_dropped": self.eval_dropped,
+            "eval_rows_cut": self.eval_cut,
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def notes(self, spec: RunSpec) -> Iterator[str]:
+        """The same in words."""
+        limit = spec.config.max_seq_len
+        pairs = spec.objective == "dpo"
+        unit = "pairs" if pairs else "rows"
+        why = "their prompt fills" if pairs else "they have nothing to learn within"
+        for path, rows, dropped, cut in (
+            (spec.data, self.rows, self.dropped, self.cut),
+            (spec.eval_data, self.eval_rows, self.eval_dropped, self.eval_cut),
+        ):
+            if dropped:
+                said = f"{dropped} of {rows} {unit} are left out"
+                yield f"{path}: {said}: {why} max_seq_len ({limit})"
+            if cut:
+                what = "answers" if pairs else "rows"
+                yield f"{path}: {cut} {what} lose their end to max_seq_len ({limit})"
+
+
+class Asking:
+    """Tells now and then how far the asking of a reference is."""
+
+    EVERY_SECONDS = 10.0
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._last = time.monotonic()
+
+    def told(self, asked: int, pairs: int) -> None:
+        """So many pairs are asked about."""
+        now = time.monotonic()
+        if now - self._last >= self.EVERY_SECONDS:
+            self._last = now
+            self._observer.on_note(f"asking the reference: {asked} of {pairs} pairs")
 
 
 def too_little(path: Path, tokens: int, config: LlmTrainingConfig) -> DataError:
@@ -55,15 +126,52 @@ def too_little(path: Path, tokens: int, config: LlmTrainingConfig) -> DataError:
     )
 
 
-class _KeepRecipe(Observer):
-    """Leaves the recipe with the run, once everything is opened and the folder is ours."""
+STARTING_ADAPTER: Final = "starting_adapter"
+"""In a run's folder: the adapter it began with, where pairs are compared with that one."""
 
-    def __init__(self, spec: RunSpec) -> None:
+
+def with_kept_adapter(spec: RunSpec) -> RunSpec:
+    """A run that is resumed needs the adapter it began with no more: the checkpoint has what became
+    of it, and the run's folder what pairs are compared with. So that folder may be gone, or hold
+    another adapter by now."""
+    if spec.resume is None or spec.lora is None or spec.lora.adapter is None:
+        return spec
+    try:
+        found = folders.resolve_resume(spec.resume, spec.checkpoint_dir)
+    except CheckpointError:
+        return spec  # told when the run begins
+    if found is None:
+        return spec
+    kept = found.parent / STARTING_ADAPTER
+    if (kept / ADAPTER_CONFIG).is_file():
+        return spec.replace(lora=spec.lora.replace(adapter=kept))
+    compared = spec.reference is not None and spec.reference.kind.startswith(STARTING_ADAPTER)
+    if compared or spec.lora.adapter.is_dir() or not is_adapter(found):
+        return spec
+    return spec.replace(lora=spec.lora.replace(adapter=found))
+
+
+class _KeepRecipe(Observer):
+    """Leaves the recipe with the run, once everything is opened and the folder is ours, and the
+    adapter that pairs are compared with."""
+
+    def __init__(self, spec: RunSpec, given: RunSpec) -> None:
         self._spec = spec
+        self._given = given
 
     def on_start(self, total_steps: int, info: Mapping[str, Any]) -> None:
-        self._spec.run_dir.mkdir(parents=True, exist_ok=True)
-        self._spec.save(self._spec.run_dir / RECIPE_FILE)
+        spec = self._spec
+        spec.run_dir.mkdir(parents=True, exist_ok=True)
+        self._given.save(spec.run_dir / RECIPE_FILE)
+        reference = spec.reference
+        if spec.lora is None or spec.lora.adapter is None or reference is None:
+            return
+        kept = spec.checkpoint_dir / STARTING_ADAPTER
+        if not reference.kind.startswith(STARTING_ADAPTER) or kept == spec.lora.adapter:
+            return
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):  # the settings last: they say it is whole
+            folders.write_bytes_atomic(kept / name, (spec.lora.adapter / name).read_bytes())
 
 
 class _SayNotes(Observer):
@@ -91,6 +199,7 @@ def run(
     Raises `ConfigError`, `DataError`, `FormatError`, `CheckpointError`, `NumericsError`, or
     `EngineError` when the engine's packages are not installed.
     """
+    given, spec = spec, with_kept_adapter(spec)
     spec.check_paths()
     for name in ("enable_tensorboard", "enable_wandb"):
         if getattr(spec.config, name):
@@ -114,7 +223,7 @@ def run(
     log = JsonlLog(spec.run_dir / LOG_FILE, interval=spec.config.log_interval)
     told = Observers(log, observer or Observer())
     notes = provenance.combine([origin for _, origin in origins.values()]).notes
-    observer = Observers(_KeepRecipe(spec), told, _SayNotes(notes, told))
+    observer = Observers(_KeepRecipe(spec, given), told, _SayNotes(notes, told))
     with contextlib.closing(log):
         result = _engine(spec, observer, None)
         if spec.config.export_gguf_path and result.model_folder is not None:

@@ -17,8 +17,15 @@ from ..dataset import TokenizedDataset
 from ..model import Model
 from ..progress import Observer
 from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
-from ..trainer import CheckpointEvent, EvaluationEvent, FinishedEvent, StepEvent, Trainer
-from . import Probe, announce, processes, too_little
+from ..trainer import (
+    CheckpointEvent,
+    EvaluationEvent,
+    FinishedEvent,
+    ReferenceEvent,
+    StepEvent,
+    Trainer,
+)
+from . import Asking, LeftOut, Probe, announce, processes, too_little
 from .gloo import adding
 from .resume import resume_point
 
@@ -70,9 +77,14 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         }
         if ranks > 1:
             start["processes"] = ranks
-        announce(spec, observer, trainer.max_steps, start)
+        announce(
+            spec, observer, trainer.max_steps, start, _left_out(spec, trainer, data, eval_data)
+        )
         stopping = False
+        asking = Asking(observer)
         for event in trainer:
+            if isinstance(event, ReferenceEvent):
+                asking.told(event.asked, event.pairs)
             _note(event, observer, result)
             if probe is not None and isinstance(event, StepEvent) and event.global_step == 1:
                 views = trainer.shaped(trainer.gradients)
@@ -88,6 +100,21 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     if probe is None:
         result.checkpoints = folders.list_checkpoints(spec.checkpoint_dir)
     return result
+
+
+def _left_out(
+    spec: RunSpec, trainer: Trainer, data: TokenizedDataset, eval_data: TokenizedDataset | None
+) -> LeftOut:
+    size = 2 if spec.dpo is not None else 1
+    counts = trainer.left_out
+    return LeftOut(
+        rows=(data.row_count or 0) // size,
+        dropped=counts.dropped,
+        cut=counts.truncated,
+        eval_rows=0 if eval_data is None else (eval_data.row_count or 0) // size,
+        eval_dropped=counts.eval_dropped,
+        eval_cut=counts.eval_truncated,
+    )
 
 
 def open_model(spec: RunSpec) -> Model:

@@ -208,6 +208,24 @@ pub fn abt_checkpoint_latest_json(run_dir: ?[*:0]const u8, buffer: ?[*]u8, capac
     return out.fill(text.written(), buffer, capacity, needed);
 }
 
+pub fn abt_trainer_left_out(trainer: u64, counts: ?*c.abt_left_out) callconv(.c) Status {
+    const result = counts orelse return failure.nullArgument("counts");
+    if (out.wrongSize(c.abt_left_out, result.struct_size)) |status| return status;
+    var status: Status = c.ABT_STATUS_OK;
+    const held = acquireForWork(trainer, &status) orelse return status;
+    defer held.release();
+
+    switch (held.object.value.loop) {
+        inline else => |loop| {
+            result.dropped = loop.loader.dropped_rows;
+            result.truncated = loop.loader.truncated_rows;
+            result.eval_dropped = if (loop.eval_loader) |l| l.dropped_rows else 0;
+            result.eval_truncated = if (loop.eval_loader) |l| l.truncated_rows else 0;
+        },
+    }
+    return c.ABT_STATUS_OK;
+}
+
 pub fn abt_trainer_progress(trainer: u64, global_step: ?*u64, max_steps: ?*u64) callconv(.c) Status {
     const step = global_step orelse return failure.nullArgument("global_step");
     const total = max_steps orelse return failure.nullArgument("max_steps");
@@ -361,6 +379,11 @@ fn fillPreference(result: *c.abt_event, metrics: @FieldType(abi.train.TrainingSt
 fn fillEvent(result: *c.abt_event, event: abi.train.Event) void {
     switch (event) {
         .gradient => result.kind = c.ABT_EVENT_GRADIENT,
+        .reference => |r| {
+            result.kind = c.ABT_EVENT_REFERENCE;
+            result.pairs_asked = r.asked;
+            result.pairs = r.pairs;
+        },
         .step => |s| {
             result.kind = c.ABT_EVENT_STEP;
             result.micro_steps = s.micro_steps;

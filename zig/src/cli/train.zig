@@ -195,6 +195,7 @@ fn watch(job: *Job, trainer: *train.Trainer(f32)) Failure!Exit {
                 e.global_step, e.loss, e.perplexity, e.accuracy, if (e.improved) "  best so far" else "",
             }),
             .gradient => unreachable, // There is one process.
+            .reference => |r| app.tell("reference asked about {d} of {d} pairs\n", .{ r.asked, r.pairs }),
             .checkpoint => |c| app.tell("saved {s}\n", .{c.path}),
             .finished => |f| {
                 if (f.stop_reason == .interrupted) tellWhere(app, trainer);

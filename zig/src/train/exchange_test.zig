@@ -8,21 +8,14 @@ const checkpoint = @import("checkpoint");
 const Trainer = @import("trainer.zig").Trainer;
 const LlmTrainingConfig = @import("config.zig").LlmTrainingConfig;
 const LoraConfig = @import("lora.zig").LoraConfig;
+const Options = @import("trainer.zig").Options;
 const report = @import("report.zig");
+const rig = @import("test_rig.zig");
+const Rows = rig.Rows;
+const model_config = rig.model_config;
 
 const testing = std.testing;
 const gpa = testing.allocator;
-
-const model_config: arch.ModelConfig = .{
-    .vocab_size = 23,
-    .hidden_size = 16,
-    .intermediate_size = 24,
-    .num_hidden_layers = 2,
-    .num_attention_heads = 4,
-    .num_key_value_heads = 2,
-    .head_dim = 4,
-    .max_position_embeddings = 64,
-};
 
 const config: LlmTrainingConfig = .{
     .epochs = 2,
@@ -36,25 +29,6 @@ const config: LlmTrainingConfig = .{
     .eval_interval = 2,
     .early_stopping = false,
     .threads = 1,
-};
-
-const Rows = struct {
-    tokens: [13 * 9]u32,
-    starts: [14]u64,
-
-    fn init() Rows {
-        var self: Rows = undefined;
-        for (0..13) |r| {
-            self.starts[r] = r * 9;
-            for (0..9) |c| self.tokens[r * 9 + c] = @intCast((r + 3 * c) % 23);
-        }
-        self.starts[13] = 13 * 9;
-        return self;
-    }
-
-    fn dataset(self: *const Rows) data.TokenizedDataset {
-        return .{ .arena = .init(gpa), .disk = null, .path = "test.bin", .tokens = &self.tokens, .row_starts = &self.starts };
-    }
 };
 
 const Outcome = struct {
@@ -71,25 +45,39 @@ const Outcome = struct {
 
 /// A run of `count` processes; the last one asks for a stop after `stop_after` updates.
 fn train(comptime count: u32, lora: ?LoraConfig, stop_after: ?u64) !Outcome {
+    return trainWith(count, .{ .lora = lora }, stop_after, null);
+}
+
+/// The same with any options, and the folder of the first process.
+fn trainWith(comptime count: u32, options: Options, stop_after: ?u64, run_dir: ?[]const u8) !Outcome {
     var diag: base.Diagnostic = .{};
     errdefer std.debug.print("{s}\n", .{diag.text()});
     const rows = Rows.init();
-    const dataset = rows.dataset();
+    const pairs = rig.Pairs.init();
+    const dataset = if (options.dpo == null) rows.dataset() else pairs.dataset();
     var models: [count]checkpoint.LoadedModel(f64) = undefined;
     for (&models) |*model| model.* = try checkpoint.initRandom(f64, gpa, model_config, 5);
     defer for (&models) |*model| model.deinit(gpa);
 
+    var settings = config;
+    if (options.dpo != null) settings.epochs = 6; // One update each.
     var trainers: [count]*Trainer(f64) = undefined;
-    for (&trainers, &models, 0..) |*trainer, *model, rank|
-        trainer.* = try .init(gpa, testing.io, model, &dataset, &dataset, config, .{ .lora = lora, .share = .{ .rank = @intCast(rank), .count = count } }, &diag);
+    for (&trainers, &models, 0..) |*trainer, *model, rank| {
+        var own = options;
+        own.share = .{ .rank = @intCast(rank), .count = count };
+        own.run_dir = if (rank == 0) run_dir else null;
+        trainer.* = try .init(gpa, testing.io, model, &dataset, &dataset, settings, own, &diag);
+    }
     defer for (trainers) |trainer| trainer.deinit();
 
     var outcome: Outcome = .{};
     errdefer outcome.deinit();
+    if (stop_after == 0) trainers[count - 1].requestStop();
     while (true) {
         var events: [count]?report.Event = undefined;
         for (&events, trainers) |*event, trainer| event.* = try trainer.next(&diag);
         switch (events[0] orelse break) {
+            .reference => {},
             .gradient => addUp(count, &trainers),
             .step => |s| {
                 try outcome.losses.append(gpa, s.loss);
@@ -99,7 +87,7 @@ fn train(comptime count: u32, lora: ?LoraConfig, stop_after: ?u64) !Outcome {
             },
             .evaluation => |e| for (events) |event| try testing.expectEqual(e.loss, event.?.evaluation.loss),
             .finished => |f| outcome.reason = f.stop_reason,
-            .checkpoint => unreachable, // There is no folder.
+            .checkpoint => {},
         }
     }
     for (trainers) |trainer| try testing.expectEqualSlices(f64, trainers[0].trained.values, trainer.trained.values);
@@ -150,4 +138,47 @@ test "a stop that one process asks for ends all of them after the same update" {
 
     try testing.expectEqual(report.StopReason.interrupted, stopped.reason.?);
     try testing.expectEqual(3, stopped.losses.items.len); // It is told with the next update's sums.
+}
+
+test "processes ask a reference each about their own pairs, and an earlier start's answers serve all of them" {
+    var tmp = testing.tmpDir(.{});
+    defer tmp.cleanup();
+
+    const dir = try rig.runPath(&tmp);
+    defer gpa.free(dir);
+
+    const options: Options = .{ .dpo = .{ .beta = 0.5, .precompute_ref_log_probs = true } };
+    var alone = try trainWith(1, options, null, null);
+    defer alone.deinit();
+    var three = try trainWith(3, options, null, null);
+    defer three.deinit();
+
+    try expectSame(&alone, &three);
+    // Stopped after the answers were kept: the next start reads them, and gives them to the other.
+    var first = try trainWith(2, options, 1, dir);
+    defer first.deinit();
+
+    try testing.expectEqual(report.StopReason.interrupted, first.reason.?);
+    const kept = try std.fmt.allocPrint(gpa, "{s}/reference_logps.safetensors", .{dir});
+    defer gpa.free(kept);
+
+    try std.Io.Dir.cwd().access(testing.io, kept, .{});
+    const checkpoint_path = try std.fmt.allocPrint(gpa, "{s}/checkpoint-{d}", .{ dir, first.losses.items.len });
+    defer gpa.free(checkpoint_path);
+
+    var resumed_options = options;
+    resumed_options.resume_from = checkpoint_path;
+    var resumed = try trainWith(2, resumed_options, null, dir);
+    defer resumed.deinit();
+
+    for (alone.losses.items[first.losses.items.len..], resumed.losses.items) |x, y| try testing.expectApproxEqAbs(x, y, 1e-12);
+    for (alone.values, resumed.values) |x, y| try testing.expectApproxEqAbs(x, y, 1e-10);
+}
+
+test "a stop while the reference is asked ends all processes before the first update" {
+    var stopped = try trainWith(2, .{ .dpo = .{ .precompute_ref_log_probs = true } }, 0, null);
+    defer stopped.deinit();
+
+    try testing.expectEqual(report.StopReason.interrupted, stopped.reason.?);
+    try testing.expectEqual(0, stopped.losses.items.len);
 }

@@ -10,20 +10,12 @@ const Trainer = @import("trainer.zig").Trainer;
 const Options = @import("trainer.zig").Options;
 const LlmTrainingConfig = @import("config.zig").LlmTrainingConfig;
 const LoraConfig = @import("lora.zig").LoraConfig;
+const rig = @import("test_rig.zig");
+const Rows = rig.Rows;
+const model_config = rig.model_config;
 
 const testing = std.testing;
 const gpa = testing.allocator;
-
-const model_config: arch.ModelConfig = .{
-    .vocab_size = 23,
-    .hidden_size = 16,
-    .intermediate_size = 24,
-    .num_hidden_layers = 2,
-    .num_attention_heads = 4,
-    .num_key_value_heads = 2,
-    .head_dim = 4,
-    .max_position_embeddings = 64,
-};
 
 const config: LlmTrainingConfig = .{
     .epochs = 3,
@@ -41,101 +33,14 @@ const config: LlmTrainingConfig = .{
 
 const lora: LoraConfig = .{ .settings = .{ .r = 4, .lora_alpha = 8, .target_modules = &.{ "q_proj", "v_proj", "down_proj", "embed_tokens" } } };
 
-/// Rows of a pattern: each token is the one before plus 3.
-const Rows = struct {
-    tokens: [13 * 9]u32,
-    starts: [14]u64,
+const Setup = rig.Setup(config, .{ .lora = lora }, .rows);
 
-    fn init() Rows {
-        var self: Rows = undefined;
-        for (0..13) |r| {
-            self.starts[r] = r * 9;
-            for (0..9) |c| self.tokens[r * 9 + c] = @intCast((r + 3 * c) % 23);
-        }
-        self.starts[13] = 13 * 9;
-        return self;
-    }
-
-    fn dataset(self: *const Rows) data.TokenizedDataset {
-        return .{ .arena = .init(gpa), .disk = null, .path = "test.bin", .tokens = &self.tokens, .row_starts = &self.starts };
-    }
-};
-
-const Run = struct {
-    losses: std.ArrayList(f64) = .empty,
-    values: []f32 = &.{},
-    last_path: []u8 = &.{},
-
-    fn deinit(self: *Run) void {
-        self.losses.deinit(gpa);
-        gpa.free(self.values);
-        gpa.free(self.last_path);
-    }
-};
-
-const Setup = struct {
-    config: LlmTrainingConfig = config,
-    options: Options = .{ .lora = lora },
-    model: arch.ModelConfig = model_config,
-    model_seed: u64 = 5,
-    /// A folder to map the model from instead of having it in memory.
-    mapped: ?[]const u8 = null,
-    abandon_after: ?u64 = null,
-};
-
-fn train(setup: Setup, diag: *base.Diagnostic) !Run {
-    const rows = Rows.init();
-    const dataset = rows.dataset();
-    var model = try checkpoint.initRandom(f32, gpa, setup.model, setup.model_seed);
-    defer model.deinit(gpa);
-
-    const before = try gpa.dupe(f32, model.weights);
-    defer gpa.free(before);
-
-    var mapped: ?checkpoint.MappedModel = if (setup.mapped) |path| try checkpoint.openMapped(gpa, testing.io, path, diag) else null;
-    defer if (mapped) |*m| m.deinit();
-
-    var run: Run = .{};
-    errdefer run.deinit();
-    const trainer = if (mapped) |*m|
-        try Trainer(f32).initOver(gpa, testing.io, .{ .mapped = m }, &dataset, null, setup.config, setup.options, diag)
-    else
-        try Trainer(f32).init(gpa, testing.io, &model, &dataset, null, setup.config, setup.options, diag);
-    defer trainer.deinit();
-
-    while (try trainer.next(diag)) |event| switch (event) {
-        .step => |s| {
-            try run.losses.append(gpa, s.loss);
-            if (setup.abandon_after == s.global_step) break;
-        },
-        .checkpoint => |c| {
-            gpa.free(run.last_path);
-            run.last_path = try gpa.dupe(u8, c.path);
-        },
-        else => {},
-    };
-    run.values = try gpa.dupe(f32, trainer.trained.values);
-    if (setup.options.lora != null) try testing.expectEqualSlices(f32, before, model.weights);
-    return run;
-}
-
-fn mustTrain(setup: Setup) !Run {
-    var diag: base.Diagnostic = .{};
-    errdefer std.debug.print("{s}\n", .{diag.text()});
-    return train(setup, &diag);
+fn mustTrain(setup: Setup) !rig.Run {
+    return rig.mustTrain(setup);
 }
 
 fn expectRefused(setup: Setup, err: anyerror, words: []const u8) !void {
-    var diag: base.Diagnostic = .{};
-    if (train(setup, &diag)) |run| {
-        var done = run;
-        done.deinit();
-        return error.NotRefused;
-    } else |got| {
-        errdefer std.debug.print("\"{s}\"\n", .{diag.text()});
-        try testing.expectEqual(err, got);
-        try testing.expect(std.mem.find(u8, diag.text(), words) != null);
-    }
+    return rig.expectRefused(setup, err, words);
 }
 
 const Tmp = struct {
@@ -293,7 +198,7 @@ test "over a mapped base a run has the bits of the one in memory, and each resum
 }
 
 test "two adapters are trained in turns on one base, each as if it were alone" {
-    var alone: [2]Run = undefined;
+    var alone: [2]rig.Run = undefined;
     var loras = [2]LoraConfig{ lora, lora };
     loras[1].settings.r = 2;
     loras[1].seed = 77;

@@ -270,23 +270,11 @@ pub fn PreferenceObjective(comptime T: type) type {
             sumRows(row_nll, batch.time, sums);
         }
 
-        /// Asks the reference about every pair of `loader`, so that it is not needed again for them. Leaves the loader at the end
-        /// of an epoch. False if `stop` was set before it was done.
-        pub fn askAll(
-            self: *Self,
-            transformer: *Transformer,
-            live: Weights,
-            loader: *data.Loader,
-            set: Set,
-            stop: *const std.atomic.Value(bool),
-        ) error{OutOfMemory}!bool {
-            try self.remember(set, loader.kept.len);
-            loader.beginEpoch(0);
-            while (loader.next()) |micro| {
-                if (stop.load(.acquire)) return false;
-                self.sumsOf(transformer, live, set, micro, self.reference_sums[0..micro.batch]);
-            }
-            return true;
+        /// Asks the reference about the pairs of one micro-batch, and remembers what it says.
+        pub fn ask(self: *Self, transformer: *Transformer, live: Weights, set: Set, micro: data.MicroBatch) void {
+            const sums = self.reference_sums[0..micro.batch];
+            self.askReference(transformer, live, batchOf(micro), sums);
+            note(self.known.get(set).?, micro, sums);
         }
 
         /// From now on what the reference says about these `pairs` is remembered.
@@ -308,6 +296,10 @@ pub fn PreferenceObjective(comptime T: type) type {
             // One that is gone was asked about all: what is not a number there is what it said.
             if (!missing or self.reference == null) return;
             self.askReference(transformer, live, batchOf(micro), sums);
+            note(known, micro, sums);
+        }
+
+        fn note(known: []f64, micro: data.MicroBatch, sums: []const f64) void {
             for (micro.units, 0..) |unit, i| {
                 known[2 * @as(usize, unit)] = sums[i];
                 known[2 * @as(usize, unit) + 1] = sums[micro.pairs + i];

@@ -9,6 +9,9 @@ const Trainer = @import("trainer.zig").Trainer;
 const Options = @import("trainer.zig").Options;
 const LlmTrainingConfig = @import("config.zig").LlmTrainingConfig;
 const LoraConfig = @import("lora.zig").LoraConfig;
+const rig = @import("test_rig.zig");
+const Pairs = rig.Pairs;
+const model_config = rig.model_config;
 const report = @import("report.zig");
 const preference = @import("preference.zig");
 const preference_cache = @import("preference_cache.zig");
@@ -16,17 +19,6 @@ const DpoConfig = @import("preference_config.zig").DpoConfig;
 
 const testing = std.testing;
 const gpa = testing.allocator;
-
-const model_config: arch.ModelConfig = .{
-    .vocab_size = 23,
-    .hidden_size = 16,
-    .intermediate_size = 24,
-    .num_hidden_layers = 2,
-    .num_attention_heads = 4,
-    .num_key_value_heads = 2,
-    .head_dim = 4,
-    .max_position_embeddings = 64,
-};
 
 /// 5 pairs in micro-batches of 2, two to an update: the last of each epoch's two updates has one pair alone.
 const config: LlmTrainingConfig = .{
@@ -46,130 +38,14 @@ const config: LlmTrainingConfig = .{
 
 const lora: LoraConfig = .{ .settings = .{ .r = 4, .lora_alpha = 8, .target_modules = &.{ "q_proj", "v_proj", "down_proj" } } };
 
-/// Prompts of three tokens; the better answer goes on by threes, the worse one by fives and is longer.
-const Pairs = struct {
-    tokens: [count * (better + worse)]u32,
-    starts: [2 * count + 1]u64,
-    mask: [11]u8,
+const Setup = rig.Setup(config, .{ .dpo = .{} }, .pairs);
 
-    const count = 5;
-    const better = 7;
-    const worse = 9;
-
-    fn init() Pairs {
-        var self: Pairs = undefined;
-        @memset(&self.mask, 0);
-        var at: usize = 0;
-        for (0..2 * count) |row| {
-            self.starts[row] = at;
-            const len: usize = if (row % 2 == 0) better else worse;
-            for (0..len) |c| {
-                const stride: usize = if (c < 3 or row % 2 == 0) 3 else 5;
-                self.tokens[at + c] = @intCast((row / 2 + stride * c) % 23);
-                if (c >= 3) self.mask[(at + c) / 8] |= @as(u8, 1) << @intCast((at + c) % 8);
-            }
-            at += len;
-        }
-        self.starts[2 * count] = at;
-        return self;
-    }
-
-    fn dataset(self: *const Pairs) data.TokenizedDataset {
-        return .{
-            .arena = .init(gpa),
-            .disk = null,
-            .path = "pairs.bin",
-            .tokens = &self.tokens,
-            .mask = &self.mask,
-            .row_starts = &self.starts,
-            .manifest = .{ .count = self.tokens.len, .kind = .preference },
-        };
-    }
-};
-
-const Run = struct {
-    steps: std.ArrayList(report.TrainingStats) = .empty,
-    evaluations: std.ArrayList(report.EvalResult) = .empty,
-    values: []f32 = &.{},
-    last_path: []u8 = &.{},
-    reference: []u8 = &.{},
-
-    fn deinit(self: *Run) void {
-        self.steps.deinit(gpa);
-        self.evaluations.deinit(gpa);
-        gpa.free(self.values);
-        gpa.free(self.last_path);
-        gpa.free(self.reference);
-    }
-};
-
-const Setup = struct {
-    config: LlmTrainingConfig = config,
-    options: Options = .{ .dpo = .{} },
-    model_seed: u64 = 5,
-    eval: bool = false,
-    abandon_after: ?u64 = null,
-    stop_at_once: bool = false,
-    /// Take preference data for plain rows.
-    plain: bool = false,
-    /// A folder to map the model from instead of having it in memory.
-    mapped: ?[]const u8 = null,
-};
-
-fn train(setup: Setup, diag: *base.Diagnostic) !Run {
-    const pairs = Pairs.init();
-    var dataset = pairs.dataset();
-    if (setup.plain) dataset.manifest = null;
-    var model = try checkpoint.initRandom(f32, gpa, model_config, setup.model_seed);
-    defer model.deinit(gpa);
-
-    var run: Run = .{};
-    errdefer run.deinit();
-    var mapped: ?checkpoint.MappedModel = if (setup.mapped) |path| try checkpoint.openMapped(gpa, testing.io, path, diag) else null;
-    defer if (mapped) |*m| m.deinit();
-    const eval_data = if (setup.eval) &dataset else null;
-    const trainer = if (mapped) |*m|
-        try Trainer(f32).initOver(gpa, testing.io, .{ .mapped = m }, &dataset, eval_data, setup.config, setup.options, diag)
-    else
-        try Trainer(f32).init(gpa, testing.io, &model, &dataset, eval_data, setup.config, setup.options, diag);
-    defer trainer.deinit();
-
-    if (setup.stop_at_once) trainer.requestStop();
-    while (try trainer.next(diag)) |event| switch (event) {
-        .gradient => unreachable, // One process.
-        .step => |s| {
-            try run.steps.append(gpa, s);
-            if (setup.abandon_after == s.global_step) break;
-        },
-        .evaluation => |e| try run.evaluations.append(gpa, e),
-        .checkpoint => |c| {
-            gpa.free(run.last_path);
-            run.last_path = try gpa.dupe(u8, c.path);
-        },
-        .finished => {},
-    };
-    run.values = try gpa.dupe(f32, trainer.trained.values);
-    run.reference = try std.fmt.allocPrint(gpa, "{f}", .{trainer.identity.reference.?});
-    return run;
-}
-
-fn mustTrain(setup: Setup) !Run {
-    var diag: base.Diagnostic = .{};
-    errdefer std.debug.print("{s}\n", .{diag.text()});
-    return train(setup, &diag);
+fn mustTrain(setup: Setup) !rig.Run {
+    return rig.mustTrain(setup);
 }
 
 fn expectRefused(setup: Setup, err: anyerror, words: []const u8) !void {
-    var diag: base.Diagnostic = .{};
-    if (train(setup, &diag)) |run| {
-        var done = run;
-        done.deinit();
-        return error.NotRefused;
-    } else |got| {
-        errdefer std.debug.print("{t}: \"{s}\"\n", .{ got, diag.text() });
-        try testing.expectEqual(err, got);
-        try testing.expect(std.mem.find(u8, diag.text(), words) != null);
-    }
+    return rig.expectRefused(setup, err, words);
 }
 
 const Tmp = struct {
@@ -397,7 +273,7 @@ test "an adapter that a run goes on from is its own reference" {
 test "what does not belong together is refused before the first update" {
     const rows: Options = .{};
     try expectRefused(.{ .options = rows }, error.WrongObjective, "pairs.bin holds pairs of answers");
-    try expectRefused(.{ .plain = true }, error.WrongObjective, "pairs.bin holds no pairs of answers");
+    try expectRefused(.{ .data = .plain }, error.WrongObjective, "pairs.bin holds no pairs of answers");
     var smoothed = config;
     smoothed.label_smoothing = 0.1;
     try expectRefused(.{ .config = smoothed }, error.InvalidConfiguration, "label_smoothing is 0.1");
@@ -428,7 +304,7 @@ test "a run on pairs is not resumed as another one" {
 }
 
 test "a stop while the reference is being asked ends the run without an update" {
-    var run = try mustTrain(.{ .options = .{ .dpo = .{ .precompute_ref_log_probs = true } }, .stop_at_once = true });
+    var run = try mustTrain(.{ .options = .{ .dpo = .{ .precompute_ref_log_probs = true } }, .stop_after = 0 });
     defer run.deinit();
     try testing.expectEqual(0, run.steps.items.len);
 }

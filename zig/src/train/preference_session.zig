@@ -15,7 +15,7 @@ const model_layer = @import("model");
 const data = @import("data");
 const preference = @import("preference.zig");
 const objective_file = @import("preference_objective.zig");
-const cache = @import("preference_cache.zig");
+const asking_file = @import("preference_asking.zig");
 const vocabulary = @import("preference_vocabulary.zig");
 const DpoConfig = @import("preference_config.zig").DpoConfig;
 
@@ -38,8 +38,10 @@ pub fn PreferenceSession(comptime T: type) type {
         objective: Objective,
         precompute: bool,
         ready: bool,
+        asking: ?Asking = null,
 
         const Self = @This();
+        const Asking = asking_file.Asking(T);
         const Objective = objective_file.PreferenceObjective(T);
         const Weights = model_layer.Weights(T);
         const Gradients = model_layer.Gradients(T);
@@ -86,6 +88,7 @@ pub fn PreferenceSession(comptime T: type) type {
         }
 
         pub fn deinit(self: *Self) void {
+            if (self.asking) |*asking| asking.deinit();
             self.objective.deinit();
             self.* = undefined;
         }
@@ -108,51 +111,13 @@ pub fn PreferenceSession(comptime T: type) type {
             return sum.final();
         }
 
-        /// Asks the reference about all pairs where that was wanted. False if `stop` was set before it was done.
-        pub fn makeReady(
-            self: *Self,
-            io: std.Io,
-            transformer: *Transformer,
-            live: Weights,
-            training: *data.Loader,
-            evaluation: ?*data.Loader,
-            run_dir: ?[]const u8,
-            stop: *const std.atomic.Value(bool),
-            diag: *base.Diagnostic,
-        ) !bool {
-            if (self.ready) return true;
-            const gpa = self.objective.gpa;
-            var disk: base.storage.Disk = .init(io);
-            const name = try cache.fingerprint(
-                T,
-                gpa,
-                self.objective.referenceWeights(live),
-                transformer.config,
-                transformer.exec.compute == .bf16,
-                training,
-                evaluation,
-            );
-            defer gpa.free(name);
-
-            const evaluation_count = if (evaluation) |loader| 2 * loader.kept.len else null;
-            const kept = if (run_dir) |dir|
-                try cache.read(gpa, disk.storage(), dir, name, 2 * training.kept.len, evaluation_count)
-            else
-                null;
-            if (kept) |sums| {
-                self.objective.setKnown(.training, sums.training);
-                if (sums.evaluation) |values| self.objective.setKnown(.evaluation, values);
-            } else {
-                if (!try self.objective.askAll(transformer, live, training, .training, stop)) return false;
-                if (evaluation) |loader| if (!try self.objective.askAll(transformer, live, loader, .evaluation, stop)) return false;
-                if (run_dir) |dir| try cache.keep(gpa, disk.storage(), dir, name, .{
-                    .training = self.objective.known.get(.training).?,
-                    .evaluation = self.objective.known.get(.evaluation),
-                }, diag);
-            }
-            self.objective.dropReference();
-            self.ready = true;
-            return true;
+        /// Asks the reference about all pairs where that was wanted, one piece a call.
+        pub fn prepare(self: *Self, place: Asking.Place, share: Share, diag: *base.Diagnostic) !asking_file.Step {
+            if (self.ready) return .done;
+            if (self.asking == null) self.asking = .{ .objective = &self.objective, .share = share };
+            const step = try self.asking.?.next(place, diag);
+            if (step == .done) self.ready = true;
+            return step;
         }
 
         /// Of the next `group` micro-batches of `loader` those that are `own`: adds the gradient of their loss to `gradients`.

@@ -4,6 +4,7 @@
 
 const std = @import("std");
 const preference = @import("preference.zig");
+const asking = @import("preference_asking.zig");
 
 /// One optimizer update.
 pub const TrainingStats = struct {
@@ -90,6 +91,8 @@ pub const SavedCheckpoint = struct {
 pub const Event = union(enum) {
     /// Only in a run of several processes: add up `exchange()` over all of them, then go on.
     gradient,
+    /// Before the first update of a run whose reference is asked once: how far that is. Comes only where it takes long.
+    reference: asking.Progress,
     step: TrainingStats,
     evaluation: EvalResult,
     checkpoint: SavedCheckpoint,

@@ -55,6 +55,9 @@ test {
     _ = preference_config;
     _ = preference_objective;
     _ = preference_cache;
+    _ = @import("preference_asking.zig");
+    _ = @import("early_stopping.zig");
+    _ = @import("row_objective.zig");
     _ = preference_session;
     _ = preference_vocabulary;
     _ = @import("preference_run_test.zig");

@@ -34,6 +34,8 @@ const PreferenceSession = preference_session.PreferenceSession;
 const Pass = preference_session.Pass;
 const DpoConfig = @import("preference_config.zig").DpoConfig;
 const checks = @import("checks.zig");
+const early_stopping = @import("early_stopping.zig");
+const row_objective = @import("row_objective.zig");
 const exchange_file = @import("exchange.zig");
 const Share = exchange_file.Share;
 const RunFolder = @import("run_folder.zig").RunFolder;
@@ -79,8 +81,8 @@ pub fn Trainer(comptime T: type) type {
         pool: *base.Pool,
         exec: ops.Exec,
         transformer: model_layer.Transformer(T),
-        /// Best weights, kept in memory only when nothing is saved to disk.
-        best_weights: ?[]align(64) T = null,
+        /// Kept in memory only when nothing is saved to disk.
+        best_weights: early_stopping.BestWeights(T) = .{},
         loader: data.Loader,
         eval_loader: ?data.Loader,
         run: ?RunFolder,
@@ -91,6 +93,8 @@ pub fn Trainer(comptime T: type) type {
         share: Share,
         /// Between the two halves of an update, while processes exchange.
         half: ?Half = null,
+        /// What they exchange about a reference before the first update.
+        shared: ?[]f64 = null,
         /// Work that must come before the next update.
         pending: struct { evaluation: bool = false, save: bool = false } = .{},
         finish: ?report.StopReason = null,
@@ -254,7 +258,7 @@ pub fn Trainer(comptime T: type) type {
             const gpa = self.gpa;
             if (self.run) |*run| run.close(gpa, self.io);
             if (self.saved_path) |p| gpa.free(p);
-            if (self.best_weights) |w| gpa.free(w);
+            self.best_weights.deinit(gpa);
             self.history.deinit(gpa);
             if (self.pairs) |*pairs| pairs.deinit();
             self.transformer.deinit();
@@ -279,7 +283,8 @@ pub fn Trainer(comptime T: type) type {
                 self.half = null;
                 return .{ .step = try self.completeUpdate(half, diag) };
             }
-            if (self.finish == null and !self.stop_requested.load(.acquire)) try self.prepareReference(diag);
+            self.shared = null;
+            if (self.finish == null) if (try self.prepareReference(diag)) |event| return event;
             // Of several processes all stop after the same update: it is told with the sums.
             if (self.share.isAlone() and self.stop_requested.load(.acquire) and self.finish == null) {
                 self.finish = .interrupted;
@@ -307,6 +312,7 @@ pub fn Trainer(comptime T: type) type {
 
         /// What the processes add up after a `gradient` event, in place. Null at other times.
         pub fn exchange(self: *Self) ?struct { gradients: []T, sums: []f64 } {
+            if (self.shared) |values| return .{ .gradients = self.trained.gradients[0..0], .sums = values };
             const half = if (self.half) |*h| h else return null;
             return .{ .gradients = self.trained.gradients, .sums = &half.sums.values };
         }
@@ -374,15 +380,34 @@ pub fn Trainer(comptime T: type) type {
             }, tokenizer_dir, diag);
         }
 
-        /// Before the first update (or evaluation): what has to be asked of a reference once. A requested stop ends it early.
-        fn prepareReference(self: *Self, diag: *base.Diagnostic) !void {
-            const pairs = if (self.pairs) |*p| p else return;
-            if (pairs.ready) return;
+        /// Before the first update (or evaluation): what has to be asked of a reference once. Null when that is done, or was stopped.
+        fn prepareReference(self: *Self, diag: *base.Diagnostic) !?Event {
+            const pairs = if (self.pairs) |*p| p else return null;
+            if (pairs.ready or (self.share.isAlone() and self.stop_requested.load(.acquire))) return null;
             const started: std.Io.Timestamp = .now(self.io, .awake);
-            const evaluation = if (self.eval_loader) |*l| l else null;
-            const dir = if (self.run) |run| run.dir else null;
-            _ = try pairs.makeReady(self.io, &self.transformer, self.weights(.evaluation), &self.loader, evaluation, dir, &self.stop_requested, diag);
+            const step = try pairs.prepare(.{
+                .io = self.io,
+                .transformer = &self.transformer,
+                .live = self.weights(.evaluation),
+                .training = &self.loader,
+                .evaluation = if (self.eval_loader) |*l| l else null,
+                .run_dir = if (self.run) |run| run.dir else null,
+                .stop = &self.stop_requested,
+            }, self.share, diag);
             self.state.time_ns += @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 0));
+            switch (step) {
+                .done => return null,
+                .asked => |progress| return .{ .reference = progress },
+                .exchange => |values| {
+                    self.shared = values;
+                    return .gradient;
+                },
+                .stopped => {
+                    self.finish = .interrupted;
+                    self.pending = .{ .save = true };
+                    return null;
+                },
+            }
         }
 
         // ---- one update ----
@@ -460,14 +485,7 @@ pub fn Trainer(comptime T: type) type {
                 // Keys of dropout are drawn for all, so that they do not depend on who does what.
                 const live = self.weights(.training);
                 if (!self.share.owns(j)) continue;
-                const result = self.transformer.lossAndGradient(live, self.gradientTarget(), .{
-                    .input_ids = micro.input_ids,
-                    .targets = micro.targets,
-                    .batch = micro.batch,
-                    .time = micro.time,
-                    .positions = micro.positions,
-                    .first = micro.first,
-                }, .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
+                const result = self.transformer.lossAndGradient(live, self.gradientTarget(), row_objective.batchOf(micro), .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
                 loss_sum += result.loss_sum;
                 correct += result.correct;
                 pass.tokens += micro.token_count;
@@ -542,11 +560,9 @@ pub fn Trainer(comptime T: type) type {
             const pass: Pass = if (self.pairs) |*pairs|
                 pairs.evaluate(&self.transformer, self.weights(.evaluation), loader)
             else
-                self.evaluateRows(loader);
+                row_objective.evaluate(T, &self.transformer, self.weights(.evaluation), loader);
             const loss = pass.loss;
             const accuracy = pass.accuracy;
-            const metric = if (self.config.early_stopping_monitor_loss) loss else @exp(loss);
-            const improved = metric < (s.best_metric orelse std.math.inf(f64)) - self.config.early_stopping_min_delta;
             self.evaluated_step = s.global_step;
             s.time_ns += @intCast(@max(started.untilNow(self.io, .awake).toNanoseconds(), 0));
             var line: state_file.LogRecord = .{
@@ -558,7 +574,15 @@ pub fn Trainer(comptime T: type) type {
             };
             if (self.pairs != null) line.addPreference("eval_", pass.metrics);
             try self.history.append(self.gpa, line);
-            try self.judge(metric, accuracy, improved);
+            const verdict = early_stopping.judge(s, &self.config, loss, accuracy);
+            if (verdict.improved and self.config.early_stopping) {
+                // On disk the best weights live in this step's checkpoint.
+                if (self.run != null) self.pending.save = true else try self.best_weights.keep(self.gpa, self.trained.values);
+            }
+            if (verdict.out_of_patience and self.finish == null) {
+                self.finish = .early_stopped;
+                self.pending.save = true;
+            }
             return .{
                 .global_step = s.global_step,
                 .epoch = self.epochFraction(),
@@ -567,59 +591,9 @@ pub fn Trainer(comptime T: type) type {
                 .accuracy = accuracy,
                 .num_batches = pass.batches,
                 .total_tokens = pass.targets,
-                .improved = improved,
+                .improved = verdict.improved,
                 .preference = if (self.pairs != null) pass.metrics else null,
             };
-        }
-
-        /// Token means over single rows, without label smoothing.
-        fn evaluateRows(self: *Self, loader: *data.Loader) Pass {
-            var loss_sum: f64 = 0;
-            var correct: u64 = 0;
-            var pass: Pass = .{};
-            while (loader.next()) |micro| {
-                const result = self.transformer.loss(self.weights(.evaluation), .{
-                    .input_ids = micro.input_ids,
-                    .targets = micro.targets,
-                    .batch = micro.batch,
-                    .time = micro.time,
-                    .positions = micro.positions,
-                    .first = micro.first,
-                }, .{});
-                loss_sum += result.nll_sum;
-                correct += result.correct;
-                pass.targets += result.count;
-                pass.batches += 1;
-            }
-            const divisor: f64 = @floatFromInt(@max(pass.targets, 1));
-            pass.loss = loss_sum / divisor;
-            pass.accuracy = @as(f64, @floatFromInt(correct)) / divisor;
-            return pass;
-        }
-
-        /// Early stopping: remembers the best, or counts towards patience.
-        fn judge(self: *Self, metric: f64, accuracy: f64, improved: bool) !void {
-            const s = &self.state;
-            if (improved) {
-                s.best_metric = metric;
-                s.best_accuracy = accuracy;
-                s.best_step = s.global_step;
-                s.evaluations_without_improvement = 0;
-                if (!self.config.early_stopping) return;
-                if (self.run != null) {
-                    self.pending.save = true; // The best weights live in this step's checkpoint.
-                } else {
-                    if (self.best_weights == null) self.best_weights = try self.gpa.alignedAlloc(T, .@"64", self.trained.values.len);
-                    @memcpy(self.best_weights.?, self.trained.values);
-                }
-                return;
-            }
-            if (!self.config.early_stopping) return;
-            s.evaluations_without_improvement += 1;
-            if (s.evaluations_without_improvement < self.config.early_stopping_patience) return;
-            if (self.finish != null) return;
-            self.finish = .early_stopped;
-            self.pending.save = true;
         }
 
         // ---- ending ----
@@ -628,7 +602,7 @@ pub fn Trainer(comptime T: type) type {
         fn restoreBest(self: *Self, diag: *base.Diagnostic) !void {
             const step = self.state.best_step orelse return;
             if (step == self.state.global_step) return;
-            if (self.best_weights) |best| {
+            if (self.best_weights.values) |best| {
                 @memcpy(self.trained.values, best);
                 return;
             }
@@ -674,14 +648,12 @@ pub fn Trainer(comptime T: type) type {
 
         fn finalReport(self: *Self, reason: report.StopReason) report.TrainingReport {
             const s = self.state;
-            const loss = s.best_metric;
-            const best_loss = if (loss) |l| (if (self.config.early_stopping_monitor_loss) l else @log(l)) else std.math.inf(f64);
             return .{
                 .stop_reason = reason,
                 .final_loss = s.last_loss,
                 .final_accuracy = s.last_accuracy,
                 .final_perplexity = @exp(s.last_loss),
-                .best_val_loss = best_loss,
+                .best_val_loss = early_stopping.bestLoss(&self.state, &self.config),
                 .best_val_accuracy = s.best_accuracy,
                 .total_steps = s.global_step,
                 .total_tokens = s.tokens_processed,
@@ -766,12 +738,7 @@ pub fn Trainer(comptime T: type) type {
             try self.history.appendSlice(self.gpa, read.history);
             // A requested stop saves at once and leaves out the evaluation that was due: it is made up for first.
             if (self.eval_loader != null and isDue(read.state.global_step, self.config.eval_interval))
-                self.pending.evaluation = !wasEvaluated(read.history, read.state.global_step);
-        }
-
-        fn wasEvaluated(history: []const state_file.LogRecord, step: u64) bool {
-            for (history) |line| if (line.step == step and line.eval_loss != null) return true;
-            return false;
+                self.pending.evaluation = !early_stopping.wasEvaluated(read.history, read.state.global_step);
         }
     };
 }

@@ -9,20 +9,12 @@ const Trainer = @import("trainer.zig").Trainer;
 const Options = @import("trainer.zig").Options;
 const LlmTrainingConfig = @import("config.zig").LlmTrainingConfig;
 const report = @import("report.zig");
+const rig = @import("test_rig.zig");
+const Rows = rig.Rows;
+const model_config = rig.model_config;
 
 const testing = std.testing;
 const gpa = testing.allocator;
-
-const model_config: arch.ModelConfig = .{
-    .vocab_size = 23,
-    .hidden_size = 16,
-    .intermediate_size = 24,
-    .num_hidden_layers = 2,
-    .num_attention_heads = 4,
-    .num_key_value_heads = 2,
-    .head_dim = 4,
-    .max_position_embeddings = 64,
-};
 
 const config: LlmTrainingConfig = .{
     .epochs = 3,
@@ -38,94 +30,10 @@ const config: LlmTrainingConfig = .{
     .threads = 2,
 };
 
-/// Rows of a pattern a tiny model can learn: each token is the one before plus 3.
-const Rows = struct {
-    tokens: [row_count * row_len]u32,
-    starts: [row_count + 1]u64,
+const temporaryRun = rig.runPath;
 
-    const row_count = 13;
-    const row_len = 9;
-
-    fn init() Rows {
-        var self: Rows = undefined;
-        for (0..row_count) |r| {
-            self.starts[r] = r * row_len;
-            for (0..row_len) |c| self.tokens[r * row_len + c] = @intCast((r + 3 * c) % 23);
-        }
-        self.starts[row_count] = row_count * row_len;
-        return self;
-    }
-
-    fn dataset(self: *const Rows) data.TokenizedDataset {
-        return .{
-            .arena = .init(gpa),
-            .disk = null,
-            .path = "test.bin",
-            .tokens = &self.tokens,
-            .row_starts = &self.starts,
-        };
-    }
-};
-
-const Run = struct {
-    losses: std.ArrayList(f64) = .empty,
-    /// Steps of the evaluations.
-    evaluated: std.ArrayList(u64) = .empty,
-    weights: []f32 = &.{},
-    final: ?report.TrainingReport = null,
-    last_path: []u8 = &.{},
-
-    fn deinit(self: *Run) void {
-        self.losses.deinit(gpa);
-        self.evaluated.deinit(gpa);
-        gpa.free(self.weights);
-        gpa.free(self.last_path);
-    }
-};
-
-const RunOptions = struct {
-    config: LlmTrainingConfig = config,
-    options: Options = .{},
-    eval: bool = false,
-    /// Drop the trainer after this many updates, as a kill would.
-    abandon_after: ?u64 = null,
-    /// Ask for a stop after this many updates.
-    stop_after: ?u64 = null,
-};
-
-fn train(run_options: RunOptions) !Run {
-    var diag: base.Diagnostic = .{};
-    errdefer std.debug.print("{s}\n", .{diag.text()});
-    const rows = Rows.init();
-    const dataset = rows.dataset();
-    var model = try checkpoint.initRandom(f32, gpa, model_config, 5);
-    defer model.deinit(gpa);
-
-    var run: Run = .{};
-    errdefer run.deinit();
-    const trainer = try Trainer(f32).init(gpa, testing.io, &model, &dataset, if (run_options.eval) &dataset else null, run_options.config, run_options.options, &diag);
-    defer trainer.deinit();
-
-    while (try trainer.next(&diag)) |event| switch (event) {
-        .gradient => unreachable, // One process.
-        .step => |s| {
-            try run.losses.append(gpa, s.loss);
-            if (run_options.abandon_after == s.global_step) break;
-            if (run_options.stop_after == s.global_step) trainer.requestStop();
-        },
-        .checkpoint => |c| {
-            gpa.free(run.last_path);
-            run.last_path = try gpa.dupe(u8, c.path);
-        },
-        .evaluation => |e| try run.evaluated.append(gpa, e.global_step),
-        .finished => |f| run.final = f,
-    };
-    run.weights = try gpa.dupe(f32, model.weights);
-    return run;
-}
-
-fn temporaryRun(tmp: *testing.TmpDir) ![]u8 {
-    return std.fmt.allocPrint(gpa, ".zig-cache/tmp/{s}/run", .{&tmp.sub_path});
+fn train(setup: rig.Setup(config, .{}, .rows)) !rig.Run {
+    return rig.mustTrain(setup);
 }
 
 test "a tiny model learns a pattern, and the run counts its updates as TRL does" {
@@ -153,7 +61,7 @@ test "1, 2, 3 and 7 threads train to the same bits" {
         defer run.deinit();
 
         try testing.expectEqualSlices(f64, reference.losses.items, run.losses.items);
-        try testing.expectEqualSlices(f32, reference.weights, run.weights);
+        try testing.expectEqualSlices(f32, reference.values, run.values);
     }
 }
 
@@ -177,7 +85,7 @@ test "a run dropped in the middle and resumed ends with the bits of the unbroken
     defer second.deinit();
 
     try testing.expectEqualSlices(f64, unbroken.losses.items[4..], second.losses.items);
-    try testing.expectEqualSlices(f32, unbroken.weights, second.weights);
+    try testing.expectEqualSlices(f32, unbroken.values, second.values);
     try testing.expectEqual(unbroken.final.?.total_tokens, second.final.?.total_tokens);
 }
 
@@ -282,7 +190,7 @@ test "a packed run has the same bits for any thread count, and after a resume; u
     defer second.deinit();
 
     try testing.expectEqualSlices(f64, unbroken.losses.items[3..], second.losses.items);
-    try testing.expectEqualSlices(f32, unbroken.weights, second.weights);
+    try testing.expectEqualSlices(f32, unbroken.values, second.values);
 
     shared.packing = .none;
     var diag: base.Diagnostic = .{};
@@ -394,7 +302,7 @@ test "a stop just before an evaluation loses no evaluation: the resumed run begi
     try testing.expectEqualSlices(u64, &.{ 4, 8, 9 }, unbroken.evaluated.items);
     try testing.expectEqualSlices(u64, &.{ 4, 8 }, resumed.evaluated.items);
     try testing.expectEqualSlices(u64, &.{9}, again.evaluated.items);
-    try testing.expectEqualSlices(f32, unbroken.weights, again.weights);
+    try testing.expectEqualSlices(f32, unbroken.values, again.values);
 }
 
 test "evaluations without improvement stop the run and bring the best weights back" {
@@ -417,7 +325,7 @@ test "evaluations without improvement stop the run and bring the best weights ba
     try testing.expectEqual(report.StopReason.early_stopped, on_disk.final.?.stop_reason);
     try testing.expectEqual(3, on_disk.final.?.total_steps);
     try testing.expectEqual(1, on_disk.final.?.best_step.?);
-    try testing.expectEqualSlices(f32, in_memory.weights, on_disk.weights);
+    try testing.expectEqualSlices(f32, in_memory.values, on_disk.values);
     const best_path = try std.fmt.allocPrint(gpa, "{s}/checkpoint-1", .{dir});
     defer gpa.free(best_path);
 
@@ -425,7 +333,7 @@ test "evaluations without improvement stop the run and bring the best weights ba
     var best = try checkpoint.loadModel(f32, gpa, testing.io, best_path, &diag);
     defer best.deinit(gpa);
 
-    try testing.expectEqualSlices(f32, best.weights, on_disk.weights);
+    try testing.expectEqualSlices(f32, best.weights, on_disk.values);
 
     // Resumed, it has still stopped; with more patience it goes on.
     var resumed = try train(.{ .config = stubborn, .eval = true, .options = .{ .run_dir = dir, .resume_from = on_disk.last_path } });
@@ -433,7 +341,7 @@ test "evaluations without improvement stop the run and bring the best weights ba
 
     try testing.expectEqual(report.StopReason.early_stopped, resumed.final.?.stop_reason);
     try testing.expectEqual(0, resumed.losses.items.len);
-    try testing.expectEqualSlices(f32, on_disk.weights, resumed.weights);
+    try testing.expectEqualSlices(f32, on_disk.values, resumed.values);
     stubborn.early_stopping_patience = 4;
     var patient = try train(.{ .config = stubborn, .eval = true, .options = .{ .run_dir = dir, .resume_from = on_disk.last_path } });
     defer patient.deinit();
@@ -514,6 +422,6 @@ test "mixed precision learns nearly what full precision learns, with the same bi
 
     const last = full.losses.items.len - 1;
     try testing.expectApproxEqRel(full.losses.items[last], mixed.losses.items[last], 0.01);
-    try testing.expectEqualSlices(f32, mixed.weights, again.weights);
-    try testing.expect(!std.mem.eql(f32, full.weights, mixed.weights));
+    try testing.expectEqualSlices(f32, mixed.values, again.values);
+    try testing.expect(!std.mem.eql(f32, full.values, mixed.values));
 }

@@ -14,24 +14,31 @@ import numpy as np
 
 from ...preference import METRICS
 from ...runspec import EvalRecord
-from .. import processes
+from .. import Asking, processes
 from . import adapter
 from .head import use_plain_head
 from .libraries import DPOTrainer, PairCollator, datasets, torch
 from .loop import Loop
 from .settings import dpo_config, hidden_head, placeholder_tokenizer
-from .together import gathering, share
+from .together import added, gathering, share
 
 if TYPE_CHECKING:
     from .session import Session
 
 CHOSEN, REJECTED = "ref_chosen_logps", "ref_rejected_logps"
 COUNTS = "pairs"
-"""Pairs of this process, and of all."""
+"""Pairs of this process, and of all; tokens of their better answers, here and of all."""
+
+
+_WHOLE = ("DistributedType.MULTI_CPU", "DistributedType.MULTI_GPU")
+"""Launches under which each process holds the whole model."""
 
 
 class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
     """TRL's DPO around one model, for one session."""
+
+    loss_weights: Any
+    """TRL's: one for each of its `loss_types`."""
 
     def __init__(
         self,
@@ -47,6 +54,7 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
         self.ref_model: Any = None
         self._pairs = PairCollator(pad_token_id=0, max_length=session.config.max_seq_len)
         self._known: dict[int, Any] = {}
+        self._imitates = "sft" in session.dpo.loss_type
         special = _special_ids(model)
         row = {"prompt_ids": [[0]], "chosen_ids": [[0]], "rejected_ids": [[0]]}
         with hidden_head(model, session.head_is_trained):
@@ -82,17 +90,23 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
         """Log probabilities of the reference for every pair, once; then it is let go."""
         model = self.ref_model or self.model
         model.eval()
-        for rows in (self.session.rows, self.session.eval_rows):
-            if rows is None:
-                continue
-            chosen, rejected = np.zeros(len(rows)), np.zeros(len(rows))
-            for numbers in rows.batches(np.arange(rows.order_count)):
-                inputs = self._prepare_inputs(self.collated(numbers, rows, shared=False))
-                inputs.pop(COUNTS)
-                first, second = self.compute_ref_log_probs(model, inputs)
-                chosen[numbers] = first.double().cpu().numpy()
-                rejected[numbers] = second.double().cpu().numpy()
-            self._known[id(rows)] = (chosen, rejected)
+        sets = [rows for rows in (self.session.rows, self.session.eval_rows) if rows is not None]
+        asking, told, pairs = Asking(self.session.observer), 0, sum(len(rows) for rows in sets)
+        # Each process asks about its own micro-batches, where it has the whole model.
+        ranks = processes.count() if str(self.accelerator.distributed_type) in _WHOLE else 1
+        for rows in sets:
+            sums = np.zeros((2, len(rows)))
+            for at, numbers in enumerate(rows.batches(np.arange(rows.order_count))):
+                if ranks == 1 or at % ranks == processes.rank():
+                    inputs = self._prepare_inputs(self.collated(numbers, rows, shared=False))
+                    inputs.pop(COUNTS)
+                    for kind, values in enumerate(self.compute_ref_log_probs(model, inputs)):
+                        sums[kind, numbers] = values.double().cpu().numpy()
+                told += len(numbers)
+                asking.told(told, pairs)
+            if ranks > 1:
+                sums = np.reshape(added(sums.ravel().tolist(), self.args.device), (2, len(rows)))
+            self._known[id(rows)] = (sums[0], sums[1])
         self.precompute_ref_logps = True
         self.ref_model = None
         self.model.train()
@@ -106,8 +120,16 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
             kind = torch.float64 if self.session.precision == "float64" else torch.float32
             for key, values in zip((CHOSEN, REJECTED), known, strict=True):
                 batch[key] = torch.tensor(values[there], dtype=kind)
-        whole = len(numbers) if shared else len(numbers) * processes.count()
-        batch[COUNTS] = torch.tensor([len(mine), whole])
+        times = 1 if shared else processes.count()
+        tokens = [
+            sum(_answer_tokens(rows[number], self.session.config.max_seq_len) for number in some)
+            if self._imitates
+            else 0
+            for some in (mine, numbers)
+        ]
+        batch[COUNTS] = torch.tensor(
+            [len(mine), len(numbers) * times, tokens[0], tokens[1] * times]
+        )
         return batch
 
     def compute_loss(
@@ -117,9 +139,18 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        mine, all_pairs = inputs.pop(COUNTS).tolist()
+        mine, all_pairs, tokens, all_tokens = inputs.pop(COUNTS).tolist()
+        weights = self.loss_weights
+        if self._imitates and mine and processes.count() > 1:
+            # A mean over tokens, which the factor below takes for one over pairs.
+            factor = (tokens / max(1, all_tokens)) / (mine / all_pairs)
+            self.loss_weights = [
+                weight * (factor if kind == "sft" else 1.0)
+                for kind, weight in zip(self.loss_types, weights, strict=True)
+            ]
         with gathering(self.accelerator, mine):
             loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.loss_weights = weights
         # A mean over this process's pairs; the mean over processes is to be one over all pairs.
         return loss * (mine * processes.count() / all_pairs)
 
@@ -160,6 +191,12 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
             tokens=answers,
             metrics=means,
         )
+
+
+def _answer_tokens(pair: dict[str, list[int]], limit: int) -> int:
+    """Tokens of the better answer that something predicts, after the cut."""
+    first = max(1, len(pair["prompt_ids"]))
+    return max(0, min(limit, len(pair["prompt_ids"]) + len(pair["chosen_ids"])) - first)
 
 
 def _special_ids(model: Any) -> tuple[Any, Any]:

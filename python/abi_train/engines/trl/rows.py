@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ...data.rows import IGNORED, TokenRows
+import numpy as np
+
+from ...data.rows import IGNORED, PreferenceRows, TokenRows
 from .libraries import Loader, Sampler, TextCollator, torch
 
 
@@ -51,6 +53,23 @@ class _EpochLoader(Loader):  # type: ignore[misc]
     def set_epoch(self, epoch: int) -> None:
         """Hand the epoch on to the order."""
         self.batch_sampler.set_epoch(epoch)
+
+
+def left_out(rows: TokenRows | PreferenceRows, packing: str) -> tuple[int, int, int]:
+    """How many rows (or pairs) there are, how many are not used, and how many rows are cut."""
+    if rows.starts is None:
+        return 0, 0, 0
+    lengths = np.diff(np.asarray(rows.starts).astype(np.int64))
+    if isinstance(rows, PreferenceRows):
+        both = lengths.reshape(-1, 2)
+        cut = int((both[rows.kept] > rows.max_seq_len).sum())
+        return len(both), len(both) - int(rows.kept.size), cut
+    if rows.bins is None:
+        cut = int((lengths[rows.kept] > rows.max_seq_len).sum())
+        return len(lengths), len(lengths) - int(rows.kept.size), cut
+    # Packed, rows without a target of their own take part; only bfd cuts them.
+    cut = int((lengths > rows.max_seq_len).sum()) if packing == "bfd" else 0
+    return len(lengths), int((lengths == 0).sum()), cut
 
 
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:

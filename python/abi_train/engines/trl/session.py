@@ -23,13 +23,14 @@ from ...preference import require_same_words
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
-from .. import Probe, announce, processes, too_little
+from .. import LeftOut, Probe, announce, processes, too_little
 from ..native import open_model
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
 from .model import attention_kind, load_model
 from .packing import pack
+from .rows import left_out
 from .saved import require_moments
 from .sft import SftLoop
 
@@ -53,12 +54,6 @@ class Session:
         )
         self.lora = None if spec.lora is None else spec.lora.resolved(spec.model)
         self.dpo = spec.dpo
-        if self.dpo is not None and "sft" in self.dpo.loss_type and processes.count() > 1:
-            rule = (
-                "sft is a mean over the tokens of a micro-batch, which several processes would "
-                "take in parts; leave it out or start one process"
-            )
-            raise broken("dpo.loss_type", ", ".join(self.dpo.loss_type), rule)
         self.head_is_trained = self.lora is not None and "lm_head" in self.lora.target_modules
         self.result = RunResult(engine="trl")
         self.rows = self._open(spec.data)
@@ -186,7 +181,9 @@ class Session:
             trainer = self._trainer(Path(scratch))
             if self.resume_from is not None and self.config.optimizer != "sgd":
                 require_moments(self.resume_from, trainer.model)
-            announce(self.spec, self.observer, self.total_steps, self._start_info())
+            announce(
+                self.spec, self.observer, self.total_steps, self._start_info(), self._left_out()
+            )
             if self.out_of_patience():  # it had stopped early; with more patience it goes on
                 self.stop("early_stopped")
             elif self.state["global_step"] < self.total_steps:
@@ -280,6 +277,20 @@ class Session:
             "precision": self.precision,
             "start_step": self.state["global_step"],
         }
+
+    def _left_out(self) -> LeftOut:
+        rows, dropped, cut = left_out(self.rows, self.config.packing)
+        if self.eval_rows is None:
+            return LeftOut(rows=rows, dropped=dropped, cut=cut)
+        eval_rows, eval_dropped, eval_cut = left_out(self.eval_rows, self.config.packing)
+        return LeftOut(
+            rows=rows,
+            dropped=dropped,
+            cut=cut,
+            eval_rows=eval_rows,
+            eval_dropped=eval_dropped,
+            eval_cut=eval_cut,
+        )
 
     def _check_length(self, limit: int | None) -> None:
         if limit is not None and self.config.max_seq_len > limit:
