@@ -127,6 +127,7 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
     assert set(structs_with_size()) == {
         "abt_trainer_options",
         "abt_event",
+        "abt_left_out",
         "abt_batch_options",
         "abt_batch",
         "abt_encode_options",
