@@ -311,6 +311,12 @@ def _read_starts(
     whole = starts.size > 0 and starts[0] == 0 and starts[-1] == tokens
     if not whole or np.any(starts[1:] < starts[:-1]):
         raise DataError(f"{side}: row starts must rise from 0 to {tokens}, the number of tokens")
+    said = manifest.get("rows")
+    if isinstance(said, int) and said != starts.size - 1:
+        raise DataError(
+            f"{side}: has {starts.size - 1} rows, but the manifest says {said}. Prepare the data "
+            "again"
+        )
     return starts
 
 
