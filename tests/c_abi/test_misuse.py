@@ -51,7 +51,7 @@ kept = []
 def pointer(kind, declared):
     if kind == "null":
         return ffi.NULL
-    if declared.startswith("const char *"):
+    if declared == "const char *":
         value = ffi.new("char[]", {"empty": b"", "word": b"/no/such/place", "json": b"{}"}[kind])
     else:
         memory = ffi.new("char[]", 1 << 16)  # zeros: every struct_size in it is wrong

@@ -90,12 +90,12 @@ pub fn abt_dataset_read(dataset: u64, start: u64, count: u64, ids: ?[*]u32, in_l
 }
 
 pub fn abt_dataset_read_row_starts(dataset: u64, first: u64, count: u64, starts: ?[*]u64) callconv(.c) Status {
-    if (count == 0) return c.ABT_STATUS_OK;
-    const values = starts orelse return failure.nullArgument("starts");
     var status: Status = c.ABT_STATUS_OK;
     const held = handles.acquire(Dataset, dataset, .shared, &status) orelse return status;
     defer held.release();
 
+    if (count == 0) return c.ABT_STATUS_OK;
+    const values = starts orelse return failure.nullArgument("starts");
     const data = &held.object.value.dataset;
     const rows = data.rowCount() orelse
         return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "{s} is a stream: it has no rows", .{data.path});
