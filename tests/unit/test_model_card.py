@@ -325,6 +325,36 @@ def test_a_card_of_somebody_else_is_left_alone_and_its_licence_counts(
         engines.run(spec_of(made, "sums", tmp_path / "other", model=base, commercial=True))
 
 
+@pytest.mark.parametrize(
+    ("head", "license"),
+    [
+        ("license: [mit, cc-by-nc-4.0]", "mit AND cc-by-nc-4.0"),
+        ("license: {a: b}", None),
+        ("license: 2024-13-45", None),
+        ("license: " + "[" * 5000, None),
+        ("a: &a [x]\nb: [*a, *a]\nlicense: mit", "mit"),
+        ("abi_train: {data: [3, {license: mit}]}", "mit"),
+        ("abi_train: 7", None),
+        ("!!python/object/apply:os.system [ls]", None),
+    ],
+)
+def test_a_strange_head_of_a_card_is_read_or_passed_over(
+    tmp_path: Path, head: str, license: str | None
+) -> None:
+    (tmp_path / "README.md").write_bytes(f"---\n{head}\n---\n\xff".encode("latin-1"))
+    assert of_model(tmp_path).license == license
+
+
+def test_what_a_manifest_cannot_hold_is_refused_before_it_is_written(
+    made: Path, tmp_path: Path
+) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "x y"}])
+    side_file(rows).write_text(json.dumps({"notes": ["n" * 600_000]}))
+    with pytest.raises(DataError, match="shorten their notes"):
+        prepare([rows], made / "model", tmp_path / "x.bin")
+    assert not (tmp_path / "x.bin").exists()
+
+
 def test_runs_that_began_from_each_other_end(tmp_path: Path) -> None:
     for one, other in (("a", "b"), ("b", "a")):
         (tmp_path / one / "checkpoint-1").mkdir(parents=True)

@@ -519,6 +519,60 @@ def test_the_authors_own_files_give_the_same_rows(tmp_path: Path) -> None:
     assert read(report.path) == wanted
 
 
+@pytest.mark.usefixtures("own_cache")
+def test_a_copy_with_whole_conversations_gives_the_same_rows(tmp_path: Path) -> None:
+    features = {
+        "conv_id": "string",
+        "situation": "string",
+        "emotion": "string",
+        "conversations": [{"content": "string", "role": "string"}],
+    }
+    wanted, _ = get(tmp_path / "hub", "empathetic-dialogues", "default")
+    rows = [
+        {
+            "conv_id": f"hit:{at}_conv:{at}",
+            "situation": "It happened_comma_ once.",
+            "emotion": row["label"],
+            "conversations": row["messages"],
+        }
+        for at, row in enumerate(wanted)
+    ]
+    rows[0]["conversations"] = [*wanted[0]["messages"], {"role": "user", "content": "Bye."}]
+    copy = tmp_path / "copy"
+    (copy / "data").mkdir(parents=True)
+    for split in ("train", "valid"):
+        write_parquet(copy / "data" / f"{split}-00000-of-00001.parquet", rows, features)
+    for choices in ({"source": copy}, {"source": copy, "split": "validation"}):
+        report = fetch("empathetic-dialogues", tmp_path / "rows.jsonl", **choices)
+        assert read(report.path) == wanted
+        assert report.license == "CC-BY-NC-4.0", "a copy gives no more than its source"
+    report = fetch("empathetic-dialogues", tmp_path / "rows.jsonl", hub_id=str(copy))
+    assert read(report.path) == wanted
+
+
+def test_a_copy_is_asked_for_its_own_name_of_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    asked: list[str] = []
+
+    def answer(*_: Any, split: str) -> Any:
+        asked.append(split)
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", answer)
+    for split in ("validation", "test"):
+        with pytest.raises(FileAccessError):
+            fetch(
+                "empathetic-dialogues",
+                tmp_path / "rows.jsonl",
+                split=split,
+                hub_id="Estwld/empathetic_dialogues_llm",
+            )
+    assert asked == ["valid", "test"]
+
+
 def hotpot_of_the_authors(row: dict[str, Any]) -> dict[str, Any]:
     facts, context = row["supporting_facts"], row["context"]
     return {

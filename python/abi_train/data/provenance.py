@@ -34,6 +34,8 @@ JOIN: Final = " AND "
 MAX_DEPTH: Final = 20
 """Runs that began from one another; a circle ends here."""
 MAX_SIDE_BYTES: Final = 1 << 20
+MAX_ORIGIN_BYTES: Final = 1 << 19
+"""Of what a manifest is told, which itself has at most twice that."""
 
 #: Licences people meet with data, and whether they allow commercial use.
 LICENSES: Final[Mapping[str, bool]] = {
@@ -165,7 +167,13 @@ def of_rows(
             )
         )
     whole = combine(found)
-    return whole if source is None else Origin(**{**vars(whole), "source": source})
+    whole = whole if source is None else Origin(**{**vars(whole), "source": source})
+    if len(json.dumps(whole.to_dict())) > MAX_ORIGIN_BYTES:
+        raise DataError(
+            f"{paths[0]}: what is said about all sources together is longer than "
+            f"{MAX_ORIGIN_BYTES} bytes; name them with --source, or shorten their notes"
+        )
+    return whole
 
 
 def record(data: str | Path, origin: Origin) -> None:
@@ -313,6 +321,8 @@ def of_card(card: Path) -> Origin:
         ]
         return combine(found)
     license = front.get("license")
+    if isinstance(license, list) and all(isinstance(name, str) for name in license):
+        license = JOIN.join(license)
     if not isinstance(license, str):
         return Origin()
     use = allows_commercial_use(license)
@@ -327,15 +337,16 @@ def is_ours(card: Path) -> bool:
 def front_matter(card: Path) -> dict[str, Any]:
     """The head of a model card; empty for a file without one."""
     try:
-        text = card.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        with card.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(MAX_SIDE_BYTES)
+    except OSError:
         return {}
     found = re.match(r"---\r?\n(.*?)\r?\n---\r?(\n|$)", text, re.DOTALL)
     if found is None:
         return {}
     try:
         values = yaml.safe_load(found[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -37,12 +37,14 @@ class Home:
     """A repository of the Hub that holds a set.
 
     parts: for each of our configurations the repository's own, loaded one after another; None for
-    a repository without. Without the one asked for, this home does not have it.
+    a repository without. Without the one asked for, this home does not have it. splits: its names
+    of those it calls otherwise.
     """
 
     hub_id: str
     parts: Mapping[str, tuple[str | None, ...]]
     revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +57,14 @@ class Option:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Original:
-    """The layout in which the authors publish a set themselves, where it is not the Hub's.
+class Layout:
+    """Another layout of a set: that of its authors' own files, or of a copy of it.
 
-    It is known by its columns. turned: the columns of the Hub from those of a record.
+    It is known by its columns. turned: what a record of it is in the layout described.
     """
 
     columns: Columns
-    turned: Callable[[dict[str, Any]], dict[str, Any]]
+    turned: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
 
 
 @dataclass(kw_only=True)
@@ -111,8 +113,8 @@ class DataSet:
     options: tuple[Option, ...] = ()
     evaluations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    originals: Mapping[str, Original] = field(default_factory=dict)
-    """Of each configuration that has one."""
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    """Another layout, of each configuration that has one."""
     raw_csv: bool = False
     """Its published CSV knows no quotes: each comma ends a field."""
     tsv: tuple[str, ...] = ()

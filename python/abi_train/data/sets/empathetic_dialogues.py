@@ -3,6 +3,9 @@
 One record is one utterance. Records of a conversation share `conv_id`; `utterance_idx` counts from
 1, and the odd ones are the person's. `speaker_idx` is the number of a worker, not a role. Commas
 are stored as `_comma_`. `context` is the emotion of the whole conversation, one of 32.
+
+`Estwld/empathetic_dialogues_llm` is a copy with one record a conversation. Its page says
+Apache-2.0; a copy cannot give what its source does not, so the licence stays that of the set.
 """
 
 from __future__ import annotations
@@ -12,9 +15,25 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from . import emotions
-from .base import PARQUET, Converting, DataSet, Home, Record, Row, one_line
+from .base import PARQUET, Converting, DataSet, Home, Layout, Record, Row, one_line
 
 LABELS: Final = tuple(emotions.EMPATHETIC_DIALOGUES)
+
+
+def turned(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The utterances of a record of the copy, which are roles and texts in order."""
+    said = values["conversations"] or []
+    begins = 2 if said and said[0]["role"] == "assistant" else 1
+    return [
+        {
+            "conv_id": values["conv_id"],
+            "utterance_idx": begins + at,
+            "context": values["emotion"],
+            "speaker_idx": 1 if one["role"] == "assistant" else 0,
+            "utterance": one["content"],
+        }
+        for at, one in enumerate(said)
+    ]
 
 
 def convert(records: Iterable[Record], job: Converting) -> Iterator[Row]:
@@ -117,7 +136,22 @@ EMPATHETIC_DIALOGUES = DataSet(
             parts={"default": ("default",)},
             revision=PARQUET,
         ),
+        Home(
+            hub_id="Estwld/empathetic_dialogues_llm",
+            parts={"default": (None,)},
+            splits={"validation": "valid"},
+        ),
     ),
+    layouts={
+        "default": Layout(
+            columns={
+                "conv_id": str,
+                "emotion": str,
+                "conversations": [{"role": str, "content": str}],
+            },
+            turned=turned,
+        )
+    },
     aliases=("empathetic_dialogues", "empatheticdialogues"),
     notes=("EmpatheticDialogues is for non-commercial use (CC BY-NC 4.0).",),
     convert=convert,

@@ -182,7 +182,8 @@ def _tables(
         for part in home.parts[report.config]:
             asked = revision or home.revision
             wanted = _all_columns(data_set, report.config)
-            table, commit = hub.read(home.hub_id, part, wanted, split=report.split, revision=asked)
+            split = home.splits.get(report.split, report.split)
+            table, commit = hub.read(home.hub_id, part, wanted, split=split, revision=asked)
             commits.add(commit)
             yield table
         if len(commits) == 1 and (commit := commits.pop()):
@@ -215,15 +216,15 @@ def _records(
     report: Fetched,
     on_progress: Callable[[int], None] | None,
 ) -> Iterator[Record]:
-    """The records with their columns checked, those of the authors' own layout turned."""
+    """The records with their columns checked, those of another layout turned."""
     for table in tables:
         advice = _advice(report)
         where = table.where + (f" at {report.revision}" if report.revision else "")
-        wanted, original = data_set.columns[report.config], data_set.originals.get(report.config)
-        if original is not None and set(original.columns) <= set(table.columns):
-            wanted = original.columns
+        wanted, layout = data_set.columns[report.config], data_set.layouts.get(report.config)
+        if layout is not None and set(layout.columns) <= set(table.columns):
+            wanted = layout.columns
         else:
-            original = None
+            layout = None
         extra = check_columns(table.columns, wanted, where=where, advice=advice)
         report.unused_columns = tuple(name for name in extra if name not in data_set.optional)
         _check_labels(data_set, table, where, advice)
@@ -233,14 +234,15 @@ def _records(
             if on_progress is not None and report.read % 500 == 0:
                 on_progress(report.read)
             found = checked(values, taken, where=place, advice=advice)
-            yield place, found if original is None else original.turned(found)
+            for one in [found] if layout is None else layout.turned(found):
+                yield place, one
 
 
 def _all_columns(data_set: DataSet, config: str) -> dict[str, Any]:
     """Every column that may be read, with its type. Of two layouts the Hub's type counts."""
-    original = data_set.originals.get(config)
+    layout = data_set.layouts.get(config)
     return {
-        **({} if original is None else original.columns),
+        **({} if layout is None else layout.columns),
         **data_set.columns[config],
         **data_set.optional,
     }

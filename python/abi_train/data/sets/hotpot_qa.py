@@ -15,8 +15,8 @@ from .base import (
     Converting,
     DataSet,
     Home,
+    Layout,
     Option,
-    Original,
     Record,
     Row,
     chat,
@@ -32,20 +32,22 @@ COLUMNS: Columns = {
 }
 
 
-def turned(values: dict[str, Any]) -> dict[str, Any]:
+def turned(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The Hub's columns from the authors' JSON, which has pairs in place of tables."""
     facts, context = values["supporting_facts"] or [], values["context"] or []
-    return {
-        **values,
-        "supporting_facts": {
-            "title": [title for title, _ in facts],
-            "sent_id": [number for _, number in facts],
-        },
-        "context": {
-            "title": [title for title, _ in context],
-            "sentences": [sentences for _, sentences in context],
-        },
-    }
+    return [
+        {
+            **values,
+            "supporting_facts": {
+                "title": [title for title, _ in facts],
+                "sent_id": [number for _, number in facts],
+            },
+            "context": {
+                "title": [title for title, _ in context],
+                "sentences": [sentences for _, sentences in context],
+            },
+        }
+    ]
 
 
 def convert(records: Iterable[Record], job: Converting) -> Iterator[Row]:
@@ -99,7 +101,7 @@ def _facts(
     return list(found)
 
 
-ORIGINAL = Original(
+AUTHORS = Layout(
     columns={
         "_id": str,
         "question": str,
@@ -136,7 +138,7 @@ HOTPOT_QA = DataSet(
             help="paragraphs before the question: those with the facts, all ten, or none",
         ),
     ),
-    originals=dict.fromkeys(("distractor", "fullwiki"), ORIGINAL),
+    layouts=dict.fromkeys(("distractor", "fullwiki"), AUTHORS),
     evaluations={"validation": ("hotpotqa",)},
     convert=convert,
 )

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from .base import Converting, DataSet, Home, Option, Original, Record, Row, draw, one_line, texts
+from .base import Converting, DataSet, Home, Layout, Option, Record, Row, draw, one_line, texts
 
 CHOICES = {"choices": [str], "labels": [int]}
 
 
-def turned(values: dict[str, Any]) -> dict[str, Any]:
+def turned(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The Hub's columns from the authors' CSV, whose lists are texts with semicolons."""
-    return {
-        "question": values["Question"],
-        "best_answer": values["Best Answer"],
-        "incorrect_answers": (values["Incorrect Answers"] or "").split(";"),
-    }
+    return [
+        {
+            "question": values["Question"],
+            "best_answer": values["Best Answer"],
+            "incorrect_answers": (values["Incorrect Answers"] or "").split(";"),
+        }
+    ]
 
 
 def convert(records: Iterable[Record], job: Converting) -> Iterator[Row]:
@@ -79,8 +81,8 @@ TRUTHFUL_QA = DataSet(
         ),
     ),
     aliases=("truthful_qa", "truthfulqa"),
-    originals={
-        "generation": Original(
+    layouts={
+        "generation": Layout(
             columns={"Question": str, "Best Answer": str, "Incorrect Answers": str}, turned=turned
         )
     },
