@@ -166,7 +166,7 @@ pub const RowEncoder = struct {
                 "Name one with --chat-format (in Python chat_format)", .{});
             return error.NotEncodable;
         };
-        return tokenizer_layer.render(self.arena.allocator(), self.tokenizer, format, messages, options, &self.said) catch |err| {
+        return tokenizer_layer.chat_format.renderWith(self.gpa, &self.scratch, self.tokenizer, format, messages, options, &self.said) catch |err| {
             self.problem = switch (err) {
                 error.OutOfMemory => return error.OutOfMemory,
                 error.TextTooLong => return error.TextTooLong,
@@ -183,6 +183,8 @@ pub const RowEncoder = struct {
 
     fn renderPrompt(self: *RowEncoder, messages: []const Message, tools: []const []const u8) Error!void {
         const rendered = try self.render(messages, .{ .add_generation_prompt = true, .tools = tools, .date = self.options.date });
+        defer rendered.deinit(self.gpa);
+
         self.prompt.clearRetainingCapacity();
         try self.prompt.appendSlice(self.gpa, rendered.ids);
     }
@@ -195,6 +197,8 @@ pub const RowEncoder = struct {
             .tools = tools,
             .date = self.options.date,
         });
+        defer rendered.deinit(self.gpa);
+
         try self.ids.appendSlice(self.gpa, rendered.ids);
         try self.mask.appendSlice(self.gpa, rendered.loss_mask);
     }

@@ -18,6 +18,7 @@ const segments_file = @import("chat/segments.zig");
 const unicode = @import("unicode.zig");
 
 const Allocator = std.mem.Allocator;
+const EncodeScratch = @import("encoding.zig").EncodeScratch;
 const Tokenizer = bpe.Tokenizer;
 
 pub const Call = conversation.Call;
@@ -209,15 +210,30 @@ pub fn pastEndId(format: Format, tokenizer: *const Tokenizer) ?u32 {
 
 /// Ids and loss mask of a chat; the caller frees both with `deinit`. `diag` says which turn or token is wrong.
 pub fn render(gpa: Allocator, tokenizer: *const Tokenizer, format: Format, messages: []const Message, options: Options, diag: *base.Diagnostic) RenderError!Rendered {
+    var scratch: EncodeScratch = .init(gpa);
+    defer scratch.deinit(gpa);
+
+    return renderWith(gpa, &scratch, tokenizer, format, messages, options, diag);
+}
+
+/// The same with a scratch of `gpa` that is kept, for callers with many chats: one for each thread.
+pub fn renderWith(gpa: Allocator, scratch: *EncodeScratch, tokenizer: *const Tokenizer, format: Format, messages: []const Message, options: Options, diag: *base.Diagnostic) RenderError!Rendered {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
 
-    return encodeSegments(gpa, tokenizer, @tagName(format), try segments(arena.allocator(), format, messages, options, diag), diag);
+    return encodeWith(gpa, scratch, tokenizer, @tagName(format), try segments(arena.allocator(), format, messages, options, diag), diag);
 }
 
 /// Ids and loss mask of segments, whoever made them; `format` is named in errors.
 pub fn encodeSegments(gpa: Allocator, tokenizer: *const Tokenizer, format: []const u8, list: []const Segment, diag: *base.Diagnostic) RenderError!Rendered {
-    var out: Renderer = .{ .gpa = gpa, .tokenizer = tokenizer };
+    var scratch: EncodeScratch = .init(gpa);
+    defer scratch.deinit(gpa);
+
+    return encodeWith(gpa, &scratch, tokenizer, format, list, diag);
+}
+
+fn encodeWith(gpa: Allocator, scratch: *EncodeScratch, tokenizer: *const Tokenizer, format: []const u8, list: []const Segment, diag: *base.Diagnostic) RenderError!Rendered {
+    var out: Renderer = .{ .gpa = gpa, .scratch = scratch, .tokenizer = tokenizer };
     defer out.run.deinit(gpa);
     defer out.spans.deinit(gpa);
     errdefer out.ids.deinit(gpa);
@@ -253,6 +269,7 @@ pub fn encodeSegments(gpa: Allocator, tokenizer: *const Tokenizer, format: []con
 
 const Renderer = struct {
     gpa: Allocator,
+    scratch: *EncodeScratch,
     tokenizer: *const Tokenizer,
     ids: std.ArrayList(u32) = .empty,
     mask: std.ArrayList(bool) = .empty,
@@ -332,7 +349,11 @@ const Renderer = struct {
     }
 
     fn encode(self: *Renderer, words: []const u8) ![]u32 {
-        return self.tokenizer.encode(self.gpa, words, .{ .add_bos = false, .add_eos = false, .continues = self.ids.items.len > 0 });
+        var ids: std.ArrayList(u32) = .empty;
+        errdefer ids.deinit(self.gpa);
+
+        try self.tokenizer.encodeInto(self.scratch, &ids, self.gpa, words, .{ .add_bos = false, .add_eos = false, .continues = self.ids.items.len > 0 });
+        return ids.toOwnedSlice(self.gpa);
     }
 };
 
