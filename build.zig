@@ -18,7 +18,7 @@ const layers = [_]Layer{
     .{ .name = "arch", .may_import = &.{ "base", "tensor" } },
     .{ .name = "kernels", .may_import = &.{"base"} },
     .{ .name = "ops", .may_import = &.{ "base", "tensor", "kernels" } },
-    .{ .name = "tokenizer", .may_import = &.{"base"} },
+    .{ .name = "tokenizer", .may_import = &.{ "base", "kernels" } },
     .{ .name = "data", .may_import = &.{"base"} },
     .{ .name = "prepare", .may_import = &.{ "base", "tokenizer", "data" } },
     .{ .name = "quant", .may_import = &.{ "base", "tensor" } },
@@ -40,7 +40,7 @@ const x86_levels = [_]Level{
 const other_levels = [_]Level{.{ .suffix = "base", .cpu = "baseline", .fma = true, .vector_bytes = 16 }};
 
 /// Layers whose tests are run again on every lower level: those which compute with kernels.
-const computing_layers = [_][]const u8{ "kernels", "ops", "model", "train", "infer" };
+const computing_layers = [_][]const u8{ "kernels", "ops", "tokenizer", "model", "train", "infer" };
 
 pub fn build(b: *std.Build) !void {
     const target = b.standardTargetOptions(.{ .default_target = .{ .cpu_model = .baseline } });
@@ -191,6 +191,16 @@ pub fn build(b: *std.Build) !void {
     run_bench.addPassthruArgs();
     b.step("bench", "Benchmarks: zig build bench -- gemm --table").dependOn(&run_bench.step);
     b.step("bench-program", "Install the benchmarks as bin/abi-bench").dependOn(&b.addInstallArtifact(bench, .{}).step);
+    // Asked by tests/parity/test_tokenizer_ids.py.
+    const probe_module = b.createModule(.{ .root_source_file = b.path("tests/parity/tokenizer_probe.zig"), .target = target, .optimize = optimize, .link_libc = true });
+    for ([_][]const u8{ "base", "tokenizer" }) |name| probe_module.addImport(name, moduleOf(&modules, name));
+    const probe = b.addExecutable(.{ .name = "tokenizer-probe", .root_module = probe_module });
+    b.step("tokenizer-probe", "Install bin/tokenizer-probe, which the parity tests ask").dependOn(&b.addInstallArtifact(probe, .{}).step);
+
+    const encode_module = b.createModule(.{ .root_source_file = b.path("zig/bench/encode.zig"), .target = target, .optimize = .fast, .link_libc = true, .strip = strip });
+    for ([_][]const u8{ "base", "tokenizer" }) |name| encode_module.addImport(name, moduleOf(&fast, name));
+    const encode_bench = b.addExecutable(.{ .name = "abi-bench-encode", .root_module = encode_module });
+    b.step("bench-encode", "Install bin/abi-bench-encode: abi-bench-encode TOKENIZER_FOLDER FILE").dependOn(&b.addInstallArtifact(encode_bench, .{}).step);
     const bench_unit = b.addTest(.{ .name = "test-bench", .root_module = bench_module, .filters = filters });
     const run_bench_unit = b.addRunArtifact(bench_unit);
     b.step("test-bench", "Unit tests of zig/bench").dependOn(&run_bench_unit.step);

@@ -54,15 +54,11 @@ def seed() -> int:
 def probe(tmp_path_factory: pytest.TempPathFactory) -> Probe:
     """Builds the probe; the result answers one request."""
     folder = tmp_path_factory.mktemp("probe")
-    program = folder / "probe"
-    source = ROOT / "zig" / "src"
-    command = [sys.executable, "-m", "ziglang", "build-exe", "-lc", f"-femit-bin={program}"]
-    command += ["--dep", "base", "--dep", "tokenizer"]
-    command += [f"-Mroot={ROOT / 'tests' / 'parity' / 'tokenizer_probe.zig'}"]
-    command += [f"-Mbase={source / 'base' / 'base.zig'}"]
-    command += ["--dep", "base", f"-Mtokenizer={source / 'tokenizer' / 'tokenizer.zig'}"]
+    command = [sys.executable, "-m", "ziglang", "build", "tokenizer-probe", "--prefix", str(folder)]
     command += ["--cache-dir", str(folder / "cache")]
-    subprocess.run(command, check=True, timeout=300)
+    environment = {"ZIG_DEBUG_CMD": "1", **os.environ}
+    subprocess.run(command, check=True, timeout=600, cwd=ROOT, env=environment)
+    program = folder / "bin" / "tokenizer-probe"
 
     def ask(**request: Any) -> Any:
         (folder / "in.json").write_text(json.dumps(request), encoding="utf-8")

@@ -7,6 +7,7 @@ const std = @import("std");
 const builtin = @import("builtin");
 const config = @import("config");
 const UpdateArgs = @import("update_args.zig").UpdateArgs;
+const MergeTable = @import("merge_args.zig").MergeTable;
 const AttentionArgs = @import("attention_args.zig").Args;
 
 /// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, update.zig.
@@ -89,6 +90,13 @@ pub const LowTable = struct {
     swiglu_backward_bf16: *const fn (n: usize, dgate: [*]f32, dup: [*]f32, dout: [*]const f32, gate: [*]const u16, up: [*]const u16) callconv(.c) void,
 };
 
+/// Work on text (text.zig, merging.zig).
+pub const TextTable = struct {
+    text_starts: *const fn (rule: c_int, text: [*]const u8, len: usize, from: usize, starts: [*]u32, capacity: usize, count: *usize) callconv(.c) usize,
+    text_merge: *const fn (table: *const MergeTable, count: usize, keys: [*]const u8, ids: [*]u32, counts: [*]u8) callconv(.c) void,
+    text_merge_long: *const fn (table: *const MergeTable, count: usize, texts: [*]const [*]const u8, lengths: [*]const u32, ids: [*]const [*]u32, counts: [*]u32) callconv(.c) void,
+};
+
 fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.len]TableType {
     @setEvalBranchQuota(100_000);
     var list: [config.levels.len]TableType = undefined;
@@ -105,6 +113,7 @@ const tables_f32 = tables(Table(f32), "_f32");
 const tables_f64 = tables(Table(f64), "_f64");
 const tables_weights = tables(WeightTable, "");
 const tables_low = tables(LowTable, "");
+const tables_text = tables(TextTable, "");
 
 /// Kernels of the level in use.
 pub fn table(comptime T: type) *const Table(T) {
@@ -134,6 +143,14 @@ pub fn lowTable() *const LowTable {
 
 pub fn lowTableAt(index: usize) *const LowTable {
     return &tables_low[index];
+}
+
+pub fn textTable() *const TextTable {
+    return &tables_text[levelIndex()];
+}
+
+pub fn textTableAt(index: usize) *const TextTable {
+    return &tables_text[index];
 }
 
 /// Name of the level in use.

@@ -4,6 +4,9 @@
 
 pub const dispatch = @import("dispatch.zig");
 pub const attention_args = @import("attention_args.zig");
+pub const merging = @import("merging.zig");
+pub const merge_args = @import("merge_args.zig");
+pub const text = @import("text.zig");
 pub const UpdateArgs = @import("update_args.zig").UpdateArgs;
 
 pub const Table = dispatch.Table;
@@ -11,6 +14,7 @@ pub const WeightTable = dispatch.WeightTable;
 pub const table = dispatch.table;
 pub const weightTable = dispatch.weightTable;
 pub const lowTable = dispatch.lowTable;
+pub const textTable = dispatch.textTable;
 pub const level = dispatch.level;
 pub const available = dispatch.available;
 

@@ -13,6 +13,8 @@ const gates = @import("gates.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
 const expand = @import("expand.zig");
+const text = @import("text.zig");
+const merging = @import("merging.zig");
 
 comptime {
     @setEvalBranchQuota(100_000);
@@ -26,7 +28,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

@@ -21,20 +21,58 @@ pub const Matcher = struct {
     /// Sorted by text, so that a walk over bytes narrows a range.
     tokens: []const Added = &.{},
     first: std.bit_set.StaticBitSet(256) = .empty,
+    /// The different first bytes, when they are few enough to look for all at once; some may be there twice.
+    firsts: ?[4]u8 = null,
+    /// First two bytes of the tokens; every second byte for a token of one.
+    pairs: []const std.bit_set.StaticBitSet(256) = &.{},
 
     /// Sorts `tokens` in place and keeps them.
-    pub fn init(tokens: []Added) Matcher {
+    pub fn init(arena: std.mem.Allocator, tokens: []Added) !Matcher {
         std.sort.block(Added, tokens, {}, struct {
             fn less(_: void, a: Added, b: Added) bool {
                 return std.mem.lessThan(u8, a.text, b.text);
             }
         }.less);
         var self: Matcher = .{ .tokens = tokens };
+        const pairs = try arena.alloc(std.bit_set.StaticBitSet(256), if (tokens.len == 0) 0 else 256);
+        @memset(pairs, .empty);
         for (tokens) |token| {
             std.debug.assert(token.text.len > 0);
             self.first.set(token.text[0]);
+            if (token.text.len == 1) pairs[token.text[0]] = .full else pairs[token.text[0]].set(token.text[1]);
+        }
+        self.pairs = pairs;
+        const different = self.first.count();
+        if (different >= 1 and different <= 4) {
+            var firsts: [4]u8 = @splat(tokens[0].text[0]);
+            var each = self.first.iterator(.{});
+            for (firsts[0..different]) |*byte| byte.* = @intCast(each.next().?);
+            self.firsts = firsts;
         }
         return self;
+    }
+
+    /// The next place at or after `from` where a token may begin, or the end.
+    fn candidate(self: *const Matcher, text: []const u8, from: usize) usize {
+        var at = from;
+        if (self.firsts) |firsts| {
+            const V = @Vector(32, u8);
+            while (at + 32 < text.len) {
+                const v: V = text[at..][0..32].*;
+                var found: u32 = 0;
+                inline for (firsts) |byte| found |= @bitCast(v == @as(V, @splat(byte)));
+                while (found != 0) : (found &= found - 1) {
+                    const hit = at + @ctz(found);
+                    if (self.pairs[text[hit]].isSet(text[hit + 1])) return hit;
+                }
+                at += 32;
+            }
+        }
+        while (at < text.len) : (at += 1) {
+            if (!self.first.isSet(text[at])) continue;
+            if (at + 1 == text.len or self.pairs[text[at]].isSet(text[at + 1])) return at;
+        }
+        return at;
     }
 
     fn longestAt(self: *const Matcher, text: []const u8, at: usize) ?Added {
@@ -68,10 +106,8 @@ pub const Matcher = struct {
         if (self.tokens.len == 0) return null;
         var at = from;
         while (at < text.len) {
-            if (!self.first.isSet(text[at])) {
-                at += 1;
-                continue;
-            }
+            at = self.candidate(text, at);
+            if (at == text.len) return null;
             const token = self.longestAt(text, at) orelse {
                 at += 1;
                 continue;
@@ -98,7 +134,9 @@ test "the longest token at the leftmost place wins, a forbidden one is stepped o
         .{ .text = "<|end", .id = 3, .control = false },
         .{ .text = "x", .id = 4, .control = false, .lstrip = true, .rstrip = true },
     };
-    const matcher: Matcher = .init(&tokens);
+    var arena_state: std.heap.ArenaAllocator = .init(std.testing.allocator);
+    defer arena_state.deinit();
+    const matcher: Matcher = try .init(arena_state.allocator(), &tokens);
     try std.testing.expectEqual(Match{ .start = 1, .end = 8, .id = 1 }, matcher.next("a<|end|>x", 0, true).?);
     try std.testing.expectEqual(Match{ .start = 8, .end = 9, .id = 4 }, matcher.next("a<|end|>x", 0, false).?);
     try std.testing.expectEqual(Match{ .start = 0, .end = 5, .id = 3 }, matcher.next("<|end|", 0, false).?);

@@ -19,6 +19,7 @@ const parts_module = @import("parts.zig");
 const Allocator = std.mem.Allocator;
 const EncodeScratch = encoding.EncodeScratch;
 const Decoder = @import("decoder.zig").Decoder;
+const Index = @import("index.zig").Index;
 const Parts = parts_module.Parts;
 const Token = parts_module.Token;
 const TokenType = parts_module.TokenType;
@@ -61,6 +62,7 @@ pub const Tokenizer = struct {
     raw: added_tokens.Matcher,
     normalized: added_tokens.Matcher,
     stops: []const u32,
+    index: Index,
 
     /// Takes over `arena`, which holds everything `parts` points at; frees it on failure too.
     /// `diag` says what is wrong.
@@ -76,6 +78,7 @@ pub const Tokenizer = struct {
             .raw = .{},
             .normalized = .{},
             .stops = &.{},
+            .index = .{},
         };
         errdefer self.arena.deinit();
 
@@ -87,6 +90,7 @@ pub const Tokenizer = struct {
         try self.indexMerges(arena, diag);
         try self.indexAdded(arena, decoded);
         try self.collectStops(arena);
+        self.index = try .init(arena, &self.parts, &self.ordinary, &self.ranked, &self.byte_ids);
         return self;
     }
 
@@ -108,6 +112,10 @@ pub const Tokenizer = struct {
 
     fn indexTokens(self: *Tokenizer, arena: Allocator, diag: *base.Diagnostic) ![][]const u8 {
         const tokens = self.parts.tokens;
+        if (tokens.len >= 1 << 30) {
+            diag.set("{d} tokens are too many", .{tokens.len});
+            return error.InvalidTokenizer;
+        }
         if (tokens.len == 0) {
             diag.set("the vocabulary is empty; a tokenizer needs at least one token", .{});
             return error.InvalidTokenizer;
@@ -198,11 +206,11 @@ pub const Tokenizer = struct {
             },
             .ranked => |list| list,
         };
-        if (list.len > std.math.maxInt(u32)) {
+        if (list.len > merge.Ranked.most) {
             diag.set("{d} merges are too many", .{list.len});
             return error.InvalidTokenizer;
         }
-        try self.ranked.table.ensureTotalCapacity(arena, @intCast(list.len));
+        self.ranked = try .init(arena, list.len);
         var joined: std.ArrayList(u8) = .empty;
         defer joined.deinit(arena);
 
@@ -219,7 +227,7 @@ pub const Tokenizer = struct {
                 .control, .unknown, .unused, .byte => continue,
             }
             // A repeated pair keeps its last rank, as in the reference.
-            self.ranked.table.putAssumeCapacity(merge.Ranked.key(left, right), .{ .place = @intCast(rank), .id = whole });
+            self.ranked.put(left, right, .{ .place = @intCast(rank), .id = whole });
         }
     }
 
@@ -256,8 +264,8 @@ pub const Tokenizer = struct {
             // What was matched is what comes back, the space that normalisation put before it included.
             if (self.parts.space_mark) |mark| decoded[id] = try std.mem.replaceOwned(u8, arena, entry.text, mark, " ");
         }
-        self.raw = .init(raw.items);
-        self.normalized = .init(normalized.items);
+        self.raw = try .init(arena, raw.items);
+        self.normalized = try .init(arena, normalized.items);
     }
 
     fn collectStops(self: *Tokenizer, arena: Allocator) !void {

@@ -6,6 +6,11 @@
 //! Does not know: how text was cut, what becomes of a symbol without an id.
 
 const std = @import("std");
+const kernels = @import("kernels");
+
+const Merge = kernels.merge_args.Merge;
+const MergeTable = kernels.merge_args.MergeTable;
+const bucket_slots = kernels.merge_args.bucket_slots;
 
 /// A part of the piece: `piece[start..][0..len]`. `id` is null while no token has this text.
 pub const Symbol = struct {
@@ -23,19 +28,68 @@ pub const Symbol = struct {
 /// A pair that may be joined. Smaller `place` goes first.
 pub const Candidate = struct { place: u32, id: u32 };
 
-/// Merges by rank: the key is left id << 32 | right id.
+/// Merges by rank, in the table that kernels read (kernels/merge_args.zig): numbers are given out in the order of the ranks.
 pub const Ranked = struct {
-    table: std.AutoHashMapUnmanaged(u64, Candidate) = .empty,
+    table: MergeTable = .{ .slots = &no_slots, .merges = &no_merges, .of_bytes = &no_bytes, .byte_ids = &no_bytes, .bucket_mask = 0, .number_bits = 1 },
+    slots: []align(64) [bucket_slots]u32 = &.{},
+    merges: []Merge = &.{},
+    count: u32 = 0,
+
+    const no_slots: [1][bucket_slots]u32 align(64) = @splat(@splat(MergeTable.empty));
+    const no_merges: [1]Merge = .{.{ .left = 0, .right = 0, .id = 0, .place = 0 }};
+    const no_bytes: [1]u32 = .{0};
+    pub const none = MergeTable.none;
+    /// As many merges as there may be at most.
+    pub const most = 1 << 23;
+
+    /// Room for `count` merges, at most `most`. Buckets are half full on average.
+    pub fn init(arena: std.mem.Allocator, count: usize) !Ranked {
+        const buckets = std.math.ceilPowerOfTwoAssert(usize, @max(count * 2 / bucket_slots, 1));
+        var self: Ranked = .{ .slots = try arena.alignedAlloc([bucket_slots]u32, .@"64", buckets), .merges = try arena.alloc(Merge, @max(count, 1)) };
+        @memset(self.slots, @splat(MergeTable.empty));
+        self.merges[0] = no_merges[0];
+        self.table.slots = self.slots.ptr;
+        self.table.merges = self.merges.ptr;
+        self.table.bucket_mask = buckets - 1;
+        self.table.number_bits = @as(u32, std.math.log2_int(usize, count + 1)) + 1;
+        return self;
+    }
+
+    /// A pair that is there already gets the new place. Places only grow.
+    pub fn put(self: *Ranked, left: u32, right: u32, candidate: Candidate) void {
+        std.debug.assert(self.count == 0 or self.merges[self.count - 1].place < candidate.place);
+        const low = self.table.numberMask();
+        const hash = MergeTable.hashOf(left, right);
+        var bucket = self.table.bucketOf(hash);
+        const slot: *u32 = search: while (true) : (bucket = (bucket + 1) & self.table.bucket_mask) {
+            for (&self.slots[bucket]) |*slot| {
+                if (slot.* == MergeTable.empty) break :search slot;
+                const known = &self.merges[slot.* & low];
+                if (known.left == left and known.right == right) break :search slot;
+            }
+        };
+        self.merges[self.count] = .{ .left = left, .right = right, .id = candidate.id, .place = candidate.place };
+        slot.* = self.table.slotOf(hash, self.count);
+        self.count += 1;
+    }
+
+    /// Number of the merge that joins the two, the smaller the earlier; `none` when there is none.
+    pub inline fn find(self: *const Ranked, left: u32, right: u32) u32 {
+        return self.table.find(left, right);
+    }
 
     pub fn pair(self: *const Ranked, piece: []const u8, left: Symbol, right: Symbol) ?Candidate {
         _ = piece;
-        const l = left.id orelse return null;
-        const r = right.id orelse return null;
-        return self.table.get(key(l, r));
+        const number = self.find(left.id orelse return null, right.id orelse return null);
+        return if (number == none) null else .{ .place = number, .id = self.merges[number].id };
     }
 
-    pub fn key(left: u32, right: u32) u64 {
-        return @as(u64, left) << 32 | right;
+    /// Fills in the table of pairs of bytes. `byte_ids` must live as long as this.
+    pub fn indexBytes(self: *Ranked, arena: std.mem.Allocator, byte_ids: *const [256]u32) !void {
+        const numbers = try arena.alloc(u32, 1 << 16);
+        for (numbers, 0..) |*number, i| number.* = self.find(byte_ids[i >> 8], byte_ids[i & 0xFF]);
+        self.table.of_bytes = numbers.ptr;
+        self.table.byte_ids = byte_ids;
     }
 };
 
@@ -57,9 +111,9 @@ pub const Scored = struct {
     }
 };
 
-const Entry = struct { place: u32, left: u32, right: u32, len: u32, id: u32 };
+const Waiting = struct { place: u32, left: u32, right: u32, len: u32, id: u32 };
 
-fn before(_: void, a: Entry, b: Entry) std.math.Order {
+fn before(_: void, a: Waiting, b: Waiting) std.math.Order {
     if (a.place != b.place) return std.math.order(a.place, b.place);
     return std.math.order(a.left, b.left);
 }
@@ -67,7 +121,7 @@ fn before(_: void, a: Entry, b: Entry) std.math.Order {
 /// Reused from piece to piece, so that a call allocates a handful of times and not once a word.
 pub const Scratch = struct {
     symbols: std.ArrayList(Symbol) = .empty,
-    queue: std.PriorityQueue(Entry, void, before) = .initContext({}),
+    queue: std.PriorityQueue(Waiting, void, before) = .initContext({}),
 
     pub fn deinit(self: *Scratch, gpa: std.mem.Allocator) void {
         self.symbols.deinit(gpa);
@@ -107,8 +161,23 @@ fn mergeByScan(rules: anytype, list: *std.ArrayList(Symbol), piece: []const u8) 
     list.items.len = len;
 }
 
-fn mergeByHeap(rules: anytype, gpa: std.mem.Allocator, scratch: *Scratch, piece: []const u8) !void {
+/// Most bytes of a piece for `mergeShort`.
+pub const short_max = kernels.merging.long_max;
+
+/// The same as `merge` for a piece whose bytes all have ids, without memory of its own: writes the ids to `out`,
+/// which holds as many as the piece has bytes, and returns how many there are.
+pub fn mergeShort(rules: *const Ranked, piece: []const u8, out: [*]u32) usize {
+    std.debug.assert(piece.len <= short_max);
+    if (piece.len == 0) return 0;
+    var count: [1]u32 = undefined;
+    kernels.textTable().text_merge_long(&rules.table, 1, &.{piece.ptr}, &.{@intCast(piece.len)}, &.{out}, &count);
+    return count[0];
+}
+
+/// `merge` as it is done for long pieces.
+pub fn mergeByHeap(rules: anytype, gpa: std.mem.Allocator, scratch: *Scratch, piece: []const u8) !void {
     const symbols = scratch.symbols.items;
+    if (symbols.len < 2) return;
     const queue = &scratch.queue;
     queue.clearRetainingCapacity();
     try queue.ensureTotalCapacity(gpa, symbols.len);
@@ -152,14 +221,13 @@ test "the scan and the heap agree on random rules" {
     var prng: std.Random.DefaultPrng = .init(3);
     const random = prng.random();
     for (0..200) |_| {
-        var rules: Ranked = .{};
-        defer rules.table.deinit(gpa);
-
-        for (0..30) |rank| {
-            const key = Ranked.key(random.uintLessThan(u32, 12), random.uintLessThan(u32, 12));
-            const entry = try rules.table.getOrPut(gpa, key);
-            if (!entry.found_existing) entry.value_ptr.* = .{ .place = @intCast(rank), .id = random.intRangeLessThan(u32, 4, 12) };
+        var rules: Ranked = try .init(gpa, 30);
+        defer {
+            gpa.free(rules.slots);
+            gpa.free(rules.merges);
         }
+
+        for (0..30) |rank| rules.put(random.uintLessThan(u32, 12), random.uintLessThan(u32, 12), .{ .place = @intCast(rank), .id = random.intRangeLessThan(u32, 4, 12) });
         var first: Scratch = .{};
         defer first.deinit(gpa);
         var second: Scratch = .{};

@@ -84,7 +84,7 @@ pub const Iterator = struct {
 };
 
 /// End of the piece of `pass` that begins at `at`. `at < text.len`; the result is greater than `at`.
-fn scan(pass: Pass, text: []const u8, at: usize) usize {
+pub fn scan(pass: Pass, text: []const u8, at: usize) usize {
     return switch (pass) {
         .gpt2 => scanGpt2(text, at),
         .llama3 => scanTiktoken(text, at, 3),

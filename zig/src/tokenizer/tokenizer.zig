@@ -6,6 +6,7 @@ const std = @import("std");
 const base = @import("base");
 
 pub const added_tokens = @import("added_tokens.zig");
+pub const borders = @import("borders.zig");
 pub const bpe = @import("bpe.zig");
 pub const byte_level = @import("byte_level.zig");
 pub const chat_format = @import("chat_format.zig");
@@ -13,11 +14,13 @@ pub const decoder = @import("decoder.zig");
 pub const encoding = @import("encoding.zig");
 pub const gguf_vocabulary = @import("gguf_vocabulary.zig");
 pub const hf_folder = @import("hf_folder.zig");
+pub const index = @import("index.zig");
 pub const json = @import("json.zig");
 pub const merge = @import("merge.zig");
 pub const parts = @import("parts.zig");
 pub const pre_tokenizer = @import("pre_tokenizer.zig");
 pub const unicode = @import("unicode.zig");
+pub const words = @import("words.zig");
 
 pub const Tokenizer = bpe.Tokenizer;
 pub const Decoder = decoder.Decoder;
@@ -36,6 +39,7 @@ pub const OpenError = hf_folder.OpenError;
 
 test {
     _ = added_tokens;
+    _ = borders;
     _ = bpe;
     _ = byte_level;
     _ = chat_format;
@@ -43,10 +47,13 @@ test {
     _ = encoding;
     _ = gguf_vocabulary;
     _ = hf_folder;
+    _ = index;
     _ = json;
     _ = merge;
     _ = parts;
     _ = pre_tokenizer;
     _ = unicode;
+    _ = words;
+    _ = @import("encoding_test.zig");
     std.testing.refAllDecls(@This());
 }

@@ -87,7 +87,24 @@ fn searchClass(code: u32) Class {
 pub fn classOf(code: u32) Class {
     if (code < latin_classes.len) return latin_classes[code];
     if (code >= invalid_base) return .other;
+    if (code < planes.len and planes_ready.load(.acquire) == 2) return planes[code];
     return searchClass(code);
+}
+
+/// Classes of the first two planes, filled in by `prepare`: a search for each character would be most of the time.
+var planes: [0x20000]Class = undefined;
+var planes_ready: std.atomic.Value(u8) = .init(0);
+
+/// Makes `classOf` quick. Any number of threads may call it, any number of times.
+pub fn prepare() void {
+    if (planes_ready.cmpxchgStrong(0, 1, .acq_rel, .acquire) != null) return; // Done, or another thread is at it.
+    for (&tables.class_starts, 0..) |start, i| {
+        const from = start >> 8;
+        if (from >= planes.len) break;
+        const to = if (i + 1 < tables.class_starts.len) tables.class_starts[i + 1] >> 8 else planes.len;
+        @memset(planes[from..@min(to, planes.len)], @fromBackingInt(@as(u8, @truncate(start))));
+    }
+    planes_ready.store(2, .release);
 }
 
 /// Length of the UTF-8 sequence at the start of `text` and its code point; an invalid byte gives length 1.
@@ -101,7 +118,25 @@ pub fn decode(text: []const u8) struct { code: u32, len: u8 } {
         else => return .{ .code = invalid_base + @as(u32, first), .len = 1 },
     };
     if (text.len >= len) {
-        if (std.unicode.utf8Decode(text[0..len])) |code| return .{ .code = code, .len = len } else |_| {}
+        const second: u32 = text[1] & 0x3F;
+        var rest = (text[1] ^ 0x80) & 0xC0;
+        var code: u32 = undefined;
+        var least: u32 = 0x80;
+        switch (len) {
+            2 => code = @as(u32, first & 0x1F) << 6 | second,
+            3 => {
+                rest |= (text[2] ^ 0x80) & 0xC0;
+                code = @as(u32, first & 0x0F) << 12 | second << 6 | (text[2] & 0x3F);
+                least = 0x800;
+            },
+            else => {
+                rest |= ((text[2] ^ 0x80) | (text[3] ^ 0x80)) & 0xC0;
+                code = @as(u32, first & 0x07) << 18 | second << 12 | @as(u32, text[2] & 0x3F) << 6 | (text[3] & 0x3F);
+                least = 0x10000;
+            },
+        }
+        const surrogate = code >= 0xD800 and code < 0xE000;
+        if (rest == 0 and code >= least and code < invalid_base and !surrogate) return .{ .code = code, .len = len };
     }
     return .{ .code = invalid_base + @as(u32, first), .len = 1 };
 }
@@ -289,6 +324,25 @@ pub fn normalizeC(arena: std.mem.Allocator, text: []const u8) ![]const u8 {
 test "classes of a few characters everyone can check" {
     const cases = .{ .{ 'A', Class.upper }, .{ 'z', Class.lower }, .{ '7', Class.number }, .{ ' ', Class.space }, .{ '_', Class.punctuation }, .{ '$', Class.symbol }, .{ 0x4E2D, Class.letter_other }, .{ 0x094D, Class.mark }, .{ 0x3000, Class.space }, .{ 0x1F600, Class.symbol }, .{ 0x200B, Class.other } };
     inline for (cases) |case| try std.testing.expectEqual(case[1], classOf(case[0]));
+}
+
+test "a sequence is decoded as the standard library does it" {
+    var prng: std.Random.DefaultPrng = .init(5);
+    const random = prng.random();
+    for (0..100_000) |_| {
+        var text: [4]u8 = undefined;
+        for (&text, 0..) |*byte, i| byte.* = if (i == 0) random.intRangeAtMost(u8, 0xC0, 0xFF) else if (random.uintLessThan(u8, 8) == 0) random.int(u8) else random.intRangeAtMost(u8, 0x80, 0xBF);
+        const got = decode(&text);
+        const len = std.unicode.utf8ByteSequenceLength(text[0]) catch 0;
+        const code: ?u32 = if (len == 0) null else std.unicode.utf8Decode(text[0..len]) catch null;
+        try std.testing.expectEqual(code orelse invalid_base + @as(u32, text[0]), got.code);
+        try std.testing.expectEqual(if (code == null) 1 else len, got.len);
+    }
+}
+
+test "the table of classes says what the search says" {
+    prepare();
+    for (0..0x30000) |code| try std.testing.expectEqual(searchClass(@intCast(code)), classOf(@intCast(code)));
 }
 
 test "invalid bytes are characters of one byte" {
