@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import chat_samples as samples  # noqa: E402
+import go_template  # noqa: E402
 import llama_peer  # noqa: E402
 
 from abi_train import _native, chat  # noqa: E402
@@ -332,6 +333,41 @@ def test_user_text_never_becomes_a_control_token(home: Home) -> None:
                     date=TODAY,
                 )
                 assert [i for i in ids.tolist() if i in controls] == wanted, (render_by, words)
+
+
+def test_the_go_template_writes_the_same_text(home: Home) -> None:
+    """With what Ollama's templates cannot say left out: trimming, spaces in JSON, TypeScript."""
+    eos = home.hf.eos_token
+    template = eos.join(home.info.go_template)
+    assert (".Tools" in template) == home.info.tools  # what Ollama looks for
+    compared = 0
+    for sample in writable(home):
+        try:
+            segments = _native.tokenizer.chat_segments(
+                chat.chat_json(sample["messages"], sample["tools"]),
+                home.name,
+                add_generation_prompt=True,
+                date=TODAY,
+            )
+        except DataError:
+            continue
+        ours = "".join(s.get("text", s.get("control", eos if "end" in s else "")) for s in segments)
+        values = go_template.ollama_values(sample["messages"], sample["tools"])
+        theirs = go_template.render(template, values, datetime.date.fromisoformat(TODAY))
+        if sample["tools"]:
+            ours, theirs = (
+                re.sub(
+                    r"\s+|namespace functions \{.*\} // namespace functions", "", text, flags=re.S
+                )
+                for text in (ours, theirs)
+            )
+        elif home.name.startswith("llama3") and any(
+            turn["content"] != turn["content"].strip() for turn in sample["messages"]
+        ):
+            continue
+        assert theirs == ours, sample
+        compared += 1
+    assert compared >= 22, compared
 
 
 def test_llama_cpp_renders_and_tokenizes_the_same(home: Home, tmp_path: Path) -> None:
