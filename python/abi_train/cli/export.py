@@ -58,6 +58,12 @@ def export(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Tokenizer folder. (default: the model's)")
     ] = None,
+    modelfile: Annotated[
+        bool, typer.Option(help="Write a Modelfile for Ollama beside the file.")
+    ] = True,
+    system: Annotated[
+        str | None, typer.Option(help="System text of the Modelfile.", show_default=False)
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
@@ -71,13 +77,23 @@ def export(
         raise typer.BadParameter(f"--output is {str(output)!r}; the name must end in .gguf")
     if base is not None and not adapter:
         raise typer.BadParameter("--base belongs to --adapter")
+    if system is not None and (adapter or not modelfile):
+        raise typer.BadParameter("--system belongs to a Modelfile")
     if tokenizer is not None and adapter:
         raise typer.BadParameter("--tokenizer: an adapter has none; the base model's is used")
     target = output or source / f"{kind}-{dtype}.gguf"
     if adapter:
         report = export_adapter_gguf(source, target, model=base, dtype=dtype, name=name)
     else:
-        report = export_gguf(source, target, dtype=dtype, name=name, tokenizer=tokenizer)
+        report = export_gguf(
+            source,
+            target,
+            dtype=dtype,
+            name=name,
+            tokenizer=tokenizer,
+            modelfile=modelfile,
+            system=system,
+        )
     if as_json:
         print_json(report.to_dict())
         return
@@ -88,3 +104,7 @@ def export(
         f"{size_text(report.size_bytes)}, {report.tensors} tensors, {report.dtype}, from "
         f"{report.source}; next: {then}"
     )
+    if report.modelfile is not None:
+        ollama = shlex.quote(name or target.stem)
+        say(f"or: ollama create {ollama} -f {shlex.quote(str(report.modelfile))}")
+        say(f"    ollama run {ollama}")

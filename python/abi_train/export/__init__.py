@@ -15,6 +15,7 @@ from ..checkpoint import list_checkpoints, read_state, stopped_early
 from ..config import broken
 from ..errors import ConfigError, FormatError, MissingFileError
 from ..runspec import RECIPE_FILE, RunSpec
+from .modelfile import check_ends, sampling_of, write_modelfile
 
 FLOATS: Final = ("f32", "f16", "bf16")
 BLOCKS: Final = ("q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4")
@@ -25,7 +26,10 @@ ADAPTER_DTYPES: Final = FLOATS
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What `export_gguf` wrote. size_bytes: of the file. card: the model card beside it, if any."""
+    """What `export_gguf` wrote. size_bytes: of the file. card: the model card beside it, if any.
+
+    modelfile: for Ollama; None where the model has no chat template.
+    """
 
     path: Path
     source: Path
@@ -33,6 +37,7 @@ class ExportReport:
     size_bytes: int
     tensors: int
     card: Path | None = None
+    modelfile: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -47,11 +52,15 @@ def export_gguf(
     dtype: str = "q8_0",
     name: str | None = None,
     tokenizer: str | Path | None = None,
+    modelfile: bool = True,
+    system: str | None = None,
 ) -> ExportReport:
     """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
     The file is read back before it gets its name. dtype: one of `DTYPES`, for the matrices; rows
-    that are not whole blocks of it get the next larger type that fits.
+    that are not whole blocks of it get the next larger type that fits. modelfile: write a Modelfile
+    for Ollama beside it, with the template and stops of the model's chat format; system: its system
+    text. A model whose answers end with a token that does not end generation is refused.
     Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
     """
     if dtype not in DTYPES:
@@ -71,11 +80,16 @@ def export_gguf(
             f"{tokenizer or folder}: no tokenizer.json, and a GGUF without one cannot answer text. "
             "Name the tokenizer's folder."
         )
+    chats = check_ends(Path(tokenizer or folder))
     output.parent.mkdir(parents=True, exist_ok=True)
     size, tensors = _native.export.gguf(
         folder, output, dtype=dtype, name=name, tokenizer_dir=tokenizer
     )
-    return _reported(output, folder, dtype, size, tensors)
+    report = _reported(output, folder, dtype, size, tensors)
+    if not (modelfile and chats):
+        return report
+    written = write_modelfile(output, system=system, parameters=sampling_of(folder))
+    return dataclasses.replace(report, modelfile=written)
 
 
 def export_adapter_gguf(
