@@ -8,6 +8,7 @@ each question in order. A question is a dictionary with ``kind``:
 - ``logprobs``: ``ids``, ``vocab_size`` → log-probability of every next id, or None when the first
   answer ends the text
 - ``greedy``: ``ids``, ``count`` → ids
+- ``chat``: ``messages``, ``count`` → the answer's text, and why it ended (``stop``: by itself)
 
 The key/value cache is kept in f32 here: llama.cpp's default of f16 alone moves log-probabilities
 by 1e-2.
@@ -98,6 +99,14 @@ def _serve(path: str, questions: list[dict[str, Any]], adapter: str | None = Non
                 return prompt
             body = {"content": prompt, "add_special": False, "parse_special": True}
             return [prompt, post("/tokenize", body)["tokens"]]
+        if kind == "chat":
+            body = {
+                "messages": question["messages"],
+                "max_tokens": question["count"],
+                "temperature": 0,
+            }
+            choice = post("/v1/chat/completions", body)["choices"][0]
+            return [choice["message"]["content"], choice["finish_reason"]]
         if kind == "greedy":
             body = {
                 "prompt": question["ids"],

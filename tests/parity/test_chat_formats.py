@@ -14,6 +14,7 @@ import os
 import random
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -398,6 +399,36 @@ def test_llama_cpp_renders_and_tokenizes_the_same(home: Home, tmp_path: Path) ->
         if home.info.begins_with_bos and home.hf.bos_token_id is not None:
             ids = ids[1:]  # taken off here, and put back by whoever runs the prompt
         assert theirs == ids, (sample, prompt)
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "options"),
+    [
+        ("mistral", "v1", {}),
+        ("mistral_v3", "v3", {}),
+        ("mistral_v3_tekken", "v3", {"is_tekken": True}),
+    ],
+)
+def test_mistral_s_own_tokenizer_writes_the_same_text(
+    name: str, version: str, options: dict[str, Any]
+) -> None:
+    module = pytest.importorskip("mistral_common.tokens.tokenizers.mistral")
+    request = pytest.importorskip("mistral_common.protocol.instruct.request")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = getattr(module.MistralTokenizer, version)(**options)
+        words = samples.turns("s: Sys.", "u: one", "a: two", "u: three")
+        for messages in (words, words[1:], words[:2]):
+            asked = request.ChatCompletionRequest(messages=messages)
+            text = theirs.encode_chat_completion(asked).text
+            text = text.replace("▁", " ").replace("<0x0A>", "\n").replace("<s> ", "<s>")
+            segments = _native.tokenizer.chat_segments(
+                chat.chat_json(messages, None), name, add_generation_prompt=True
+            )
+            ours = "".join(
+                s.get("text", s.get("control", "<s>" if "begin" in s else "</s>")) for s in segments
+            )
+            assert ours == text.replace("</s> [INST]", "</s>[INST]")
 
 
 #: Published templates, as TRL carries them, and what each is to us.

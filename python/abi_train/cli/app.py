@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import AbiTrainError
-from . import chat, check, data, doctor, export, init, inspect, listen, merge, sets, train
+from . import chat, check, data, doctor, export, formats, init, inspect, listen, merge, sets, train
 from . import demo as demo_verb
 from .common import HELP_SETTINGS, error_line, say
 from .streams import prepare_streams
@@ -77,6 +77,7 @@ app.command("demo", epilog=demo_verb.EXAMPLES)(demo_verb.demo)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 data.app.command("get", epilog=sets.GET_EXAMPLES)(sets.get)
 data.app.command("sets", epilog=sets.SETS_EXAMPLES)(sets.sets)
+data.app.command("formats", epilog=formats.EXAMPLES)(formats.formats)
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("check", epilog=check.EXAMPLES)(check.check)

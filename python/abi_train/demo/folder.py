@@ -29,6 +29,7 @@ RESULTS: Final = (
     "run",
     "abbey-demo.gguf",
     "abbey-demo.md",
+    "Modelfile",
 )
 """All a demonstration makes; other files in its folder stay where they are."""
 

@@ -14,7 +14,7 @@ pub const verb: arguments.Verb = .{
     .summary = "Talk to a language model in this terminal",
     .flags = &([_]arguments.Flag{
         .{ .name = "model", .value = "FILE.gguf", .help = "run this model here", .heading = "Model" },
-        .{ .name = "chat-format", .value = "NAME", .help = "abbey, chatml, harmony, llama3, llama3_1, mistral, qwen, smollm …", .default = "the file's" },
+        .{ .name = "chat-format", .value = "NAME", .help = "abbey, chatml, harmony, llama3, mistral, qwen, smollm …", .default = "the file's" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all" },
         .{ .name = "message", .short = 'm', .value = "TEXT", .help = "send one message, print the answer, leave", .heading = "Conversation" },
