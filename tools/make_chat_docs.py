@@ -83,8 +83,8 @@ to the rendered chat before it, which must be the beginning of the whole, or the
 
 `harmony` ends a past answer with `<|end|>` where the model itself writes `<|return|>`. That
 `<|end|>` is written by whoever serves the model, and a model that learned it there would not stop:
-it is the one end that is not in the loss. The answer before it is. To teach the end of every answer, make
-one row of each; the reasoning of earlier turns is only kept that way too.
+it is the one end that is not in the loss. The answer before it is. To teach the end of every
+answer, make one row of each; the reasoning of earlier turns is only kept that way too.
 
 ## Refused
 
