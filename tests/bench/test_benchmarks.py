@@ -157,3 +157,11 @@ def test_the_short_look_trains_natively_and_with_pytorch(tmp_path: Path) -> None
     result = run_tiny("train", tmp_path)
     (part,) = result["shapes"]
     assert [row["engine"] for row in part["rows"]] == ["native", "pytorch"]
+
+
+def test_pairs_in_float32_are_held_against_float64(tmp_path: Path) -> None:
+    rows = run_tiny("pairs_float32", tmp_path)["rows"]
+    assert len(rows) == 8
+    for row in rows:
+        assert row["apart_in_float64"] < 1e-7 * (1.0 + row["size"])
+        assert row["native"] < 1e-5 * (1.0 + row["size"])
