@@ -57,6 +57,7 @@ test {
     _ = preference_cache;
     _ = @import("preference_asking.zig");
     _ = @import("early_stopping.zig");
+    _ = @import("resume.zig");
     _ = @import("row_objective.zig");
     _ = preference_session;
     _ = preference_vocabulary;
