@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import ConfigError, FormatError
+from .errors import CheckpointError, ConfigError, FormatError
 
 LINEAR_TARGETS: Final = (
     "q_proj",
@@ -31,6 +31,9 @@ LINEAR_TARGETS: Final = (
 TARGETS: Final = (*LINEAR_TARGETS, "embed_tokens", "lm_head")
 """What can get an adapter, in the order in which adapters are stored."""
 
+PREFIX: Final = "base_model.model."
+"""What PEFT puts before a module's path in its files."""
+_LARGEST_HEADER: Final = 100 << 20
 _PLAIN: Final = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
 
@@ -59,7 +62,7 @@ def compiled(key: str, pattern: str) -> re.Pattern[str]:
     """A regular expression; raises `ConfigError` naming the key when it is none."""
     try:
         return re.compile(pattern)
-    except (re.error, OverflowError) as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(f'{key} is "{pattern}"; it is no regular expression ({error})') from None
 
 
@@ -92,6 +95,27 @@ def module_paths(model: Path) -> list[str]:
         for at, name in enumerate(LINEAR_TARGETS)
     ]
     return ["model.embed_tokens", *inner, "lm_head"]
+
+
+def modules_of_tensors(file: Path, paths: Sequence[str]) -> list[str]:
+    """The modules that have tensors in an adapter's file: what its patterns meant. A pattern of
+    somebody else's file is not run: one can be written that never ends.
+
+    Raises `CheckpointError` for a file that cannot be read.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"{file.parent}: not an adapter ({file.name} is missing).")
+    try:
+        with file.open("rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            if not 2 <= size <= min(_LARGEST_HEADER, file.stat().st_size):
+                raise ValueError("its header is damaged")
+            names = json.loads(opened.read(size))
+        there = {name.rpartition(".lora_")[0].removeprefix(PREFIX) for name in names}
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{file}: cannot be read ({said}).") from None
+    return [path for path in paths if path in there]
 
 
 def chosen(

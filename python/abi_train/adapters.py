@@ -26,6 +26,7 @@ from .adapter_targets import (
     kind_of,
     layer_of,
     module_paths,
+    modules_of_tensors,
     shortest,
     spelled_out,
 )
@@ -305,7 +306,27 @@ class LoraConfig:
         asked = self._spelled_out(paths) if self.is_pattern else self
         if found is None:
             return asked
-        return asked._with_sizes_of(found._spelled_out(paths))
+        assert self.adapter is not None
+        return asked._with_sizes_of(found._named_by_tensors(self.adapter, paths))
+
+    def _named_by_tensors(self, folder: Path, paths: Sequence[str]) -> LoraConfig:
+        for key in ("rank_pattern", "alpha_pattern"):
+            for name in getattr(self, key):
+                if not is_plain(name):
+                    raise ConfigError(
+                        f'{folder / ADAPTER_CONFIG}: {key}: "{name}" is a regular expression; only '
+                        "plain names are read. Spell the modules out"
+                    )
+        if not self.is_pattern:
+            return self
+        modules = modules_of_tensors(folder / ADAPTER_WEIGHTS, paths)
+        if not modules:
+            raise ConfigError(
+                f"{folder / ADAPTER_WEIGHTS}: has no tensor of a module of this model. The adapter "
+                "was made for another base"
+            )
+        cleared: dict[str, Any] = dict.fromkeys(_SELECTORS, ())
+        return self.replace(target_modules=shortest(modules, paths), **cleared)
 
     def _spelled_out(self, paths: Sequence[str]) -> LoraConfig:
         modules = chosen(

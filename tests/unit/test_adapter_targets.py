@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from abi_train.adapters import LoraConfig
-from abi_train.errors import ConfigError
+from abi_train.errors import CheckpointError, ConfigError
 
 SHAPE = {
     "model_type": "llama",
@@ -109,3 +110,30 @@ def test_patterns_come_back_from_a_recipe() -> None:
     chosen = LoraConfig(layers_to_transform=(0, 2), exclude_modules=".*k_proj")
     assert LoraConfig.from_dict(chosen.to_dict()) == chosen
     assert "layers_to_transform" not in LoraConfig().to_dict()
+
+
+def test_a_pattern_of_somebody_elses_adapter_is_not_run(model: Path, tmp_path: Path) -> None:
+    """This one would take longer than the universe lasts; its tensors say what it meant."""
+    from safetensors.numpy import save_file
+
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "target_modules": r"((((\w|\.)+)+)+)+!"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    names = [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.2.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+    ]
+    tensors = {
+        f"base_model.model.{name}.lora_{side}.weight": np.zeros((2, 2), "f4")
+        for name in names
+        for side in "AB"
+    }
+    save_file(tensors, folder / "adapter_model.safetensors")
+    found = LoraConfig(adapter=folder).resolved(model)
+    assert found.target_modules == ("q_proj", "layers.1.mlp.up_proj")
+    (folder / "adapter_model.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(CheckpointError, match="its header is damaged"):
+        LoraConfig(adapter=folder).resolved(model)
