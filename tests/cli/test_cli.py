@@ -70,7 +70,7 @@ def test_every_verb_has_help_with_two_examples(capsys: pytest.CaptureFixture[str
         verb for verb in VERBS if verb != "data"
     ]
     for verb in [[v] for v in VERBS if v != "data"] + [
-        ["data", name] for name in ("prepare", "report", "info")
+        ["data", name] for name in ("get", "sets", "prepare", "report", "info")
     ]:
         assert call(*verb, "--help") == 0
         shown = capsys.readouterr().out

@@ -34,6 +34,7 @@ TEMPLATE = """\
 # tokenizer: path       # folder whose tokenizer files go into checkpoints; default: the model's
 run_dir: runs/first
 engine: native          # native (any CPU) or trl (PyTorch, GPU when there is one)
+# commercial: true      # refuse data whose licence does not allow such use, or is not known
 # lora:                 # train an adapter and leave the weights alone
 #   r: 16
 #   lora_alpha: 32
