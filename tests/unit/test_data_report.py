@@ -36,6 +36,7 @@ from abi_train.data.report.vocabulary import Vocabulary, powers
 from abi_train.data.visible import visible
 from abi_train.demo import SAMPLE
 from abi_train.errors import ArgumentError, DataError, FileAccessError, MissingFileError
+from abi_train.tokenizer import Tokenizer
 
 TOKENIZER = SAMPLE / "tokenizer"
 END = 2  # <|im_end|>
@@ -149,7 +150,8 @@ JSONL_CASES: list[tuple[str, list[Any], int, str, list[Any]]] = [
         "note",
         [*plain(), chat("naïve — “quoted”…", "日本語 and नमस्ते")],
     ),
-    ("nul", [*plain(), chat("a\0b", "an answer to it")], 1, "warn", plain()),
+    ("mixed-kinds", [*plain(), pair("one", "two")], 1, "error", plain()),
+    ("mixed-kinds", [pair("one", "two"), *plain()], 12, "error", [pair("one", "two")]),
     (
         "roles-swapped",
         [*plain(), turns("u: How can I help you today?", "a: my screen is black")],
@@ -401,6 +403,34 @@ def test_an_unknown_token_is_found(tmp_path: Path) -> None:
     assert found(report, "unknown-token").rows == (0,)
     report = examine(write_bin(tmp_path / "b.bin", [[1, 300, 301, end]]), tokenizer=folder)
     assert "unknown-token" not in codes(report)
+
+
+def test_the_character_nul_is_found(tmp_path: Path) -> None:
+    nul = int(Tokenizer.load(TOKENIZER).encode("\0")[0])
+    report = examine(write_bin(tmp_path / "a.bin", [[30, nul, 40, END]]), tokenizer=TOKENIZER)
+    assert codes(report)["nul"] == "warn"
+    report = examine(write_bin(tmp_path / "b.bin", [[30, 31, 40, END]]), tokenizer=TOKENIZER)
+    assert "nul" not in codes(report)
+
+
+def test_tools_are_read_and_looked_through(tmp_path: Path) -> None:
+    folder = chat_samples.make_home(tmp_path / "t", "qwen", format_info("qwen").jinja)
+    tool = {"type": "function", "function": {"name": "f", "description": "<|channel|> here"}}
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": "[INST]"}}}
+    row = {
+        "tools": [tool],
+        "messages": [
+            {"role": "user", "content": "What time is it now?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "10:15", "name": "f"},
+            {"role": "assistant", "content": "It is a quarter past ten."},
+        ],
+    }
+    source = write_jsonl(tmp_path / "rows.jsonl", [row, *plain(20)])
+    report = examine(source, tokenizer=folder, chat_format="qwen")
+    assert report.skipped == 0, [finding.message for finding in report.findings]
+    assert report.roles["tool"] == 1
+    assert set(found(report, "control-text").detail["markers"]) == {"<|channel|>", "[INST]"}
 
 
 def test_a_stream_is_reported_by_its_documents(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..visible import visible
 from .measure import NOT_LEARNED, Hits, Measures, repeats
-from .source import Material
+from .source import MIXED, Material
 from .text import CONTROL_FREE, FAMILIES, TextFacts
 
 ERROR: Final = "error"
@@ -174,19 +174,30 @@ class Rules:
                 f"{plural(same, 'pair')} of answers say the same twice: nothing can be learned.",
                 "Leave them out; `prepare --skip-invalid` does.",
             )
-        rest = skipped.total - same
+        mixed = skipped.counts.get(MIXED, 0)
+        if mixed:
+            pairs, rows = ("other rows", "pairs") if self.pairs else ("pairs", "other rows")
+            self.add(
+                "mixed-kinds",
+                ERROR,
+                mixed,
+                f"{plural(mixed, 'line')} hold{s(mixed)} {pairs} among {rows}; the report is about "
+                f"the {rows} only.",
+                "Put pairs of answers and other rows into two files, and prepare each.",
+            )
+        rest = skipped.total - same - mixed
         if rest:
             reasons = [
                 f"{count} x {visible(reason)[:300]}"
                 for reason, count in skipped.counts.most_common()
-                if "the same" not in reason
+                if "the same" not in reason and reason != MIXED
             ]
             self.add(
                 "unusable-lines",
                 ERROR,
                 rest,
                 f"{plural(rest, 'line')} cannot be used: {reasons[0]}"
-                + (f" (and {len(reasons) - 1} more reasons)" if len(reasons) > 1 else "")
+                + (f" (and {plural(len(reasons) - 1, 'more reason')})" if reasons[1:] else "")
                 + ".",
                 "Correct them, or leave them out with `prepare --skip-invalid`.",
                 reasons=reasons[:20],

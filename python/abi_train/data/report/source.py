@@ -21,7 +21,7 @@ from ...errors import ArgumentError, DataError, FileAccessError, MissingFileErro
 from ..files import Bits, Ids, TokenFiles, is_set, manifest_path
 from ..native import NativeEncoder
 from ..prepare import Loss, encode_pair, encode_row
-from ..sources import Preference, Skipped, read_rows
+from ..sources import Preference, Skipped, count_lines, read_rows
 from .text import FAMILIES, TextFacts, add_text
 from .turns import TurnFacts, add_turns, chats_of, row_text
 from .vocabulary import Vocabulary
@@ -30,6 +30,7 @@ TEXT_CHUNK = 1 << 20
 """Bytes of text looked at at once."""
 DOCUMENT_BLOCK = 1 << 22
 
+MIXED = "pairs of answers mixed with other rows"
 NO_IDS = Ids([np.empty(0, dtype=np.uint32)], [0, 0])
 
 Progress = Callable[[int, int], None]
@@ -182,11 +183,11 @@ def _tokenised(
     skipped, text, turns = Skipped(), TextFacts(), TurnFacts()
     lines = array("q")
     chunk = _Chunk(text)
-    size, done = path.stat().st_size, 0
+    size, total = path.stat().st_size, max(1, count_lines([path]))
     kind, used = "rows", 0
     with contextlib.ExitStack() as stack:
         writer: TokenizedWriter | None = None
-        for _, place, row in read_rows([path], skipped=skipped):
+        for number, place, row in read_rows([path], skipped=skipped):
             pair = isinstance(row, Preference)
             if writer is None:
                 kind = "pairs" if pair else "rows"
@@ -194,7 +195,7 @@ def _tokenised(
                     TokenizedWriter(output, vocab_size=encoder.vocab_size, preference=pair)
                 )
             if pair != (kind == "pairs"):
-                skipped.add(place, "pairs of answers mixed with other rows")
+                skipped.add(place, MIXED)
                 continue
             try:
                 if isinstance(row, Preference):
@@ -217,9 +218,8 @@ def _tokenised(
                 add_turns(turns, index, chat)
             words = row_text(row).encode("utf-8")
             chunk.add(words, index, len(made))
-            done += len(words)
             if on_progress is not None:
-                on_progress(min(done, size), size)
+                on_progress(size * (number + 1) // total, size)  # as if all lines were as long
         chunk.finish()
         if writer is not None and lines:
             writer.finish()

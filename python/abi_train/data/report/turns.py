@@ -6,6 +6,7 @@ Does not know: tokens, tokenizers.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -73,10 +74,16 @@ def row_text(row: object) -> str:
         if isinstance(value, str):
             parts.append(value)
         elif isinstance(value, tuple):
-            for turn in value:
-                assert isinstance(turn, Message)
-                parts.append(turn.content)
+            for item in value:  # a turn, or a tool on offer
+                if isinstance(item, Message):
+                    parts += [item.content, item.thinking or "", *map(_written, item.tool_calls)]
+                else:
+                    parts.append(_written(item))
     return "\n".join(parts)
+
+
+def _written(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def chats_of(row: object) -> list[Chat]:
