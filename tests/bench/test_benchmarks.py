@@ -75,6 +75,16 @@ def test_step_trains_the_same_work_on_every_engine(tmp_path: Path) -> None:
     assert rows["native"]["last_loss"] == pytest.approx(rows["native-bf16"]["last_loss"], rel=1e-3)
 
 
+def test_batches_are_the_same_on_every_side(tmp_path: Path) -> None:
+    # The sides compare their checksums; a difference ends the program.
+    result = run_tiny("batches", tmp_path)
+    assert [part["kind"] for part in result["kinds"]] == ["stream", "masked stream", "rows"]
+    for part in result["kinds"]:
+        engines = [row["engine"] for row in part["rows"]]
+        assert engines == ["native", "native-arrays", "numpy", "torch"]
+        assert all(row["tokens_per_second"] > 0 for row in part["rows"])
+
+
 def test_gemm_times_the_three_products(tmp_path: Path) -> None:
     result = run_tiny("gemm", tmp_path, "--libraries", "ours-f32", "ours-bf16", "numpy")
     found = {(row["library"], row["form"]) for row in result["rows"]}

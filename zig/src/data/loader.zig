@@ -14,7 +14,8 @@
 //! In all a target counts only if the mask bit of the *predicted* token is set. No target: −1. Padding: id 0, target −1.
 //! Masking is by position, never by id. The training step allocates nothing: `next`, `seek` and `beginEpoch` only fill.
 //! With a micro-batch the pages of the next ones are asked for, over the end of the epoch too, so that the disk works while
-//! the step computes. That is a hint to the kernel: what is given out is the same without it.
+//! the step computes. That is a hint to the kernel: what is given out is the same without it. Data that stay in memory once
+//! they are there are asked for in blocks, each once; of others exactly what is next is asked for, each time.
 //! Does not know: models, gradients, epochs to run. Ids must have passed `checkVocabulary` before they reach a model.
 
 const std = @import("std");
@@ -36,7 +37,12 @@ pub const LoaderOptions = struct {
     seed: u64 = 42,
     /// Only for single rows.
     packing: packing.Strategy = .none,
+    /// Bytes of memory; null: those of this machine. Ids of at most half of it are taken to stay there.
+    memory: ?u64 = null,
 };
+
+/// Tokens in a block that is asked for at once: 256 KiB of ids.
+const block_tokens = 1 << 16;
 
 /// Micro-batches asked for ahead of the one that is given out.
 const read_ahead = 2;
@@ -115,6 +121,8 @@ pub const Loader = struct {
     epoch: u64 = 0,
     /// Micro-batches already given in this epoch.
     micro_index: usize = 0,
+    /// One bit a block of tokens: it was asked for. Empty when the data are too large to stay in memory.
+    blocks: []usize = &.{},
     /// Micro-batches whose pages were asked for, counted from the start of this epoch into the next.
     asked: usize = 0,
 
@@ -176,11 +184,17 @@ pub const Loader = struct {
             self.positions = try gpa.alloc(u32, sequences * longest);
             self.first = try gpa.alloc(u32, sequences * longest);
         }
+        const memory = options.memory orelse std.process.totalSystemMemory() catch 0;
+        if (@as(u64, dataset.count()) * 4 <= memory / 2) {
+            self.blocks = try gpa.alloc(usize, dataset.count() / block_tokens / @bitSizeOf(usize) + 1);
+            @memset(self.blocks, 0);
+        }
         self.beginEpoch(0);
         return self;
     }
 
     pub fn deinit(self: *Loader) void {
+        self.gpa.free(self.blocks);
         self.gpa.free(self.first);
         self.gpa.free(self.positions);
         self.gpa.free(self.answers);
@@ -458,12 +472,13 @@ pub const Loader = struct {
         }
     }
 
-    fn askFor(self: *const Loader, order: []const u32, micro: usize) void {
+    fn askFor(self: *Loader, order: []const u32, micro: usize) void {
         if (!self.isRows()) {
             const size = self.options.batch_size * self.options.max_seq_len;
             const start = order[micro] * size;
-            return self.dataset.willNeed(start, start + size + 1); // The last target is the next batch's first token.
+            return self.askForSpan(start, size + 1); // The last target is the next batch's first token.
         }
+        self.prefetchPlaces(order, micro);
         for (self.unitsOf(order, micro)) |k| {
             if (self.bins) |*bins| {
                 for (bins.bin(k)) |piece| self.askForSpan(self.dataset.rowStart(piece.row) + piece.from, self.pieceLength(piece));
@@ -476,12 +491,38 @@ pub const Loader = struct {
         }
     }
 
-    fn askForRow(self: *const Loader, row: usize) void {
+    /// Which rows the micro-batches behind this one have, and where they begin, is looked up soon: brings it closer, one step
+    /// of the way for each of the next.
+    fn prefetchPlaces(self: *const Loader, order: []const u32, micro: usize) void {
+        if ((micro + 3) * self.options.batch_size >= order.len or self.dataset.isPreference()) return;
+        for (self.unitsOf(order, micro + 3)) |k| {
+            @prefetch(&self.row_targets[k], .{});
+            if (self.bins) |*bins| @prefetch(&bins.starts[k], .{}) else if (self.runs == null) @prefetch(&self.kept[k], .{});
+        }
+        if (self.bins) |*bins| {
+            for (self.unitsOf(order, micro + 2)) |k| @prefetch(bins.pieces.ptr + bins.starts[k], .{});
+            for (self.unitsOf(order, micro + 1)) |k| for (bins.bin(k)) |piece| self.dataset.prefetchRow(piece.row);
+        } else if (self.runs == null) {
+            for (self.unitsOf(order, micro + 1)) |k| self.dataset.prefetchRow(self.kept[k]);
+        }
+    }
+
+    fn askForRow(self: *Loader, row: usize) void {
         self.askForSpan(self.dataset.rowStart(row), self.lengthOf(row));
     }
 
-    fn askForSpan(self: *const Loader, start: usize, len: usize) void {
-        self.dataset.willNeed(start, start + len);
+    fn askForSpan(self: *Loader, start: usize, len: usize) void {
+        if (len == 0) return;
+        if (self.blocks.len == 0) return self.dataset.willNeed(start, start + len);
+        // Rows lie anywhere: what is in memory already comes into the cache while the ones before are copied.
+        if (self.isRows()) self.dataset.prefetch(start, start + len);
+        for (start / block_tokens..(start + len - 1) / block_tokens + 1) |block| {
+            const word = &self.blocks[block / @bitSizeOf(usize)];
+            const bit = @as(usize, 1) << @intCast(block % @bitSizeOf(usize));
+            if (word.* & bit != 0) continue;
+            word.* |= bit;
+            self.dataset.willNeed(block * block_tokens, @min(self.dataset.count(), (block + 1) * block_tokens));
+        }
     }
 
     /// Targets in the next `micro_batches` micro-batches of this epoch, without moving: the token average over an
@@ -584,16 +625,30 @@ pub const Loader = struct {
         for (pieces) |piece| {
             const len = self.pieceLength(piece);
             self.fillTokens(r * time + at, self.dataset.rowStart(piece.row) + piece.from, len);
-            for (positions[at..][0..len], 0..) |*position, i| position.* = @intCast(i);
-            @memset(first[at..][0..len], @intCast(at));
+            countUp(positions[at..][0..len], 0, 1);
+            countUp(first[at..][0..len], @intCast(at), 0);
             at += len;
         }
         @memset(self.input_ids[r * time ..][at..time], 0);
         @memset(self.targets[r * time ..][at..time], -1);
         // Padding sees itself alone: nothing is computed for the rest.
         @memset(positions[at..], 0);
-        for (first[at..], at..) |*f, t| f.* = @intCast(t);
+        countUp(first[at..], @intCast(at), 1);
         return at;
+    }
+
+    /// `begin`, `begin` + `step`, …
+    fn countUp(out: []u32, begin: u32, comptime step: u32) void {
+        const lanes = 8;
+        const V = @Vector(lanes, u32);
+        var v: V = @as(V, @splat(begin)) +% std.simd.iota(u32, lanes) * @as(V, @splat(step));
+        var i: usize = 0;
+        while (i + lanes <= out.len) : (i += lanes) {
+            out[i..][0..lanes].* = v;
+            v +%= @splat(lanes * step);
+        }
+        const rest: [lanes]u32 = v;
+        @memcpy(out[i..], rest[0 .. out.len - i]);
     }
 
     fn nextPairs(self: *Loader) MicroBatch {

@@ -371,7 +371,7 @@ test "with a micro-batch of a stream the next ones are asked for, each once, ove
     defer asked.deinit();
     defer dataset.deinit();
 
-    var loader = try start(&dataset, .{ .batch_size = 1, .max_seq_len = 9, .shuffle = false });
+    var loader = try start(&dataset, .{ .batch_size = 1, .max_seq_len = 9, .shuffle = false, .memory = 0 });
     defer loader.deinit();
 
     try testing.expectEqual(4, loader.batchesPerEpoch());
@@ -402,7 +402,7 @@ test "of rows what is asked for is what will be read, cut, in the order of the e
         defer asked.deinit();
         defer dataset.deinit();
 
-        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 8, .shuffle = true, .seed = 4, .packing = strategy });
+        var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 8, .shuffle = true, .seed = 4, .packing = strategy, .memory = 0 });
         defer loader.deinit();
 
         var given: usize = 0;
@@ -437,6 +437,49 @@ test "of rows what is asked for is what will be read, cut, in the order of the e
             }
         }
     }
+}
+
+test "data that stay in memory are asked for in blocks, each once" {
+    // Three blocks of ids and a bit of a fourth, as rows of 5000.
+    var ids: [3 * 65536 + 100]u32 = undefined;
+    @memset(&ids, 7);
+    var starts: std.ArrayList(u64) = .empty;
+    defer starts.deinit(testing.allocator);
+    var at: u64 = 0;
+    while (at < ids.len) : (at += 5000) try starts.append(testing.allocator, at);
+    try starts.append(testing.allocator, ids.len);
+    var memory: base.storage.MemoryDisk = try .init(testing.allocator);
+    defer memory.deinit();
+    try base.storage.writeFile(testing.allocator, memory.storage(), "d.bin", std.mem.sliceAsBytes(&ids));
+    var asked: std.ArrayList(base.storage.MemoryDisk.Wanted) = .empty;
+    var diag: base.Diagnostic = .{};
+    var dataset = try TokenizedDataset.openStorage(testing.allocator, memory.storage(), "d.bin", .{}, &diag);
+    defer dataset.deinit();
+    dataset.row_starts = starts.items;
+    memory.wanted = &asked;
+    var loader = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4096, .memory = 8 * ids.len });
+    defer loader.deinit();
+
+    for (0..3) |epoch| {
+        try loader.seek(epoch, 0);
+        while (loader.next()) |_| {}
+    }
+    try testing.expectEqual(4, asked.items.len);
+    var seen: [4]bool = @splat(false);
+    for (asked.items) |one| {
+        const block = one.start / (4 * 65536);
+        try testing.expectEqual(block * 4 * 65536, one.start);
+        try testing.expectEqual(@min(4 * 65536, 4 * ids.len - one.start), one.count);
+        seen[block] = true;
+    }
+    try testing.expectEqual(@as([4]bool, @splat(true)), seen);
+    // A byte less of memory: exactly the rows.
+    var precise = try start(&dataset, .{ .batch_size = 2, .max_seq_len = 4096, .memory = 8 * ids.len - 1, .shuffle = false });
+    defer precise.deinit();
+    asked.clearRetainingCapacity();
+    _ = precise.next();
+    try testing.expectEqual(6, asked.items.len);
+    try testing.expectEqual(4 * 4096, asked.items[5].count);
 }
 
 test "asking ahead changes nothing: each epoch is what a loader that never asked gives" {
