@@ -25,6 +25,8 @@ PREPARE_EXAMPLES = """[bold]Examples[/]
 abi-train data prepare chats.jsonl --tokenizer ./model --output data/train.bin --eval-fraction 0.05
 
 abi-train data prepare a.jsonl b.jsonl --tokenizer ./model --output all.bin --skip-invalid --json
+
+abi-train data prepare big.jsonl --tokenizer ./model --output big.bin --shards 16 --workers 4
 """
 INFO_EXAMPLES = """[bold]Examples[/]
 
@@ -75,6 +77,13 @@ def prepare_command(
     license_name: Annotated[
         str | None, typer.Option("--license", help="Licence of the text, for the record.")
     ] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Write a set of so many files."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that make shards. (default: CPUs)")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Turn JSONL into a token file with loss mask, row starts and manifest.
@@ -83,6 +92,9 @@ def prepare_command(
     `output`, or `text`. In the loss are the assistant's turns, the completion, or all of a text,
     each with its end token; a row that would be learned without one is an error. Rows with
     `prompt`, `chosen` and `rejected` make preference data.
+
+    With `--shards` the rows go into several files and one manifest, `OUTPUT` with `.json` at its
+    end, whose name is used as that of a token file; `--workers` processes make them.
     """
     from rich.progress import (
         BarColumn,
@@ -94,6 +106,7 @@ def prepare_command(
 
     from ..data.native import FORMATS
     from ..data.prepare import LOSSES, prepare
+    from ..data.shards import prepare_sharded
 
     if not 0.0 <= eval_fraction <= 0.99:
         raise typer.BadParameter(f"--eval-fraction is {eval_fraction}; it must be 0 to 0.99")
@@ -103,6 +116,8 @@ def prepare_command(
         )
     if loss not in LOSSES:
         raise typer.BadParameter(f"--loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
+    if workers is not None and shards is None:
+        raise typer.BadParameter("--workers makes shards; give --shards, too")
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -113,27 +128,47 @@ def prepare_command(
         disable=not err().is_terminal,
     ) as bar:
         task = bar.add_task("tokenising", total=None)
-        report = prepare(
-            list(sources),
-            tokenizer,
-            output,
-            max_seq_len=max_seq_len,
-            eval_output=eval_output,
-            eval_fraction=eval_fraction,
-            seed=seed,
-            skip_invalid=skip_invalid,
-            stream=stream,
-            chat_format=chat_format,
-            loss=loss,  # type: ignore[arg-type]  # checked above
-            source_note=source,
-            license_note=license_name,
-            on_progress=lambda now: bar.update(
-                task,
-                description="counting lines" if now.counting else f"{now.rows} rows",
-                completed=now.bytes_done,
-                total=now.bytes_total,
-            ),
-        )
+        options: dict[str, Any] = {
+            "max_seq_len": max_seq_len,
+            "eval_output": eval_output,
+            "eval_fraction": eval_fraction,
+            "seed": seed,
+            "skip_invalid": skip_invalid,
+            "stream": stream,
+            "chat_format": chat_format,
+            "loss": loss,
+            "source_note": source,
+            "license_note": license_name,
+        }
+        if shards is None:
+            report = prepare(
+                list(sources),
+                tokenizer,
+                output,
+                **options,
+                on_progress=lambda now: bar.update(
+                    task,
+                    description="counting lines" if now.counting else f"{now.rows} rows",
+                    completed=now.bytes_done,
+                    total=now.bytes_total,
+                ),
+            )
+        else:
+            size = sum(path.stat().st_size for path in sources if path.is_file())
+            report = prepare_sharded(
+                list(sources),
+                tokenizer,
+                output,
+                shards=shards,
+                workers=workers or 0,
+                **options,
+                on_progress=lambda done, total: bar.update(
+                    task,
+                    description=f"{done} of {total} shards",
+                    completed=size * done // total,
+                    total=size,
+                ),
+            )
     if as_json:
         print_json(report.to_dict())
     else:

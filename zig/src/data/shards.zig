@@ -237,8 +237,8 @@ pub fn join(gpa: Allocator, storage: Storage, path: []const u8, names: []const [
         }
         if (all.seed != own.seed) all.seed = null;
         all.commercial_use = both(all.commercial_use, own.commercial_use);
-        all.source = try listed(arena, all.source, own.source);
-        all.license = try listed(arena, all.license, own.license);
+        all.source = try listed(arena, all.source, own.source, ", ");
+        all.license = try listed(arena, all.license, own.license, " AND ");
         for (own.notes) |note| if (!isIn(notes.items, note)) try notes.append(arena, try arena.dupe(u8, note));
         inline for (.{ "truncated", "dropped", "skipped" }) |key| {
             if (@field(own, key)) |n| @field(all, key) = (@field(all, key) orelse 0) +| n;
@@ -289,14 +289,17 @@ fn copy(arena: Allocator, text: ?[]const u8) error{OutOfMemory}!?[]const u8 {
     return try arena.dupe(u8, text orelse return null);
 }
 
-/// `texts`, with `text` added unless it is there.
-fn listed(arena: Allocator, texts: ?[]const u8, text: ?[]const u8) error{OutOfMemory}!?[]const u8 {
+/// The parts of both, each once.
+fn listed(arena: Allocator, texts: ?[]const u8, text: ?[]const u8, comptime separator: []const u8) error{OutOfMemory}!?[]const u8 {
     const added = text orelse return texts;
-    const before = texts orelse return try arena.dupe(u8, added);
-    var parts = std.mem.splitSequence(u8, before, "; ");
-    while (parts.next()) |part| if (std.mem.eql(u8, part, added)) return before;
-    if (std.mem.eql(u8, before, added)) return before;
-    return try std.mem.concat(arena, u8, &.{ before, "; ", added });
+    var all: []const u8 = texts orelse return try arena.dupe(u8, added);
+    var parts = std.mem.splitSequence(u8, added, separator);
+    next: while (parts.next()) |part| {
+        var there = std.mem.splitSequence(u8, all, separator);
+        while (there.next()) |other| if (std.mem.eql(u8, part, other)) continue :next;
+        all = try std.mem.concat(arena, u8, &.{ all, separator, part });
+    }
+    return all;
 }
 
 fn isIn(texts: []const []const u8, text: []const u8) bool {
