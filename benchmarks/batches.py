@@ -31,7 +31,7 @@ from abi_train._native import dataset as native
 KINDS = ("stream", "masked stream", "rows")
 ENGINES = ("native", "native-arrays", "numpy", "torch")
 VOCAB = 50_000
-BATCH = 8
+BATCH = 32
 SEED = 1
 
 Pair = tuple[Any, Any]

@@ -235,7 +235,12 @@ def test_a_shard_without_rows_is_an_empty_file(tmp_path: Path, tokenizer: Path) 
 def test_the_command_line_makes_a_set(
     tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from abi_train.cli import main
+    from abi_train.cli import main as run
+
+    def main(arguments: list[str]) -> object:
+        with pytest.raises(SystemExit) as left:
+            run(arguments)
+        return left.value.code
 
     sources = write_sources(tmp_path / "rows")
     command = ["data", "prepare", *map(str, sources), "--tokenizer", str(tokenizer)]

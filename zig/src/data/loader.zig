@@ -700,10 +700,7 @@ pub const Loader = struct {
 
     /// Writes `len` tokens of the data from `start` on at position `at`, each with the next as its target, the last with none.
     fn fillTokens(self: *Loader, at: usize, start: usize, len: usize) void {
-        self.dataset.readTokens(self.input_ids[at..][0..len], start);
-        const targets = self.targets[at..][0..len];
-        self.dataset.fillTargets(targets[0 .. len - 1], start + 1);
-        targets[len - 1] = -1;
+        self.dataset.fillText(self.input_ids[at..][0..len], self.targets[at..][0..len], start);
     }
 
     fn nextStream(self: *Loader) MicroBatch {

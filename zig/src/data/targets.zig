@@ -1,6 +1,7 @@
 //! From ids and mask bits to targets: the id, or −1 where the bit says that a token is not in the loss.
 //!
-//! `fill` is the fast form of `fillNaive`, which is the definition; a test holds them to one another. An id that no i32
+//! `fill` is the fast form of `fillNaive`, which is the definition, and `fillText` of `fillTextNaive`; tests hold each to its
+//! twin. An id that no i32
 //! holds becomes the largest i32: beyond every vocabulary, too, and never −1.
 //! Does not know: rows, shifts, files.
 
@@ -33,6 +34,44 @@ fn fillAll(targets: []i32, ids: []const u32) void {
         inline for (0..4) |j| targets[i + j * lanes ..][0..lanes].* = held(ids[i + j * lanes ..][0..lanes].*);
     }
     while (i < ids.len) : (i += 1) targets[i] = one(ids[i], true);
+}
+
+/// A text of its own: inputs are the ids, and each predicts the next, the last nothing. `first_bit` is the bit of ids[0].
+pub fn fillText(inputs: []u32, targets: []i32, ids: []const u32, mask: ?[]const u8, first_bit: usize) void {
+    std.debug.assert(inputs.len == ids.len and targets.len == ids.len and ids.len > 0);
+    inputs[0] = ids[0];
+    targets[ids.len - 1] = -1;
+    var i: usize = 1;
+    if (mask) |bits| {
+        while (i < ids.len and (first_bit + i) % 8 != 0) : (i += 1) {
+            inputs[i] = ids[i];
+            targets[i - 1] = one(ids[i], loss_mask.get(bits, first_bit + i));
+        }
+        const bytes = bits[@min(bits.len, (first_bit + i) / 8)..];
+        for (bytes[0..@min(bytes.len, (ids.len - i) / lanes)]) |byte| {
+            const v: Ids = ids[i..][0..lanes].*;
+            inputs[i..][0..lanes].* = v;
+            targets[i - 1 ..][0..lanes].* = held(v) | left_out[byte];
+            i += lanes;
+        }
+    } else while (i + lanes <= ids.len) : (i += lanes) {
+        const v: Ids = ids[i..][0..lanes].*;
+        inputs[i..][0..lanes].* = v;
+        targets[i - 1 ..][0..lanes].* = held(v);
+    }
+    while (i < ids.len) : (i += 1) {
+        inputs[i] = ids[i];
+        targets[i - 1] = one(ids[i], if (mask) |bits| loss_mask.get(bits, first_bit + i) else true);
+    }
+}
+
+/// The definition.
+pub fn fillTextNaive(inputs: []u32, targets: []i32, ids: []const u32, mask: ?[]const u8, first_bit: usize) void {
+    for (inputs, targets, ids, first_bit.., 1..) |*input, *target, id, bit, next| {
+        input.* = id;
+        const counts = next < ids.len and (mask == null or loss_mask.get(mask.?, bit + 1));
+        target.* = if (counts) one(ids[next], true) else -1;
+    }
 }
 
 /// Ids as i32, those beyond it as the largest.
@@ -90,6 +129,12 @@ test "the fast form equals the definition for every length, place and mask" {
             fill(got[0..len], ids[0..len], given, first);
             fillNaive(want[0..len], ids[0..len], given, first);
             try testing.expectEqualSlices(i32, &want, &got);
+            if (len == 0) continue;
+            var inputs: [2][ids.len]u32 = @splat(@splat(9));
+            fillText(inputs[0][0..len], got[0..len], ids[0..len], given, first);
+            fillTextNaive(inputs[1][0..len], want[0..len], ids[0..len], given, first);
+            try testing.expectEqualSlices(i32, &want, &got);
+            try testing.expectEqualSlices(u32, &inputs[1], &inputs[0]);
         };
     }
 }

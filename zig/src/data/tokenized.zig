@@ -391,6 +391,17 @@ pub const TokenizedDataset = struct {
             targets_module.fill(targets[piece.at..][0..piece.len], piece.file.tokens[piece.start..][0..piece.len], piece.file.mask, piece.start);
     }
 
+    /// A text of the tokens from `start` on: each as an input, with the next as its target, the last with none.
+    pub fn fillText(self: *const TokenizedDataset, inputs: []u32, targets: []i32, start: usize) void {
+        var pieces = self.piecesOf(start, start + inputs.len);
+        const piece = pieces.next() orelse return;
+        if (piece.len == inputs.len)
+            return targets_module.fillText(inputs, targets, piece.file.tokens[piece.start..][0..piece.len], piece.file.mask, piece.start);
+        self.readTokens(inputs, start);
+        self.fillTargets(targets[0 .. targets.len - 1], start + 1);
+        targets[targets.len - 1] = -1;
+    }
+
     /// 1 or 0 for each token from `start` on: whether the mask has it in the loss.
     pub fn readFlags(self: *const TokenizedDataset, out: []u8, start: usize) void {
         var pieces = self.piecesOf(start, start + out.len);
