@@ -291,7 +291,7 @@ def ollama_values(
             {
                 "Role": turn["role"],
                 "Content": turn["content"],
-                "Thinking": turn.get("thinking", ""),
+                "Thinking": turn.get("reasoning_content", ""),
                 "ToolCalls": calls,
             }
         )

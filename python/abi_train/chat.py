@@ -30,6 +30,7 @@ FORMATS: Final = (
     "mistral_v7_tekken",
     "qwen",
     "qwen2",
+    "qwen3",
     "smollm",
 )
 FROM_TOKENIZER: Final = "from-tokenizer"

@@ -49,6 +49,7 @@ pub const Format = enum {
     mistral_v7_tekken,
     qwen,
     qwen2,
+    qwen3,
     smollm,
 
     pub fn description(self: Format) *const Description {
@@ -138,6 +139,7 @@ fn published(template: []const u8) ?Published {
 
 const Published = struct { hash: u64, format: Format, tools: bool = true };
 const published_templates = [_]Published{
+    .{ .hash = 0xa55ee1b1660128b7, .format = .qwen3 }, // Qwen3
     .{ .hash = 0x64f85b198065d0fb, .format = .chatml }, // Qwen3-2507 instruct
     .{ .hash = 0x48e17aa3caf5bf20, .format = .chatml }, // the same with marks of trained text
     .{ .hash = 0xa4c9919cbbd4acdd, .format = .harmony }, // gpt-oss
@@ -163,6 +165,7 @@ fn nearest(template: []const u8) ?Format {
     }.has;
     if (has(template, "'Abbey:") or has(template, "\"Abbey:")) return .abbey;
     if (has(template, "<|im_start|>")) {
+        if (has(template, "<think>") and has(template, "last_query_index")) return .qwen3;
         inline for (.{ Format.qwen, Format.smollm }) |format| if (has(template, format.defaultSystem().?)) return format;
         if (has(template, "<|im_start|>system\\n" ++ formats.qwen2.default_system.?)) return .qwen2;
         return .chatml;

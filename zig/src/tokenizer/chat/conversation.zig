@@ -158,6 +158,7 @@ fn checkCalls(format: []const u8, description: *const Description, message: Mess
     const misfit: ?[]const u8 = switch (description.beside_call) {
         .nothing => if (text) "text" else if (thought) "reasoning" else null,
         .text => if (thought) "reasoning" else null,
+        .text_and_thinking => null,
         .text_or_thinking => if (text and thought) "text and reasoning" else null,
     };
     if (misfit) |what| {

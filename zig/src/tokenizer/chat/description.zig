@@ -51,8 +51,9 @@ pub const Flag = enum {
     /// The turn before, or the one behind it, is a tool's.
     after_tool,
     before_tool,
-    /// It is the last turn of the user.
+    /// It is the last turn of the user, or it stands behind that.
     newest_user,
+    after_newest_user,
     /// It is the chat's first turn, a system text not counted.
     opening_turn,
     /// A later assistant turn calls no tool.
@@ -84,6 +85,10 @@ pub const Value = enum {
     /// As a JSON string.
     content_json,
     thinking,
+    /// Without line ends at its ends.
+    thinking_stripped,
+    /// Without line ends at its beginning.
+    content_from_text,
     emotion,
     held,
     /// Text of the system turn that opens the chat.
@@ -128,7 +133,7 @@ pub const Description = struct {
     /// At most one call a turn.
     single_call: bool = false,
     /// What may stand beside a tool call.
-    beside_call: enum { nothing, text, text_or_thinking } = .text,
+    beside_call: enum { nothing, text, text_or_thinking, text_and_thinking } = .text,
     /// Whether reasoning has a place.
     thinking: bool = false,
     /// Whether a system turn may stand anywhere, not only first.

@@ -103,56 +103,62 @@ const chatml_plain: []const Node = &.{
     chatml_generate,
 };
 
-/// The same with tools: offered in the system turn, called and answered between tags (the Hermes way).
-const chatml_tools: []const Node = &.{
-    choose(&.{
-        when(&.{is(.tools)}, &.{
-            say("<|im_start|>system\n"),
-            choose(&.{
-                when(&.{is(.opens_with_system)}, &.{ put(.opening), say("\n\n") }),
-                when(&.{is(.default_system)}, &.{ put(.default_system), say("\n\n") }),
-            }),
-            say("# Tools\n\nYou may call one or more functions to assist with the user query.\n\n" ++
-                "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"),
-            tools(&.{ say("\n"), put(.tool_json) }),
-            say("\n</tools>\n\nFor each function call, return a json object with function name and arguments within " ++
-                "<tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n"),
-        }),
-        when(&.{is(.opens_with_system)}, &.{ say("<|im_start|>system\n"), put(.opening), say("<|im_end|>\n") }),
-        when(&.{is(.default_system)}, &.{ say("<|im_start|>system\n"), put(.default_system), say("<|im_end|>\n") }),
-    }),
-    turns(&.{choose(&.{
-        when(&.{ is(.first), is(.opens_with_system) }, &.{}),
-        when(&.{is(.tool)}, &.{
-            choose(&.{when(&.{no(.after_tool)}, &.{say("<|im_start|>user")})}),
-            say("\n<tool_response>\n"),
-            put(.content),
-            say("\n</tool_response>"),
-            choose(&.{when(&.{no(.before_tool)}, &.{say("<|im_end|>\n")})}),
-        }),
-        when(&.{is(.calls)}, &.{
-            say("<|im_start|>assistant\n"),
-            trained(&.{
-                choose(&.{when(&.{is(.content)}, &.{put(.content)})}),
-                calls(&.{
-                    choose(&.{
-                        when(&.{is(.content)}, &.{say("\n")}),
-                        when(&.{no(.first_call)}, &.{say("\n")}),
-                    }),
-                    say("<tool_call>\n{\"name\": \""),
-                    put(.call_name),
-                    say("\", \"arguments\": "),
-                    put(.call_arguments),
-                    say("}\n</tool_call>"),
+/// The same with tools: offered in the system turn, called and answered between tags (the Hermes way). `before` is what
+/// an answer begins with, `text` its content.
+fn chatmlTools(comptime before: []const Node, comptime text: Node) []const Node {
+    return &.{
+        choose(&.{
+            when(&.{is(.tools)}, &.{
+                say("<|im_start|>system\n"),
+                choose(&.{
+                    when(&.{is(.opens_with_system)}, &.{ put(.opening), say("\n\n") }),
+                    when(&.{is(.default_system)}, &.{ put(.default_system), say("\n\n") }),
                 }),
-                say("<|im_end|>"),
+                say("# Tools\n\nYou may call one or more functions to assist with the user query.\n\n" ++
+                    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"),
+                tools(&.{ say("\n"), put(.tool_json) }),
+                say("\n</tools>\n\nFor each function call, return a json object with function name and arguments within " ++
+                    "<tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n"),
             }),
-            say("\n"),
+            when(&.{is(.opens_with_system)}, &.{ say("<|im_start|>system\n"), put(.opening), say("<|im_end|>\n") }),
+            when(&.{is(.default_system)}, &.{ say("<|im_start|>system\n"), put(.default_system), say("<|im_end|>\n") }),
         }),
-        otherwise(chatml_turn),
-    })}),
-    chatml_generate,
-};
+        turns(&.{choose(&.{
+            when(&.{ is(.first), is(.opens_with_system) }, &.{}),
+            when(&.{is(.tool)}, &.{
+                choose(&.{when(&.{no(.after_tool)}, &.{say("<|im_start|>user")})}),
+                say("\n<tool_response>\n"),
+                put(.content),
+                say("\n</tool_response>"),
+                choose(&.{when(&.{no(.before_tool)}, &.{say("<|im_end|>\n")})}),
+            }),
+            when(&.{is(.calls)}, &.{
+                say("<|im_start|>assistant\n"),
+                trained(before ++ .{
+                    choose(&.{when(&.{is(.content)}, &.{text})}),
+                    calls(&.{
+                        choose(&.{
+                            when(&.{is(.content)}, &.{say("\n")}),
+                            when(&.{no(.first_call)}, &.{say("\n")}),
+                        }),
+                        say("<tool_call>\n{\"name\": \""),
+                        put(.call_name),
+                        say("\", \"arguments\": "),
+                        put(.call_arguments),
+                        say("}\n</tool_call>"),
+                    }),
+                    say("<|im_end|>"),
+                }),
+                say("\n"),
+            }),
+            when(&.{is(.assistant)}, &.{ say("<|im_start|>assistant\n"), trained(before ++ .{ text, say("<|im_end|>") }), say("\n") }),
+            otherwise(chatml_turn),
+        })}),
+        chatml_generate,
+    };
+}
+
+const chatml_tools = chatmlTools(&.{}, put(.content));
 
 const tool_tags: []const []const u8 = &.{ "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>" };
 
@@ -184,6 +190,32 @@ pub const qwen2: Description = .{
     .stops = chatml_stops,
     .default_system = "You are a helpful assistant.",
     .body = chatml_plain,
+};
+
+/// Reasoning stays behind the user's last turn only; the last answer always has its place.
+const qwen3_reasoning: []const Node = &.{choose(&.{
+    when(&.{no(.after_newest_user)}, &.{}),
+    when(&.{is(.last)}, qwen3_thought),
+    when(&.{is(.thinking)}, qwen3_thought),
+})};
+const qwen3_thought: []const Node = &.{ say("<think>\n"), put(.thinking_stripped), say("\n</think>\n\n") };
+const qwen3_text = choose(&.{
+    when(&.{no(.after_newest_user)}, &.{put(.content)}),
+    when(&.{is(.last)}, &.{put(.content_from_text)}),
+    when(&.{is(.thinking)}, &.{put(.content_from_text)}),
+    otherwise(&.{put(.content)}),
+});
+
+pub const qwen3: Description = .{
+    .about = "Qwen3: chatml with tools, and reasoning between <think> tags behind the user's last turn",
+    .controls = chatml_controls,
+    .optional = tool_tags ++ .{ "<think>", "</think>" },
+    .end = "<|im_end|>",
+    .stops = chatml_stops,
+    .tools = true,
+    .thinking = true,
+    .beside_call = .text_and_thinking,
+    .body = chatmlTools(qwen3_reasoning, qwen3_text),
 };
 
 pub const smollm: Description = .{

@@ -37,16 +37,16 @@ const Printer = struct {
         const d = self.description;
         if (self.uses(.opens_with_system)) try self.w.writeAll("{{ $opens := false }}");
         if (self.uses(.opening_turn)) try self.w.writeAll("{{ $opening := 0 }}");
-        if (self.uses(.newest_user)) try self.w.writeAll("{{ $user := -1 }}");
+        if (self.uses(.newest_user) or self.uses(.after_newest_user)) try self.w.writeAll("{{ $user := -1 }}");
         if (self.uses(.answered)) try self.w.writeAll("{{ $answer := -1 }}");
         if (self.uses(.after_tool)) try self.w.writeAll("{{ $before := \"\" }}");
         if (self.uses(.held)) try self.w.writeAll("{{ $held := \"\" }}");
         if (d.uses(.{ .value = .called })) try self.w.writeAll("{{ $called := \"\" }}");
-        if (!self.uses(.opens_with_system) and !self.uses(.opening_turn) and !self.uses(.newest_user) and !self.uses(.answered)) return;
+        if (!self.uses(.opens_with_system) and !self.uses(.opening_turn) and !self.uses(.newest_user) and !self.uses(.after_newest_user) and !self.uses(.answered)) return;
         try self.w.writeAll("{{ range $i, $m := .Messages }}");
         if (self.uses(.opens_with_system)) try self.w.writeAll("{{ if and (eq $i 0) (eq $m.Role \"system\") }}{{ $opens = true }}{{ end }}");
         if (self.uses(.opening_turn)) try self.w.writeAll("{{ if and (eq $i 0) (eq $m.Role \"system\") }}{{ $opening = 1 }}{{ end }}");
-        if (self.uses(.newest_user)) try self.w.writeAll("{{ if eq $m.Role \"user\" }}{{ $user = $i }}{{ end }}");
+        if (self.uses(.newest_user) or self.uses(.after_newest_user)) try self.w.writeAll("{{ if eq $m.Role \"user\" }}{{ $user = $i }}{{ end }}");
         if (self.uses(.answered)) try self.w.writeAll("{{ if and (eq $m.Role \"assistant\") (not $m.ToolCalls) }}{{ $answer = $i }}{{ end }}");
         try self.w.writeAll("{{ end }}");
     }
@@ -156,6 +156,7 @@ fn flagText(flag: Flag) []const u8 {
         .after_tool => "eq $before \"tool\"",
         .before_tool => "eq $next \"tool\"",
         .newest_user => "eq $i $user",
+        .after_newest_user => "lt $user $i",
         .opening_turn => "eq $i $opening",
         .answered => "lt $i $answer",
         .content => "$m.Content",
@@ -173,9 +174,9 @@ fn flagText(flag: Flag) []const u8 {
 fn valueText(value: Value) []const u8 {
     return switch (value) {
         .role => "$m.Role",
-        .content, .content_trimmed => "$m.Content",
+        .content, .content_trimmed, .content_from_text => "$m.Content",
         .content_json => "json $m.Content",
-        .thinking => "$m.Thinking",
+        .thinking, .thinking_stripped => "$m.Thinking",
         .opening, .opening_trimmed => "(index $.Messages 0).Content",
         .date => "currentDate",
         .call_name => "$call.Function.Name",

@@ -57,7 +57,7 @@ const Printer = struct {
             try self.w.writeAll(typescript.jinja_macros);
             self.begun = true;
         }
-        const looks = d.uses(.{ .flag = .newest_user }) or d.uses(.{ .flag = .answered });
+        const looks = d.uses(.{ .flag = .newest_user }) or d.uses(.{ .flag = .after_newest_user }) or d.uses(.{ .flag = .answered });
         if (looks or d.uses(.{ .flag = .held }) or d.uses(.{ .value = .called }))
             try self.tag("set seen = namespace(user=-1, answer=-1, held='', called='')", .{});
         if (!looks) return;
@@ -208,10 +208,11 @@ fn flagText(flag: Flag) []const u8 {
         .after_tool => "loop.index0 > 0 and messages[loop.index0 - 1].role == 'tool'",
         .before_tool => "not loop.last and messages[loop.index0 + 1].role == 'tool'",
         .newest_user => "loop.index0 == seen.user",
+        .after_newest_user => "loop.index0 > seen.user",
         .opening_turn => "loop.index0 == (1 if messages[0].role in ['system', 'developer'] else 0)",
         .answered => "loop.index0 < seen.answer",
         .content => "message.content",
-        .thinking => "message.thinking",
+        .thinking => "(message.thinking or message.reasoning_content)",
         .emotion => "message.emotion",
         .calls => "message.tool_calls",
         .first_call => "loop.first",
@@ -230,7 +231,9 @@ fn valueText(value: Value) []const u8 {
         .content => "message.content",
         .content_trimmed => "message.content | trim",
         .content_json => "message.content | tojson",
-        .thinking => "message.thinking",
+        .thinking => "(message.thinking or message.reasoning_content)",
+        .thinking_stripped => "(message.thinking or message.reasoning_content or '').strip('\\n')",
+        .content_from_text => "message.content.lstrip('\\n')",
         .emotion => "message.emotion",
         .opening => "messages[0].content",
         .opening_trimmed => "messages[0].content | trim",

@@ -167,6 +167,7 @@ const Walk = struct {
             .after_tool => self.turn.? > 0 and self.messages[self.turn.? - 1].role == .tool,
             .before_tool => self.turn.? + 1 < self.messages.len and self.messages[self.turn.? + 1].role == .tool,
             .newest_user => self.turn == self.newest_user,
+            .after_newest_user => if (self.newest_user) |at| self.turn.? > at else true,
             .opening_turn => self.turn.? == @intFromBool(opens),
             .answered => if (self.newest_answer) |at| at > self.turn.? else false,
             .content => self.message().content.len > 0,
@@ -191,6 +192,8 @@ const Walk = struct {
             .content_trimmed => unicode.trim(self.message().content),
             .content_json => try self.quoted(self.message().content),
             .thinking => self.message().thinking orelse "",
+            .thinking_stripped => std.mem.trim(u8, self.message().thinking orelse "", "\n"),
+            .content_from_text => std.mem.trimStart(u8, self.message().content, "\n"),
             .emotion => self.message().emotion orelse "",
             .held => {
                 defer self.held = "";
