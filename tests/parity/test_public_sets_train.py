@@ -67,8 +67,11 @@ def prepared(folder: Path, model: Path, name: str, config: str, chat_format: str
     return folder / "train.bin"
 
 
-@pytest.mark.parametrize("packing", ["none", "bfd"])
-@pytest.mark.parametrize(("name", "config"), TEXTS)
+@pytest.mark.parametrize(
+    ("name", "config", "packing"),
+    [(*key, packing) for key in TEXTS for packing in ("none", "bfd")]
+    + [("gsm8k", "main", "wrapped"), ("daily-dialog", "default", "bfd_split")],
+)
 def test_a_set_of_texts_trains_alike_on_both_engines(
     tmp_path: Path, model: Path, name: str, config: str, packing: str
 ) -> None:

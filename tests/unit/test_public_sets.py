@@ -693,6 +693,26 @@ def test_a_failure_leaves_the_rows_of_before(tmp_path: Path) -> None:
     assert (report.path.read_bytes(), report.side_file.read_bytes()) == before
 
 
+def test_a_disk_that_fills_leaves_the_rows_of_before_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, report = get(tmp_path, "gsm8k", "main")
+    before = report.path.read_bytes(), report.side_file.read_bytes()
+    names = sorted(tmp_path.iterdir())
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    source = published(tmp_path, "gsm8k", "socratic")
+    with pytest.raises(FileAccessError, match=r"rows.jsonl: cannot be written \(No space left"):
+        fetch("gsm8k", report.path, source=source, config="socratic")
+    assert (report.path.read_bytes(), report.side_file.read_bytes()) == before
+    assert sorted(path for path in tmp_path.iterdir() if path.is_file()) == [
+        path for path in names if path.is_file()
+    ]
+
+
 def test_without_the_hub_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom abi_train.cli import main\n"
