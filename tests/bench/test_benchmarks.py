@@ -175,3 +175,14 @@ def test_pairs_in_float32_are_held_against_float64(tmp_path: Path) -> None:
     for row in rows:
         assert row["apart_in_float64"] < 1e-7 * (1.0 + row["size"])
         assert row["native"] < 1e-5 * (1.0 + row["size"])
+
+
+def test_prepare_makes_the_same_rows_and_ids_as_datasets_and_tokenizers(tmp_path: Path) -> None:
+    result = run_tiny("prepare", tmp_path, "--parsers", "ours", "json")
+    assert [row["parser"] for row in result["parse"]] == ["ours", "json"] * 2
+    assert all(row["gb_per_s"] > 0 for row in result["parse"])
+    for row in result["prepare"]:
+        ours, theirs = row["ours"][0], row["datasets"][0]
+        assert ours["rows"] == theirs["rows"] < 500
+        assert ours["tokens"] == theirs["sample_ids"]  # the sample is all of it here
+    assert result["memory"][0]["peak_above_import_mib"] > 0

@@ -84,6 +84,12 @@ def prepare_command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that make shards. (default: CPUs)")
     ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads; 0: one for each CPU. The bytes are the same.")
+    ] = 0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin again instead of going on after a kill.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Turn JSONL into a token file with loss mask, row starts and manifest.
@@ -146,6 +152,8 @@ def prepare_command(
                 tokenizer,
                 output,
                 **options,
+                threads=threads,
+                resume=not restart,
                 on_progress=lambda now: bar.update(
                     task,
                     description="counting lines" if now.counting else f"{now.rows} rows",
@@ -177,6 +185,8 @@ def prepare_command(
 
 def print_report(report: Any) -> None:
     """What was written, what was left out, and the first row as the model will see it."""
+    if report.continued_at:
+        say(f"went on at {report.continued_at:.0%}, where an earlier run had stopped")
     for split in (report.train, report.evaluation):
         if split is None:
             continue
