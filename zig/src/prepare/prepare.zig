@@ -2,6 +2,7 @@
 //!
 //! Knows the columns of rows and what of them is learned; tokenizers and token files through their own layers.
 
+pub const block = @import("block.zig");
 pub const encode = @import("encode.zig");
 pub const job = @import("job.zig");
 pub const journal = @import("journal.zig");
@@ -16,10 +17,12 @@ pub const Progress = job.Progress;
 pub const Report = report.Report;
 
 test {
+    _ = block;
     _ = encode;
     _ = job;
     _ = journal;
     _ = report;
+    _ = @import("run.zig");
     _ = row;
     _ = source;
     _ = @import("job_test.zig");
