@@ -34,7 +34,7 @@ TORCH_FAMILY = {
 TORCH_ENGINE = "engines.trl"
 TORCH_HOME = "engines.trl.libraries"
 TORCH_BETWEEN_PROCESSES = "engines.gloo"  # torch alone, and only where there are several
-HUB_HOME = "data.sets.hub"  # `datasets` alone, and only when a set is fetched
+DATASETS_HOMES = {"data.sets.hub", "data.shards"}  # `datasets` alone, and only when it is used
 TERMINAL = {"typer", "click", "rich"}
 TERMINAL_HOMES = {"cli", "progress", "check.table"}
 
@@ -142,10 +142,11 @@ def at_home(module: str) -> bool:
 def test_one_engine_alone_imports_torch_and_its_family() -> None:
     users = {line.module for line in all_imports() if not line.ours and line.target in TORCH_FAMILY}
     assert users
-    assert {user for user in users if not at_home(user)} == {HUB_HOME}
-    hub = [line for line in all_imports() if line.module == HUB_HOME and not line.ours]
-    assert {line.target for line in hub if line.target in TORCH_FAMILY} == {"datasets"}
-    assert not any(line.eager for line in hub if line.target in TORCH_FAMILY)
+    assert {user for user in users if not at_home(user)} == DATASETS_HOMES
+    guests = [line for line in all_imports() if line.module in DATASETS_HOMES and not line.ours]
+    taken = [line for line in guests if line.target in TORCH_FAMILY]
+    assert {line.target for line in taken} == {"datasets"}
+    assert not any(line.eager for line in taken)
 
 
 def inside(module: str, package: str) -> bool:
