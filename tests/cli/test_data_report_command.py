@@ -206,3 +206,45 @@ def test_training_says_what_it_learns_and_what_it_cuts(
     assert "subject is it?<|im_end|>⟧" in shown
     assert "row 0" not in train(127)
     assert "longer than" not in train(63, "--set", "packing=wrapped")
+
+
+def test_info_spells_out_what_steers_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps({"text": "\x1b[2J here \u202e and on"}) + "\n")
+    output = tmp_path / "a.bin"
+    assert call("prepare", source, "--tokenizer", TOKENIZER, "--output", output) == 0
+    capsys.readouterr()
+    assert call("info", output, "--tokenizer", TOKENIZER, "--rows", "1") == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J here \\u202e and on" in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vocab_size": "x"}, "vocab_size"),
+        ({"truncated": "many"}, "truncated"),
+        ({"kind": "elf"}, "elf"),
+        ({"incomplete": True}, "interrupted"),
+        ({"count": 3}, "3 tokens"),
+        ({"mask": "../a.mask"}, "mask"),
+    ],
+)
+def test_a_faulty_manifest_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], said: str
+) -> None:
+    output = tmp_path / "a.bin"
+    assert call("prepare", CHATS, "--tokenizer", TOKENIZER, "--output", output) == 0
+    manifest = output.with_suffix(".json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+    capsys.readouterr()
+    assert call("report", output, "--tokenizer", TOKENIZER) == 1
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "unexpected" not in shown
+    manifest.write_text("[" * 100_000)
+    assert call("report", output) == 1
+    assert "unexpected" not in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..data.visible import visible
 from .common import HELP_SETTINGS, JsonFlag, err, out, print_json, say, size_text
 from .rows import explain_marks, pieces_text
 from .rows import print_report as show_report
@@ -336,7 +337,8 @@ def info_command(
         if key == "examples":
             continue
         shown = size_text(value) if key == "bytes" else value
-        console.print(f"{key:>16}  {shown}", highlight=False, markup=False)
+        console.print(f"{key:>16}  {visible(str(shown))}", highlight=False, markup=False)
     for example in facts.get("examples", []):
         console.print(f"\nrow {example['row']}: {example['tokens']} tokens", highlight=False)
-        console.print(example.get("text", example["ids"]), highlight=False, markup=False)
+        text = visible(str(example.get("text", example["ids"])))
+        console.print(text, highlight=False, markup=False)

@@ -240,7 +240,7 @@ def is_set(path: Path) -> bool:
     """Whether the manifest of this name lists several files. False for what cannot be read."""
     try:
         manifest = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and manifest.get("schema") == SET_SCHEMA
 
@@ -264,7 +264,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         return {}
     try:
         manifest = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{beside}: cannot be read as a manifest ({error})") from None
     known = (MANIFEST_SCHEMA, SET_SCHEMA)
     if not isinstance(manifest, dict) or manifest.get("schema") not in known:

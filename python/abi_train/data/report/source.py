@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...dataset import TokenizedWriter
+from ...dataset import TokenizedDataset, TokenizedWriter
 from ...errors import ArgumentError, DataError, FileAccessError, MissingFileError
 from ..files import Bits, Ids, TokenFiles, is_set, manifest_path
 from ..native import NativeEncoder
@@ -111,6 +111,7 @@ def opened(
     if not path.is_file():
         raise FileAccessError(f"{path} is not a regular file; save the rows to one first")
     if not is_jsonl(path):
+        TokenizedDataset.load(path).close()  # the native reader has a sentence for every fault
         yield _token_file(path, TokenFiles.open(path), tokenizer)
         return
     if tokenizer is None:
