@@ -235,6 +235,22 @@ def test_chats_with_tools_become_the_same(tmp_path: Path, seed: int, chat_format
         assert python.skipped.total > 0
 
 
+def test_tools_the_model_s_own_template_would_not_show_are_unusable(tmp_path: Path) -> None:
+    """The sample's template is chatml without tools; with the format by name they are shown."""
+    rng = random.Random(3)
+    source = tmp_path / "a.jsonl"
+    rows = [{"messages": tool_turns(rng), "tools": TOOLS}, {"messages": turns(rng)}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for encoder in (None, NativeEncoder(TOKENIZER)):
+        output = tmp_path / "a.bin"
+        with pytest.raises(DataError, match=r"a\.jsonl:1: .*does not show them"):
+            prepare([source], TOKENIZER, output, encoder=encoder)
+        report = prepare([source], TOKENIZER, output, encoder=encoder, skip_invalid=True)
+        assert (report.train.rows, report.skipped.total) == (1, 1)
+    named = prepare([source], TOKENIZER, tmp_path / "b.bin", chat_format="chatml")
+    assert named.train.rows == 2
+
+
 def accepted(line: bytes) -> bool:
     try:
         _native.preparation.check_lines(line)

@@ -350,6 +350,7 @@ typedef struct abt_progress {
 /* Opens the sources. options_json: an object with "sources" (list of paths), "output" (path ending in .bin), and
  * optional "eval_output", "eval_fraction", "seed", "chat_format" (a name, or null: what the
  * tokenizer's template exactly is; chats are refused when it is none), "date" (as 2025-06-28; default: today),
+ * "tools" (false: rows that offer some are unusable),
  * "loss" (assistant, completion, all), "max_seq_len", "skip_invalid", "stream", "threads" (0: all CPUs), "continues",
  * "journal_ms", "block_bytes", and for the manifest "tokenizer_hash", "format_name", "source_note", "license",
  * "commercial_use", "notes". */

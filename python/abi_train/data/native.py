@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..chat import CHOICES, format_info
 from ..chat import FORMATS as FORMATS_BY_NAME
-from ..errors import ArgumentError
+from ..errors import ArgumentError, DataError
 from ..tokenizer import Tokenizer
 from .sources import Message
 
@@ -34,8 +34,9 @@ class NativeEncoder:
         self.end_ids = frozenset(end for end in ends if end is not None)
         self.hash = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
         self.past_end_ids: frozenset[int] = frozenset()
+        self.shows_tools = True
+        """Whether the template, where it decides on the format, shows tools as the format does."""
         self.chat_format = self._format = chat_format or self._name()
-
         if self.chat_format in FORMATS_BY_NAME:
             past = format_info(self.chat_format).past_end
             token = None if past is None else self._tokenizer.token_to_id(past, control_only=True)
@@ -45,7 +46,10 @@ class NativeEncoder:
     def _name(self) -> str | None:
         """The format the template is, or `from-tokenizer`; None when there is no template."""
         found = self._tokenizer.chat_format()
-        return None if found is None else found.name
+        if found is None:
+            return None
+        self.shows_tools = found.tools
+        return found.name
 
     @property
     def tokenizer(self) -> Handle:
@@ -67,6 +71,11 @@ class NativeEncoder:
         last_only: bool = False,
     ) -> tuple[list[int], list[bool]]:
         """Ids and whether each is in the loss."""
+        if tools and not self.shows_tools:
+            raise DataError(
+                "the chat offers tools, and the tokenizer's template, which is "
+                f"{self.chat_format}, does not show them; name a format with tools"
+            )
         turns = [turn.to_dict() for turn in messages]
         for turn in turns:
             if turn["role"] == "user":

@@ -210,6 +210,7 @@ def prepare(
             "eval_fraction": eval_fraction,
             "seed": seed,
             "chat_format": None if runs_template else native.chat_format,
+            "tools": native.shows_tools,
             "loss": loss,
             "max_seq_len": max_seq_len,
             "skip_invalid": skip_invalid,

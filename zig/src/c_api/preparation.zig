@@ -36,6 +36,7 @@ const Given = struct {
     seed: u64 = 42,
     chat_format: ?[]const u8 = null,
     date: ?[]const u8 = null,
+    tools: bool = true,
     loss: []const u8 = "assistant",
     max_seq_len: ?u32 = null,
     skip_invalid: bool = false,
@@ -96,6 +97,7 @@ fn open(tokenizer: *Tokenizer, json: []const u8, diag: *failure.Diagnostic) !Pay
             const day = try arena.allocator().create([10]u8);
             break :blk abi.tokenizer.chat_format.today(day);
         },
+        .tools = given.tools,
         .loss = std.meta.stringToEnum(abi.prepare.Loss, given.loss) orelse {
             diag.set("loss is \"{s}\"; it must be assistant, completion or all", .{given.loss[0..@min(given.loss.len, 60)]});
             return error.InvalidOptions;

@@ -26,6 +26,7 @@ pub const Hands = struct {
             .reader = .init(gpa, options.limits),
             .encoder = .init(gpa, tokenizer, .{
                 .format = options.chat_format,
+                .tools = options.tools,
                 .loss = options.loss,
                 .max_seq_len = options.max_seq_len,
                 .date = options.date,

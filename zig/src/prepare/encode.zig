@@ -29,6 +29,8 @@ pub const Loss = enum {
 pub const Options = struct {
     /// Null: chats are refused.
     format: ?tokenizer_layer.ChatFormat = null,
+    /// Whether tools may be offered.
+    tools: bool = true,
     loss: Loss = .assistant,
     /// Year, month and day, for formats that name the day.
     date: ?[]const u8 = null,
@@ -166,6 +168,11 @@ pub const RowEncoder = struct {
                 "Name one with --chat-format (in Python chat_format)", .{});
             return error.NotEncodable;
         };
+        if (options.tools.len > 0 and !self.options.tools) {
+            self.problem = .unwritable_turn;
+            self.said.set("the chat offers tools, and the tokenizer's template, which is {t}, does not show them; name a format with tools", .{format});
+            return error.Unusable;
+        }
         return tokenizer_layer.chat_format.renderWith(self.gpa, &self.scratch, self.tokenizer, format, messages, options, &self.said) catch |err| {
             self.problem = switch (err) {
                 error.OutOfMemory => return error.OutOfMemory,

@@ -32,6 +32,8 @@ pub const Options = struct {
     seed: u64 = 42,
     /// Null: chats are refused.
     chat_format: ?tokenizer_layer.ChatFormat = null,
+    /// Whether tools may be offered: not where the model's own template would not show them.
+    tools: bool = true,
     /// Year, month and day as 2025-06-28, for chat formats that name the day.
     date: ?[]const u8 = null,
     loss: encode.Loss = .assistant,
@@ -170,7 +172,7 @@ pub const Job = struct {
         const o = &self.options;
         var out: std.json.Stringify = .{ .writer = &text.writer };
         out.beginArray() catch return error.OutOfMemory;
-        const facts = .{ config.version, o.output, o.eval_output, o.eval_fraction, o.seed, o.loss, o.max_seq_len, o.skip_invalid, o.stream, o.tokenizer_hash, o.format_name, o.chat_format, self.namedDay(), o.source_note, o.license, o.commercial_use, o.notes, o.block_bytes, o.limits, self.tokenizer.vocabSize() };
+        const facts = .{ config.version, o.output, o.eval_output, o.eval_fraction, o.seed, o.loss, o.max_seq_len, o.skip_invalid, o.stream, o.tokenizer_hash, o.format_name, o.chat_format, o.tools, self.namedDay(), o.source_note, o.license, o.commercial_use, o.notes, o.block_bytes, o.limits, self.tokenizer.vocabSize() };
         out.write(facts) catch return error.OutOfMemory;
         for (self.sources) |*source| out.write(.{ source.path, source.size, @as(i64, @intCast(@divTrunc(source.mtime_ns, 1000))), source.head }) catch return error.OutOfMemory;
         out.endArray() catch return error.OutOfMemory;
