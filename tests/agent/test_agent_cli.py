@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_gguf import SHAPES, write_tiny_gguf
+from tiny_gguf import CHATML, SHAPES, write_tiny_gguf
 
 QUIET = ("--max-tokens", "12", "--seed", "4")
 
@@ -149,6 +149,16 @@ def test_every_family_talks(run: Any, tmp_path: Path, shape: str) -> None:
     write_tiny_gguf(path, SHAPES[shape])
     done = run("agent", "--model", path, "-m", "hello", *QUIET)
     assert (done.returncode, done.stdout[-1:]) == (0, "\n"), done.stderr
+
+
+def test_a_template_that_is_only_near_a_format_is_said_to_be(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "near.gguf"
+    write_tiny_gguf(path, SHAPES["llama"], chat_template=CHATML + "{{ '' }}")
+    done = run("agent", "--model", path, "-m", "x", *QUIET)
+    assert done.returncode == 0
+    assert "read as chatml, the nearest" in done.stderr
+    write_tiny_gguf(path, SHAPES["llama"])
+    assert "nearest" not in run("agent", "--model", path, "-m", "x", *QUIET).stderr
 
 
 def test_a_template_of_an_unknown_family_asks_for_a_name(run: Any, tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ pub const Local = struct {
     format: chat_format.Format,
     /// Where the format comes from, for `/info`.
     format_source: []const u8,
+    /// The file's own template is exactly no format known here: what the model sees may differ from what it was taught.
+    format_is_near: bool = false,
     stop_ids: std.ArrayList(u32),
 
     /// On failure `diag` says what and why. Caller calls `close`. `options.path` must outlive the result.
@@ -58,6 +60,7 @@ pub const Local = struct {
 
         self.gpa = gpa;
         self.io = io;
+        self.format_is_near = false;
         self.path = options.path;
         self.model = try .open(gpa, io, options.path, diag);
         errdefer self.model.close();
@@ -110,6 +113,7 @@ pub const Local = struct {
                 return error.UnusableTokenizer;
             };
             self.format = found.format;
+            self.format_is_near = !found.exact;
             self.format_source = if (found.exact) "from the file" else "the nearest known to the file's own template, which may differ";
             return;
         }

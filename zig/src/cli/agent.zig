@@ -69,6 +69,10 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
             else => return app.fail(verb.name, diag.text()),
         };
         defer local.close();
+        if (local.format_is_near) app.tell(
+            "{s}: its chat template is exactly none known here; it is read as {t}, the nearest. Name another with --chat-format\n",
+            .{ path, local.format },
+        );
         return talk(app, &parsed, options, store, local.backend(), std.fs.path.basename(path));
     }
     const model = nonEmpty(app.environment.get("ABI_OLLAMA_MODEL")) orelse {
