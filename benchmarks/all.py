@@ -43,6 +43,7 @@ RUNS: dict[str, list[str]] = {
     "scaling": ["scaling.py", "--shapes", "4m", "135m"],
     "gemm": ["gemm.py", "--one-thread", "--rounds", "2", "--repeat", "3"],
     "bf16_learning": ["bf16_learning.py"],
+    "batches": ["batches.py", "--threads", "1", "--rounds", "4", "--slow-batches", "60"],
 }
 
 

@@ -160,6 +160,11 @@ def goals(folder: Path) -> str:
             f"{100 * value:.2f} %",
             lower=True,
         )
+    batches = load("batches", folder)
+    for part in batches["kinds"] if batches else []:
+        value = part["rows"][0]["tokens_per_second"] / 1e9
+        shown = f"{value:.2f} G tokens/s"
+        add(f"batches, {part['kind']}, one thread", "≥ 1 G tokens/s", value, 1.0, shown)
     return table(lines, ["what", "goal", "measured", "met"])
 
 
@@ -388,6 +393,28 @@ def learning_table(folder: Path) -> str:
     return table(lines, ["seed", "loss", "float32", "bf16", "difference"]) + "\n\n" + origin(result)
 
 
+def batch_tables(folder: Path) -> str:
+    result = load("batches", folder)
+    if result is None:
+        return ""
+    texts = []
+    for part in result["kinds"]:
+        lines = [
+            [
+                row["engine"],
+                f"{row['tokens_per_second'] / 1e9:.3f}",
+                f"{row['best'] / 1e9:.3f}",
+                f"{row['spread']:.2f}",
+                f"{row['native_is']:.1f}x",
+            ]
+            for row in part["rows"]
+        ]
+        head = ["engine", "G tokens/s", "best", "spread", "native is"]
+        what = f"**{part['kind'].capitalize()}**: {part['batch']} x {part['length']} tokens"
+        texts.append(f"{what}, {part['tokens']:,} in the file.\n\n{table(lines, head)}")
+    return "\n\n".join([*texts, origin(result)])
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "goals": goals,
     "step": step_tables,
@@ -397,6 +424,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "adapters": adapter_tables,
     "scaling": scaling_tables,
     "bf16_learning": learning_table,
+    "batches": batch_tables,
 }
 
 

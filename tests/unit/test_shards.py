@@ -12,7 +12,7 @@ import pytest
 from abi_train._native import dataset as native
 from abi_train.data.files import TokenFiles, is_set
 from abi_train.data.info import describe
-from abi_train.data.rows import TokenRows
+from abi_train.data.rows import PreferenceRows, TokenRows
 from abi_train.dataset import TokenizedDataset, TokenizedWriter
 from abi_train.errors import AbiTrainError, DataError, MissingFileError
 
@@ -117,6 +117,11 @@ def test_pairs_may_be_a_set(tmp_path: Path) -> None:
         for pair in (0, 2, 3, 9, 10, 19):
             for left, right in zip(all_of.pair(pair), one.pair(pair), strict=True):
                 np.testing.assert_array_equal(left, right)
+    ours, theirs = (
+        PreferenceRows.open(path, batch_size=2, max_seq_len=12) for path in (set_path, one_path)
+    )
+    assert len(ours) == len(theirs) > 0
+    assert [ours[at] for at in range(len(ours))] == [theirs[at] for at in range(len(theirs))]
 
 
 def test_info_describes_a_set(tmp_path: Path) -> None:
