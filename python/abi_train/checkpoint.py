@@ -347,7 +347,9 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         _require_equal(key, saved.get(key, unsaid), now.get(key, unsaid))
     for key, value in now.items():
         before = saved.get(key)
-        if before is None and key in _NOT_EVERYWHERE:
+        if key in _NOT_EVERYWHERE:
+            if before is not None and before != value:
+                raise CheckpointError(f"cannot resume: {_NOT_EVERYWHERE[key]}")
             continue
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             for inner, part in value.items():
@@ -359,7 +361,12 @@ def require_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             _require_equal(key, before, value)
 
 
-_NOT_EVERYWHERE: Final = ("base_crc32c",)
+_NOT_EVERYWHERE: Final = {
+    "base_crc32c": "the checkpoint's adapter was trained on another base than this model. Give the "
+    "model the run began with.",
+    "reference_crc32c": "the reference has other numbers than the one the run began with. Give the "
+    "model, adapter and ref_model the run began with.",
+}
 """What not every engine can tell: compared when both sides have it."""
 
 

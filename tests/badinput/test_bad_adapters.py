@@ -51,6 +51,8 @@ TRAIN = "train lora.json "
 DPO = "train dpo.json "
 GO_ON = TRAIN + "--adapter adapter "
 RESUME = TRAIN + "--run-dir begun --resume begun/checkpoint-2 --set max_steps=4 "
+RESUME_FULL = "train full.json --resume begun-full/checkpoint-2 --set max_steps=4 "
+RESUME_REF = "train ref.json --resume begun-ref/checkpoint-2 --set max_steps=4 "
 CHECKPOINT = "begun/checkpoint-2/"
 A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 Tensors = dict[str, np.ndarray[Any, Any]]
@@ -90,6 +92,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert leave(command) == 0
         assert leave(TRAIN + "--run-dir begun") == 0
         assert leave(DPO + "--run-dir begun-dpo") == 0
+        full = {key: value for key, value in dpo.items() if key not in ("method", "lora")}
+        (folder / "full.json").write_text(json.dumps({**full, "run_dir": "begun-full"}))
+        assert leave("train full.json") == 0
+        compared = {**dpo, "dpo": {"ref_model": "other"}, "run_dir": "begun-ref"}
+        (folder / "ref.json").write_text(json.dumps(compared))
+        assert leave("train ref.json") == 0
     adapter = folder / "adapter"
     shutil.copytree(folder / CHECKPOINT, adapter)
     for name in ("checksums.json", "trainer_state.json", "optimizer.safetensors"):
@@ -250,7 +258,19 @@ CASES = [
         for name in (WEIGHTS, CONFIG, "config.json", "optimizer.safetensors", "trainer_state.json")
     ),
     Case("resume: no moments", unlisted(remove(CHECKPOINT + "optimizer.safetensors")), RESUME, ()),
-    Case("another model", change_json("lora.json", model="other"), RESUME, ("base", "was")),
+    Case("another model", change_json("lora.json", model="other"), RESUME, ("another base",)),
+    Case(
+        "another reference",
+        change_json("full.json", model="other"),
+        RESUME_FULL,
+        ("the reference has other numbers",),
+    ),
+    Case(
+        "another ref_model",
+        table("dpo", "ref.json", ref_model="model"),
+        RESUME_REF,
+        ("the reference has other numbers",),
+    ),
     Case("a wider model", change_json("lora.json", model="wide"), RESUME, ("hidden_size",)),
     Case("other data", other_last_token, RESUME, ("data_crc32c",)),
     Case("another rank", table("lora", r=1), RESUME, ("lora.r",)),

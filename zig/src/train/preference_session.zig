@@ -18,6 +18,7 @@ const objective_file = @import("preference_objective.zig");
 const asking_file = @import("preference_asking.zig");
 const vocabulary = @import("preference_vocabulary.zig");
 const DpoConfig = @import("preference_config.zig").DpoConfig;
+const Source = @import("source.zig").Source;
 
 /// What passing some micro-batches gave.
 pub const Pass = struct {
@@ -93,22 +94,15 @@ pub fn PreferenceSession(comptime T: type) type {
             self.* = undefined;
         }
 
-        /// CRC-32C of the reference's own numbers; null when the base alone says it all, or they were let go.
-        pub fn referenceChecksum(self: *const Self) ?u32 {
+        /// What tells the reference from another one: `Source.fingerprint` of a model, the CRC-32C of an adapter's numbers; null when
+        /// the base alone says it. `start` is the model as the run begins.
+        pub fn referenceChecksum(self: *const Self, start: Source(T)) ?u32 {
             return switch (self.objective.reference orelse return null) {
                 .adapter_off => null,
-                .starting_adapter, .starting_model => |values| base.checksum.crc32c(std.mem.sliceAsBytes(values)),
-                .ref_model => |other| checksum(other.weights()),
+                .starting_adapter => |values| base.checksum.crc32c(std.mem.sliceAsBytes(values)),
+                .starting_model => start.fingerprint(),
+                .ref_model => |other| (if (T == f32) Source(T){ .mapped = other.model } else Source(T){ .dense = other.model }).fingerprint(),
             };
-        }
-
-        fn checksum(weights: Weights) u32 {
-            var sum: base.checksum.Crc32c = .{};
-            switch (weights.base) {
-                .dense => |flat| sum.update(std.mem.sliceAsBytes(flat)),
-                .frozen => |matrices| for (matrices) |matrix| sum.update(matrix.bytes),
-            }
-            return sum.final();
         }
 
         /// Asks the reference about all pairs where that was wanted, one piece a call.

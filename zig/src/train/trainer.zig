@@ -233,7 +233,7 @@ pub fn Trainer(comptime T: type) type {
                 }, diag);
                 self.identity.dpo = .of(dpo);
                 self.identity.reference = .{ .kind = self.pairs.?.objective.kind, .precomputed = dpo.precompute_ref_log_probs };
-                self.identity.reference_crc32c = self.pairs.?.referenceChecksum();
+                self.identity.reference_crc32c = self.pairs.?.referenceChecksum(source);
             }
             errdefer if (self.pairs) |*pairs| pairs.deinit();
 

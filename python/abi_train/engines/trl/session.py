@@ -24,7 +24,7 @@ from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
 from ...schedule import learning_rate
 from .. import LeftOut, Probe, announce, processes, too_little
-from ..native import open_model
+from ..native import open_any, open_model
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
@@ -114,6 +114,8 @@ class Session:
                 "dpo": self.dpo.identity(),
                 "reference": reference.kind,
             }
+            compared = self._reference_checksum(reference.kind)
+            what |= {} if compared is None else {"reference_crc32c": compared}
         return {
             **{name: getattr(self.config, name) for name in names},
             "data_tokens": int(self.rows.token_ids.size),
@@ -136,6 +138,22 @@ class Session:
             for folder in (self.resume_from, lora.adapter):
                 if folder is not None:
                     _native.adapter.check_on(model.native, folder)
+            return _native.model.fingerprint(model.native)
+
+    def _reference_checksum(self, kind: str) -> int | None:
+        """What tells a model that pairs are compared with from another one; None where its base
+        says it, or the native library does not know it."""
+        assert self.dpo is not None
+        paths = {"starting_model": self.spec.model, "ref_model": self.dpo.ref_model}
+        path = paths.get(kind.partition(" ")[0])
+        if path is None:
+            return None
+        dtype = "float32" if path.suffix == ".json" else "stored"
+        try:
+            model = open_any(path, seed=self.config.seed, dtype=dtype)
+        except (FormatError, UnsupportedError):
+            return None
+        with model:
             return _native.model.fingerprint(model.native)
 
     def _first_state(self) -> dict[str, Any]:
