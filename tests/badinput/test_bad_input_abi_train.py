@@ -29,6 +29,7 @@ from abi_train.cli import main
 
 TRAIN = "train recipe.json "
 PREPARE = "data prepare rows.jsonl --tokenizer tokenizer --output new.bin "
+REPORT = "data report r.jsonl --tokenizer tokenizer "
 EXPORT = "export talker --output new.gguf "
 ROWS = '{"prompt": "a", "completion": "b"}\n'
 NORM = "model.norm.weight"
@@ -114,6 +115,12 @@ CASES = [
     Case("unknown format", nothing, PREPARE + "--chat-format irc", ("irc",), 2),
     Case("info of nothing", nothing, "data info no.bin", ("no.bin", "no such file")),
     Case("info of a part", cut("data.bin", keep=0.5505), "data info data.bin", ("multiple of 4",)),
+    Case("report on nothing", nothing, "data report no.bin", ("no.bin", "no such file")),
+    Case("report on a part", cut("data.bin", keep=0.5505), "data report data.bin", ("data.bin",)),
+    Case("report on text alone", write("r.jsonl", ROWS), "data report r.jsonl", ("--tokenizer",)),
+    Case("report over its source", write("r.jsonl", ROWS), REPORT + "--html r.jsonl", ("html",), 2),
+    Case("report on a row that is not", write("r.jsonl", ROWS), REPORT + "--row 1", ("row is 1",)),
+    Case("report with a wrong loss", write("r.jsonl", ROWS), REPORT + "--loss user", ("loss",), 2),
     # ---- exporting, looking, talking ----
     Case("export of nothing", nothing, "export nowhere", ("nowhere",)),
     Case("export of texts", nothing, "export kept --output new.gguf", ("kept",)),

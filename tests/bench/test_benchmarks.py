@@ -186,3 +186,12 @@ def test_prepare_makes_the_same_rows_and_ids_as_datasets_and_tokenizers(tmp_path
         assert ours["rows"] == theirs["rows"] < 500
         assert ours["tokens"] == theirs["sample_ids"]  # the sample is all of it here
     assert result["memory"][0]["peak_above_import_mib"] > 0
+
+
+def test_data_report_counts_every_row_of_what_it_measures(tmp_path: Path) -> None:
+    result = run_tiny("data_report", tmp_path)
+    bare, with_tokenizer, lines = result["reports"]
+    assert bare["rows"] == with_tokenizer["rows"] > 500
+    assert bare["tokens"] == with_tokenizer["tokens"] > 40_000
+    assert lines["rows"] == 100
+    assert all(row["seconds"] > 0 for row in result["reports"])
