@@ -247,9 +247,16 @@ def _histograms(console: Console, report: Report, width: int) -> None:
         most = max(counts)
         first = next(at for at, count in enumerate(counts) if count)
         last = len(counts) - next(at for at, count in enumerate(reversed(counts)) if count)
-        for label, count in list(zip(labels, counts, strict=True))[first:last]:
-            bar = _bar(console, count / most, min(40, width - 30))
-            console.print(Text(f"{label:>16}  {bar} {count:,}"))
+        left_out = False
+        for at in range(first, last):
+            if counts[at] == 0 and 0 in (counts[at - 1], counts[at + 1]):
+                if not left_out:
+                    console.print(Text(f"{'…':>16}"))
+                left_out = True
+                continue
+            left_out = False
+            bar = _bar(console, counts[at] / most, min(40, width - 30))
+            console.print(Text(f"{labels[at]:>16}  {bar} {counts[at]:,}".rstrip()))
 
 
 def _bar(console: Console, share: float, width: int) -> str:
