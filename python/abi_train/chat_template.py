@@ -29,6 +29,7 @@ from .errors import DataError, FormatError
 REASONING: Final = ("thinking", "reasoning_content", "reasoning")
 MAX_OUTPUT: Final = 256 << 20
 _PRIVATE: Final = range(0xF0000, 0xFFFFE)  # a plane without characters
+_LOOKS_LIKE_CONTROL: Final = re.compile(r"<\|\w+\|>")
 _STRUCTURE: Final = frozenset({"role", "type"})  # compared with the template's own words
 
 
@@ -106,7 +107,19 @@ class Template:
                         "but silence; fill it or remove it"
                     )
             raw, spans = render.learned(plain, raw, turns)
-        return list(self._cut(render, render.unmarked(raw), spans))
+        raw = render.unmarked(raw)
+        self._check_known(raw, [plain, tools or []])
+        return list(self._cut(render, raw, spans))
+
+    def _check_known(self, raw: str, chat: Any) -> None:
+        """That the template writes no control token the tokenizer lacks: it would become words."""
+        foreign = set(_LOOKS_LIKE_CONTROL.findall(raw)) - set(self._vocabulary.controls)
+        foreign = {token for token in foreign if token in self.source}
+        if foreign and not any(token in text for token in foreign for text in _texts(chat)):
+            raise DataError(
+                f"the model's template writes {', '.join(sorted(foreign)[:4])}, and the tokenizer "
+                "has no such token; add it to the tokenizer, or name a chat format"
+            )
 
     def _cut(
         self, render: _Rendering, text: str, spans: Sequence[tuple[int, int]]
@@ -410,7 +423,20 @@ def _compile(source: str) -> Any:
             opening, closing = context.resolve("__trained_marks")
             return f"{opening}{caller()}{closing}"
 
-    environment = ImmutableSandboxedEnvironment(
+    class Sandbox(ImmutableSandboxedEnvironment):
+        """Also keeps a template from asking for more memory than a chat can need."""
+
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            for many, times in ((left, right), (right, left)):
+                if isinstance(many, (str, list, tuple)) and len(many) * times > MAX_OUTPUT:
+                    raise OverflowError("a text repeated too often")
+            if operator == "**" and (abs(left) > 1 << 32 or abs(right) > 64):
+                raise OverflowError("a power too large")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json

@@ -503,3 +503,80 @@ def test_a_published_template_is_what_it_is_said_to_be(name: str, tmp_path: Path
         assert got.tolist() == list(theirs), sample
         compared += 1
     assert compared >= 24, compared
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "gemma3", "phi3", "deepseek_r1_distill", "lfm2"])
+def test_no_text_makes_a_control_token_through_a_published_template(
+    name: str, tmp_path: Path
+) -> None:
+    """Whatever pieces of them are glued together, the template's own stay the only ones."""
+    trl = pytest.importorskip("trl")
+    path = Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja"
+    if not path.is_file():
+        pytest.skip(f"this TRL has no {name}.jinja")
+    source = path.read_text(encoding="utf-8")
+    kind = PUBLISHED.get(name, ("qwen2", ""))[0]
+    samples.tiny.make_tokenizer(tmp_path, kind, chat_template=source)
+    written = set(re.findall(r"<\|\w+\|>|<\w+_of_turn>", source))
+    vocabulary = Tokenizer.load(tmp_path)._vocabulary()
+    samples.add_controls(tmp_path, sorted(written - set(vocabulary.controls)))
+    ours = Tokenizer.load(tmp_path)
+    texts = ours._vocabulary().controls
+    controls = {ours.token_to_id(text, control_only=True) for text in texts}
+    rng = random.Random(SEED)
+    pieces = [*texts, "a", " ", "\n", "user", '"']
+    pieces += [text[:at] for text in texts[:6] for at in range(1, len(text))]
+    pieces += [text[at:] for text in texts[:6] for at in range(1, len(text))]
+
+    def found(words: list[str]) -> list[int]:
+        turns = [
+            {"role": role, "content": word}
+            for role, word in zip(("user", "assistant", "user"), words, strict=True)
+        ]
+        ids, _ = ours.render_chat(turns, format=chat.FROM_TOKENIZER, date=TODAY)
+        return [int(i) for i in ids if int(i) in controls]
+
+    wanted = found(["x", "y", "z"])
+    for _ in range(40):
+        words = ["".join(rng.choices(pieces, k=rng.randrange(1, 6))) for _ in range(3)]
+        try:
+            got = found(words)
+        except DataError as error:
+            assert "channel" in str(error) or "out of words" in str(error)
+            continue
+        assert got == wanted, (SEED, words)
+
+
+def test_a_published_training_template_gives_the_reference_s_mask(tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl")
+    path = Path(trl.__file__).parent / "chat_templates" / "qwen3_training.jinja"
+    if not path.is_file():
+        pytest.skip("this TRL has no such template")
+    source = path.read_text(encoding="utf-8")
+    samples.tiny.make_tokenizer(tmp_path, "qwen2", chat_template=source)
+    ours, hf = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    compared = 0
+    for sample in samples.CONVERSATIONS:
+        if samples.has_markers(sample):
+            continue
+        try:
+            ids, mask = ours.render_chat(
+                sample["messages"], tools=sample["tools"], train=True, date=TODAY
+            )
+        except DataError:
+            continue
+        theirs = hf.apply_chat_template(
+            sample["messages"],
+            tools=sample["tools"],
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        assert ids.tolist() == list(theirs["input_ids"])
+        marks = theirs["assistant_masks"]
+        # The line end behind the end token stands inside their marks; nothing there is to learn.
+        for at, (kept, marked) in enumerate(zip(mask.tolist(), marks, strict=True)):
+            if kept != bool(marked):
+                assert marked and hf.decode(ids[at : at + 1]) == "\n" and mask[at - 1]
+        compared += any(mask)
+    assert compared >= 15, compared

@@ -77,11 +77,27 @@ def test_marks_that_close_too_early_are_stretched_over_the_end_token() -> None:
         ("{{ messages.append(1) }}", "fails on the chat"),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "fails on the chat"),
         ("{% generation %}x{% endgeneration %}", "marks 1 texts"),
+        (
+            CHATML.replace("<|im_start|>", "<|turn|>"),
+            r"writes <\|turn\|>, and the tokenizer has no",
+        ),
+        ("{{ 'a' * 10 ** 12 }}", "fails on the chat: OverflowError"),
+        ("{{ 10 ** 10 ** 10 }}", "fails on the chat: OverflowError"),
+        ("{% for i in range(10 ** 12) %}{% endfor %}", "fails on the chat: OverflowError"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails on the chat: RecursionError"),
+        ("{% include 'x' %}", "fails on the chat"),
+        ("{{ messages[0].update({'role': 'x'}) }}", "fails on the chat"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_named(source: str, error: str) -> None:
     with pytest.raises(DataError, match=error):
         Template(source, WORDS).segments(CHAT, train=True)
+
+
+def test_a_person_may_write_what_looks_like_a_token() -> None:
+    source = CHATML.replace("user", "<|turn|>")
+    chat = [{"role": "user", "content": "what is <|turn|>?"}, CHAT[1]]
+    assert "<|turn|>" in shown(Template(source, WORDS).segments(chat, train=True))
 
 
 def test_an_empty_turn_and_no_turn_are_refused() -> None:
