@@ -86,6 +86,16 @@ to the rendered chat before it, which must be the beginning of the whole, or the
 it is the one end that is not in the loss. The answer before it is. To teach the end of every
 answer, make one row of each; the reasoning of earlier turns is only kept that way too.
 
+## Modelfile
+
+`abi-train export` writes `Modelfile` beside the GGUF (or `NAME.Modelfile`, where a `Modelfile` of
+somebody else stands): FROM the file, TEMPLATE and `stop` parameters from the format, SYSTEM when
+asked with `--system`, and the sampling settings of the model's `generation_config.json`. For
+`from-tokenizer` there is no TEMPLATE: Ollama renders the Jinja in the GGUF. The grammar has no
+escapes and Ollama drops characters that are not printable, so a text that holds three quotes in a
+row, ends with one, or holds such a character is refused. So is, before anything is written, a
+model whose answers end with a token that is not among those that end generation.
+
 ## Refused
 
 Errors have these names in Zig (`chat/conversation.zig`); in Python they are `DataError`. All but
@@ -105,6 +115,11 @@ the first and the last three say the number of the turn, from 1.
 | `MissingDate` | the format names the day and none is given |
 | `InvalidChat` | not the JSON of a chat |
 | `MissingControlToken` | the tokenizer lacks a token the format is made of |
+
+`from-tokenizer` further refuses, in Python: a template that cannot be read (`FormatError` with its
+line), that raises or fails (with the turn at which it first does), that writes a token the
+tokenizer lacks, that does not close a trained turn with a token that ends an answer, whose marks
+are not one a turn, or that makes a control token out of words of the chat.
 
 ## The formats
 
