@@ -63,6 +63,8 @@ class MicroBatch:
         `rows // 2 + i` are a pair.
     index: which micro-batch of the epoch, from 0.
     target_count, token_count: positions with a target; positions that are not padding.
+    positions, first: of packed rows (rows, columns) uint32, the position of each token in its own
+        row, and the first column it may see; else None.
 
     The arrays are views of the loader's buffers: the next micro-batch overwrites them. Copy to
     keep.
@@ -73,6 +75,8 @@ class MicroBatch:
     index: int
     target_count: int
     token_count: int
+    positions: npt.NDArray[np.uint32] | None = None
+    first: npt.NDArray[np.uint32] | None = None
 
 
 class TokenizedDataset(Owned):
@@ -248,13 +252,22 @@ class TokenizedDataset(Owned):
         return Batches(handle)
 
     def micro_batches(
-        self, batch_size: int, max_seq_len: int, shuffle: bool = True, *, seed: int = 42
+        self,
+        batch_size: int,
+        max_seq_len: int,
+        shuffle: bool = True,
+        *,
+        seed: int = 42,
+        packing: str = "none",
     ) -> MicroBatches:
         """What the native trainer reads, batch by batch (see `MicroBatch`).
 
-        Of preference data `batch_size` counts pairs.
+        Of preference data `batch_size` counts pairs. packing: as in `LlmTrainingConfig`; then it
+        counts packed rows.
         """
-        handle = _native.dataset.loader_open(self.native, batch_size, max_seq_len, shuffle, seed)
+        handle = _native.dataset.loader_open(
+            self.native, batch_size, max_seq_len, shuffle, seed, packing
+        )
         return MicroBatches(handle)
 
 
@@ -319,6 +332,8 @@ class MicroBatches:
                 index=int(batch.index),
                 target_count=int(batch.target_count),
                 token_count=int(batch.token_count),
+                positions=_native.dataset.packed_array(batch, "positions", self._handle),
+                first=_native.dataset.packed_array(batch, "first", self._handle),
             )
 
 

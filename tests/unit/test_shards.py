@@ -14,7 +14,7 @@ from abi_train.data.files import TokenFiles, is_set
 from abi_train.data.info import describe
 from abi_train.data.rows import PreferenceRows, TokenRows
 from abi_train.dataset import TokenizedDataset, TokenizedWriter
-from abi_train.errors import AbiTrainError, DataError, MissingFileError
+from abi_train.errors import AbiTrainError, ArgumentError, DataError, MissingFileError
 
 VOCAB = 90
 CUTS = [0, 7, 7, 20, 41]
@@ -109,6 +109,25 @@ def test_a_set_reads_as_one_file(tmp_path: Path, rows: bool, mask: bool) -> None
     )
     assert left.batch_count == right.batch_count
     assert [left[row] for row in range(len(left))] == [right[row] for row in range(len(right))]
+
+
+@pytest.mark.parametrize("packing", ["bfd", "bfd_split", "wrapped"])
+def test_packed_batches_of_a_set_are_those_of_one_file(tmp_path: Path, packing: str) -> None:
+    one_path, set_path = write_both(tmp_path)
+    with TokenizedDataset.load(one_path) as one, TokenizedDataset.load(set_path) as all_of:
+        ours, theirs = (data.micro_batches(3, 16, packing=packing) for data in (all_of, one))
+        assert len(ours) == len(theirs)
+        seen = 0
+        for left, right in zip(ours, theirs, strict=True):
+            seen += left.token_count
+            for name in ("input_ids", "targets", "positions", "first"):
+                a, b = getattr(left, name), getattr(right, name)
+                assert (a is None) == (b is None) == (packing == "wrapped" and name[0] in "pf")
+                if a is not None:
+                    np.testing.assert_array_equal(a, b)
+        assert seen == len(one) or packing == "bfd"
+        with pytest.raises(ArgumentError, match="must be one of none, bfd"):
+            one.micro_batches(3, 16, packing="best")
 
 
 def test_pairs_may_be_a_set(tmp_path: Path) -> None:

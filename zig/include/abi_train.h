@@ -173,13 +173,20 @@ abt_status abt_dataset_verify(abt_dataset dataset, uint64_t *compared);
  * Both engines read rows in this order. */
 abt_status abt_epoch_order(uint64_t count, uint32_t shuffle, uint64_t seed, uint64_t epoch, uint32_t *order);
 
+enum {
+    ABT_PACKING_NONE = 0,
+    ABT_PACKING_BFD = 1,              /* rows share a sequence, best fit, the longest first; longer ones are cut */
+    ABT_PACKING_BFD_SPLIT = 2,        /* the same, longer ones in pieces */
+    ABT_PACKING_WRAPPED = 3           /* rows are one text, cut into full sequences */
+};
+
 typedef struct abt_batch_options {
     size_t struct_size;
     uint64_t batch_size;              /* sequences; the loader over preference data: pairs of them */
     uint64_t seq_len;                 /* tokens in each; the loader: at most */
     uint64_t seed;
     uint32_t shuffle;
-    uint32_t reserved;                /* 0 */
+    uint32_t packing;                 /* of the loader, an ABT_PACKING_ value */
 } abt_batch_options;
 
 /* input_ids == NULL: the epoch is over. */
@@ -193,6 +200,8 @@ typedef struct abt_batch {
     uint64_t index;                   /* which batch of the stream, or which micro-batch of the epoch */
     uint64_t target_count;            /* positions with a target */
     uint64_t token_count;             /* positions that are not padding */
+    const uint32_t *positions;        /* packed rows: the position of each token in its row; else NULL */
+    const uint32_t *first;            /* packed rows: the first position each token may see; else NULL */
 } abt_batch;
 
 /* The stream in ABI's layout. A batch's pointers stay valid as long as the iterator or the data set. */

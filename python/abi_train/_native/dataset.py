@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError
 from .core import (
     Handle,
     c_path,
@@ -138,13 +139,20 @@ def epoch_order(count: int, shuffle: bool, seed: int, epoch: int) -> npt.NDArray
     return order
 
 
-def _options(batch_size: int, seq_len: int, shuffle: bool, seed: int) -> Any:
+PACKINGS = ("none", "bfd", "bfd_split", "wrapped")
+"""By their numbers in the header."""
+
+
+def _options(batch_size: int, seq_len: int, shuffle: bool, seed: int, packing: str = "none") -> Any:
+    if packing not in PACKINGS:
+        raise ArgumentError(f"packing is {packing!r}; it must be one of {', '.join(PACKINGS)}")
     options = ffi.new("abt_batch_options *")
     options.struct_size = ffi.sizeof("abt_batch_options")
     options.batch_size = whole(batch_size, "batch_size")
     options.seq_len = whole(seq_len, "seq_len")
     options.shuffle = bool(shuffle)
     options.seed = whole(seed, "seed")
+    options.packing = PACKINGS.index(packing)
     return options
 
 
@@ -158,6 +166,13 @@ def new_batch() -> Any:
 def batch_array(batch: Any, field: str, dtype: str, owner: object) -> npt.NDArray[Any]:
     """One of a batch's arrays, [rows, columns]."""
     return view(getattr(batch, field), (int(batch.rows), int(batch.columns)), dtype, owner)
+
+
+def packed_array(batch: Any, field: str, owner: Handle) -> npt.NDArray[np.uint32] | None:
+    """Positions or borders of packed rows; None of others."""
+    if getattr(batch, field) == ffi.NULL:
+        return None
+    return batch_array(batch, field, "uint32", owner)
 
 
 def batches_open(handle: Handle, batch_size: int, seq_len: int, shuffle: bool, seed: int) -> Handle:
@@ -187,11 +202,11 @@ def batches_reset(handle: Handle) -> None:
 
 
 def loader_open(
-    handle: Handle, batch_size: int, max_seq_len: int, shuffle: bool, seed: int
+    handle: Handle, batch_size: int, max_seq_len: int, shuffle: bool, seed: int, packing: str
 ) -> Handle:
     """The micro-batches the trainer reads."""
     result = out_handle()
-    options = _options(batch_size, max_seq_len, shuffle, seed)
+    options = _options(batch_size, max_seq_len, shuffle, seed, packing)
     check(lib.abt_loader_open(handle.value, options, result))
     return Handle(result[0], lib.abt_loader_free)
 

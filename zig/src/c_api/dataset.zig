@@ -331,6 +331,13 @@ pub fn abt_loader_open(dataset: u64, options: ?*const c.abt_batch_options, loade
         .max_seq_len = @intCast(given.seq_len),
         .shuffle = given.shuffle != 0,
         .seed = given.seed,
+        .packing = switch (given.packing) {
+            c.ABT_PACKING_NONE => .none,
+            c.ABT_PACKING_BFD => .bfd,
+            c.ABT_PACKING_BFD_SPLIT => .bfd_split,
+            c.ABT_PACKING_WRAPPED => .wrapped,
+            else => |other| return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "packing is {d}; it must be an ABT_PACKING_ value", .{other}),
+        },
     }, &diag) catch |err| return failure.from(err, c.ABT_STATUS_INVALID_ARGUMENT, &diag);
     held.object.header.retain();
     result.* = Loader.make(.{ .loader = opened, .dataset = &held.object.header }) catch |err| {
@@ -367,6 +374,8 @@ pub fn abt_loader_next(loader: u64, batch: ?*c.abt_batch) callconv(.c) Status {
     const next = held.object.value.loader.next() orelse return c.ABT_STATUS_OK;
     result.input_ids = next.input_ids.ptr;
     result.targets = next.targets.ptr;
+    result.positions = if (next.positions) |positions| positions.ptr else null;
+    result.first = if (next.first) |first| first.ptr else null;
     result.rows = next.batch;
     result.columns = next.time;
     result.index = next.index;
