@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from abi_train.data.shards import (
     prepare_sharded,
 )
 from abi_train.dataset import TokenizedDataset
-from abi_train.errors import ArgumentError, DataError, FileAccessError
+from abi_train.errors import ArgumentError, DataError, EngineError, FileAccessError
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "naïve", "café", "🙂"]
 
@@ -230,6 +232,39 @@ def test_a_shard_without_rows_is_an_empty_file(tmp_path: Path, tokenizer: Path) 
     source.write_text("\n" * 10)
     with pytest.raises(DataError, match="no row is left"):
         prepare_sharded([source], tokenizer, tmp_path / "none.bin", shards=2, workers=1)
+
+
+def test_of_one_line_nothing_is_held_out(tmp_path: Path, tokenizer: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "the quick brown fox"}\n')
+    told = prepare([source], tokenizer, tmp_path / "one.bin", eval_fraction=0.5)
+    found = prepare_sharded(
+        [source], tokenizer, tmp_path / "set.bin", shards=2, workers=1, eval_fraction=0.5
+    )
+    assert told.evaluation is None and found.evaluation is None
+    same(tmp_path / "one.bin", tmp_path / "set.bin")
+    assert not (tmp_path / "set_eval.json").exists()
+
+
+def _killed(row: dict[str, Any], plan: ShardPlan) -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return row
+
+
+def test_a_killed_worker_is_told_and_the_job_goes_on(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("datasets")
+    sources = write_sources(tmp_path / "rows")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "_shard_of_row", _killed)
+        with pytest.raises(EngineError, match="a worker was killed"):
+            prepare_sharded(sources, tokenizer, tmp_path / "set.bin", shards=3, workers=2)
+    with pytest.raises(DataError, match="interrupted"):
+        TokenizedDataset.load(tmp_path / "set.bin")
+    prepare_sharded(sources, tokenizer, tmp_path / "set.bin", shards=3, workers=2)
+    prepare(sources, tokenizer, tmp_path / "one.bin")
+    same(tmp_path / "one.bin", tmp_path / "set.bin")
 
 
 def test_the_command_line_makes_a_set(

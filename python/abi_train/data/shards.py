@@ -38,7 +38,7 @@ from ..checkpoint import write_text_atomic
 from ..dataset import TokenizedWriter
 from ..errors import AbiTrainError, ArgumentError, DataError, EngineError, FileAccessError
 from . import provenance
-from .files import read_manifest
+from .files import manifest_path, read_manifest
 from .prepare import PrepareReport, Split, prepare
 from .sources import Skipped
 
@@ -241,6 +241,9 @@ def join_shards(plan: ShardPlan) -> PrepareReport:
     splits = []
     for at, path in enumerate(plan.outputs):
         reports = [report[at] for report in told]
+        if at and sum(_line_counts(plan, _ranges(plan))) < 2:
+            manifest_path(path).unlink()  # of one line nothing is held out, as in `prepare`
+            continue
         if all(report is None for report in reports):
             raise DataError(
                 f"{', '.join(plan.sources)}: {EMPTY} for {path}. Check the source, or raise "
@@ -484,7 +487,7 @@ def _together(plan: ShardPlan, splits: list[list[dict[str, Any]]]) -> PrepareRep
     """One report over the reports of all shards."""
     every = [report for reports in splits for report in reports]
     found = []
-    for path, reports in zip(plan.outputs, splits, strict=True):
+    for path, reports in zip(plan.outputs, splits, strict=False):
         split = Split(path=path)
         for report in reports:
             for name, value in report["train"].items():
@@ -555,6 +558,13 @@ def _run_with_datasets(plan: ShardPlan, workers: int) -> None:
             load_from_cache_file=False,
             new_fingerprint=plan.key()[:32],
         )
+    except RuntimeError as error:
+        if "died" not in str(error):
+            raise
+        raise EngineError(
+            "a worker was killed, for want of memory perhaps. Run the same again to go on with the "
+            "shards that are missing, with fewer workers if need be"
+        ) from error
     finally:
         if shown:
             datasets.enable_progress_bars()
