@@ -36,8 +36,6 @@ FORMATS: Final = (
 FROM_TOKENIZER: Final = "from-tokenizer"
 CHOICES: Final = (*FORMATS, FROM_TOKENIZER)
 
-LOSSES: Final = ("assistant", "completion", "everything")
-
 
 @dataclass(frozen=True, kw_only=True)
 class FormatInfo:

@@ -159,6 +159,7 @@ class _Rendering:
         self.breaker, self.opening, self.closing = next(free), next(free), next(free)
         self._tools = tools
         self._date = date
+        self._change: Callable[[str], str] = str  # what people wrote, as the template gets it
         escaped = json.dumps(self.breaker)[1:-1]
         self._strip = re.compile(f"{re.escape(escaped)}|{self.breaker}", re.IGNORECASE)
 
@@ -195,8 +196,6 @@ class _Rendering:
                     "name a chat format in place of from-tokenizer"
                 )
         return text
-
-    _change: Callable[[str], str] = staticmethod(lambda text: text)
 
     def _try(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
         try:
