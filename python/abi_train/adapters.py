@@ -420,6 +420,29 @@ def unmerge_adapter(
     return _native.adapter.unmerge(merged, adapter, folder, tokenizer_dir)
 
 
+def other_base(folder: Path, fingerprint: int) -> str | None:
+    """What to tell when an adapter's checkpoint says that it was trained on other numbers than
+    those of the model with this fingerprint; None when they are the same, or nothing is said.
+
+    No error: an adapter is often trained on a quantised copy of the model it is then used with.
+    """
+    from .checkpoint import STATE_FILE, read_state
+
+    if not (folder / STATE_FILE).is_file():
+        return None
+    try:
+        ours = read_state(folder)["stateful_callbacks"]["abi_train"]
+    except CheckpointError:
+        return None
+    there = ours["identity"].get("base_crc32c")
+    if there is None or there == fingerprint:
+        return None
+    return (
+        f"{folder} was trained on a base with other numbers than this model's: another type of "
+        "the same model, or another model, on which it means nothing"
+    )
+
+
 def is_adapter(folder: str | Path) -> bool:
     """True for a folder that holds an adapter and no whole model."""
     folder = Path(folder)

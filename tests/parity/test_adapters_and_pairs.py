@@ -799,3 +799,26 @@ def test_what_is_not_learned_from_is_told_once_and_recorded(
         assert words in text
     first = json.loads((made / "run" / "log.jsonl").read_text().splitlines()[0])
     assert {key: first[key] for key in record} == record
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+def test_an_adapter_trained_on_other_numbers_is_told(
+    made: Path, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shapes agree, so nothing else would show it."""
+    from abi_train.cli import main
+
+    make_tiny_model(made / "other", "llama_gqa_untied", seed=5)
+    config = dataclasses.replace(CONFIG, max_steps=1)
+    first = engines.run(spec_of(made, engine, "first", method="lora", config=config))
+    assert first.checkpoint is not None
+    lora = LoraConfig(adapter=first.checkpoint)
+    for model, told in (("model", False), ("other", True)):
+        spec = spec_of(made, engine, f"on-{model}", method="lora", lora=lora, config=config)
+        notes = Notes()
+        engines.run(spec.replace(model=made / model), notes)
+        assert any("a base with other numbers" in text for text in notes.said) == told
+        options = ["--model", str(made / model), "--output", str(made / f"merged-{model}")]
+        with pytest.raises(SystemExit):
+            main(["merge", str(first.checkpoint), *options])
+        assert ("a base with other numbers" in capsys.readouterr().err) == told

@@ -43,7 +43,9 @@ def merge(
     W + s B A is summed in double and rounded once, to float32. A new adapter can be trained on the
     result, or it can be exported; to go on with the same adapter, no merging is needed.
     """
-    from ..adapters import adapter_folder, base_of, merge_adapter
+    from .. import _native
+    from ..adapters import adapter_folder, base_of, merge_adapter, other_base
+    from ..model import Model
 
     folder = adapter_folder(adapter)
     if undo:
@@ -55,6 +57,10 @@ def merge(
         print_json({"path": str(merged), "adapter": str(folder), "model": str(base)})
         return
     out().print(str(merged), markup=False, highlight=False)
+    with Model.load(base, dtype="stored") as opened:
+        said = other_base(folder, _native.model.fingerprint(opened.native))
+    if said is not None:
+        say(f"note: {said}")
     say(f"{base} and {folder} in one; next: abi-train export {shlex.quote(str(merged))}")
 
 

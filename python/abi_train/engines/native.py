@@ -10,8 +10,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import _native
 from .. import checkpoint as folders
-from ..adapters import LoraConfig
+from ..adapters import LoraConfig, other_base
 from ..config import broken
 from ..dataset import TokenizedDataset
 from ..model import Model
@@ -80,6 +81,10 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         announce(
             spec, observer, trainer.max_steps, start, _left_out(spec, trainer, data, eval_data)
         )
+        if lora is not None and lora.adapter is not None and resume is None:
+            said = other_base(lora.adapter, _native.model.fingerprint(model.native))
+            if said is not None:
+                observer.on_note(said)
         stopping = False
         asking = Asking(observer)
         for event in trainer:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ... import _native
 from ... import checkpoint as folders
-from ...adapters import LoraConfig, create_adapter
+from ...adapters import LoraConfig, create_adapter, other_base
 from ...config import broken
 from ...data.order import epoch_order
 from ...data.rows import PreferenceRows, TokenRows
@@ -202,6 +202,11 @@ class Session:
             announce(
                 self.spec, self.observer, self.total_steps, self._start_info(), self._left_out()
             )
+            if self.lora is not None and self.lora.adapter is not None and self.start is None:
+                base = self.identity.get("base_crc32c")
+                said = None if base is None else other_base(self.lora.adapter, base)
+                if said is not None:
+                    self.observer.on_note(said)
             if self.out_of_patience():  # it had stopped early; with more patience it goes on
                 self.stop("early_stopped")
             elif self.state["global_step"] < self.total_steps:
