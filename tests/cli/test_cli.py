@@ -89,7 +89,9 @@ def test_training_prints_a_summary_and_json(made: Path, capsys: pytest.CaptureFi
     assert " tok/s  eta " in shown.err
     log = [json.loads(line) for line in (made / "run" / "log.jsonl").read_text().splitlines()]
     events = ["start", "note", "step", "step", "checkpoint", "end"]
-    assert [row["event"] for row in log] == events  # The note: some rows are longer than 16 tokens.
+    assert [row["event"] for row in log] == events
+    assert log[0]["rows_cut"] == 1
+    assert ": cut 1 of " in log[1]["text"]
     keys = {"loss", "grad_norm", "learning_rate", "perplexity", "epoch", "tokens_per_second"}
     assert keys <= set(log[2])
 

@@ -784,11 +784,11 @@ def test_what_is_not_learned_from_is_told_once_and_recorded(
         pairs[2] = ([1] * 12, [2, 3], [4, 5])
         pairs[4] = ([1] * 6, [2] * 9, [4, 5])
         write_pairs(made / "pairs.bin", pairs)
-        said = ["1 of 6 pairs are left out: their prompt fills", "1 answers lose their end to"]
+        said = ["left out 1 of 6 pairs: within max_seq_len (12) there", "cut 1 of 12 answers at"]
         record = {"pairs_dropped": 1, "rows_cut": 1}
     else:
         write_rows(made / "train.bin", [1, 5, 40, 9], vocab=VOCAB)
-        said = ["1 of 4 rows are left out: they have nothing to learn within", "1 rows lose their"]
+        said = ["left out 1 of 4 rows: within max_seq_len (12) there is", "cut 1 of 4 rows at"]
         record = {"rows_dropped": 1, "rows_cut": 1}
     config = dataclasses.replace(CONFIG, max_steps=1, max_seq_len=12)
     notes = Notes()

@@ -88,17 +88,19 @@ class LeftOut:
         limit = spec.config.max_seq_len
         pairs = spec.objective == "dpo"
         unit = "pairs" if pairs else "rows"
-        why = "their prompt fills" if pairs else "they have nothing to learn within"
+        why = "no answer" if pairs else "nothing to learn"
         for path, rows, dropped, cut in (
             (spec.data, self.rows, self.dropped, self.cut),
             (spec.eval_data, self.eval_rows, self.eval_dropped, self.eval_cut),
         ):
             if dropped:
-                said = f"{dropped} of {rows} {unit} are left out"
-                yield f"{path}: {said}: {why} max_seq_len ({limit})"
+                yield (
+                    f"{path}: left out {dropped} of {rows} {unit}: within max_seq_len ({limit}) "
+                    f"there is {why}"
+                )
             if cut:
-                what = "answers" if pairs else "rows"
-                yield f"{path}: {cut} {what} lose their end to max_seq_len ({limit})"
+                what = f"{2 * rows} answers" if pairs else f"{rows} rows"
+                yield f"{path}: cut {cut} of {what} at max_seq_len ({limit})"
 
 
 class Asking:

@@ -78,9 +78,8 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
         }
         if ranks > 1:
             start["processes"] = ranks
-        announce(
-            spec, observer, trainer.max_steps, start, _left_out(spec, trainer, data, eval_data)
-        )
+        left = None if probe is not None else _left_out(spec, trainer, data, eval_data)
+        announce(spec, observer, trainer.max_steps, start, left)
         if lora is not None and lora.adapter is not None and resume is None:
             said = other_base(lora.adapter, _native.model.fingerprint(model.native))
             if said is not None:

@@ -199,9 +199,8 @@ class Session:
             trainer = self._trainer(Path(scratch))
             if self.resume_from is not None and self.config.optimizer != "sgd":
                 require_moments(self.resume_from, trainer.model)
-            announce(
-                self.spec, self.observer, self.total_steps, self._start_info(), self._left_out()
-            )
+            left = None if self.probe is not None else self._left_out()
+            announce(self.spec, self.observer, self.total_steps, self._start_info(), left)
             if self.lora is not None and self.lora.adapter is not None and self.start is None:
                 base = self.identity.get("base_crc32c")
                 said = None if base is None else other_base(self.lora.adapter, base)
