@@ -18,6 +18,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -274,11 +275,15 @@ def _is_done(folder: Path, key: str) -> bool:
 class _Piece:
     """Lines of one source: as training rows, and as evaluation rows."""
 
-    source: str
-    first_line: int
+    part: _Range
     texts: tuple[Path, ...]
     lines: tuple[int, ...]
     """Of each text how many lines are not blank."""
+
+    @functools.cached_property
+    def first_line(self) -> int:
+        """Lines of the source before it. Reads all of them: only for messages."""
+        return _lines_before(self.part)
 
 
 @dataclass(frozen=True)
@@ -363,8 +368,7 @@ def _write_pieces(plan: ShardPlan, index: int, folder: Path) -> list[_Piece]:
                     counts[into] += 1
                 for split, file in enumerate(files):
                     file.write(line if split == into else b"\n")
-        first = _lines_before(part)
-        pieces.append(_Piece(part.source, first, tuple(texts), tuple(counts)))
+        pieces.append(_Piece(part, tuple(texts), tuple(counts)))
     return pieces
 
 
@@ -458,7 +462,7 @@ def _with_source_lines(message: str, text: str, piece: _Piece) -> str:
         if digits:
             line = int(digits) + piece.first_line
             parts[at] = f":{line}{parts[at][1 + len(digits) :]}"
-    return piece.source.join(parts)
+    return piece.part.source.join(parts)
 
 
 def _leading_digits(text: str) -> Iterator[str]:
