@@ -40,6 +40,7 @@ RUNS: dict[str, list[str]] = {
         *("native-bf16", "pytorch", "pytorch-checkpoint", "pytorch-bf16"),
     ],
     "adapters": ["adapters.py"],
+    "prepare": ["prepare.py"],
     "scaling": ["scaling.py", "--shapes", "4m", "135m"],
     "gemm": ["gemm.py", "--one-thread", "--rounds", "2", "--repeat", "3"],
     "bf16_learning": ["bf16_learning.py"],

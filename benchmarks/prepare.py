@@ -12,10 +12,12 @@ imports; for two sizes.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -74,7 +76,9 @@ def text(rng: random.Random) -> Record:
 
 
 def write_rows(path: Path, make: Callable[[random.Random], Record], size: int) -> None:
-    """About `size` bytes of rows; none twice."""
+    """About `size` bytes of rows, none twice; what is there already stays."""
+    if path.exists():
+        return
     rng = random.Random(7)
     done = 0
     with path.open("w", encoding="utf-8") as file:
@@ -84,7 +88,9 @@ def write_rows(path: Path, make: Callable[[random.Random], Record], size: int) -
 
 
 def write_tokenizer(folder: Path, rows: Path, vocab_size: int) -> None:
-    """A byte-level BPE of these rows, with ChatML's control tokens."""
+    """A byte-level BPE of these rows, with ChatML's control tokens; one that is there stays."""
+    if folder.exists():
+        return
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     def texts() -> Iterator[str]:
@@ -251,11 +257,15 @@ def measure(kind: str, *arguments: object) -> Record:
 # ---- the benchmark ----
 
 
-def parsing(folder: Path, names: list[str], size: int, rounds: int, repeat: int) -> list[Record]:
+KINDS: dict[str, Callable[[random.Random], Record]] = {"chat": chat, "text": text}
+
+
+def parsing(folder: Path, args: argparse.Namespace, size: int) -> list[Record]:
+    names, rounds, repeat = args.parsers, args.rounds, args.repeat
     rows = []
-    for kind, make in (("chat", chat), ("text", text)):
+    for kind in args.rows:
         path = folder / f"parse-{kind}.jsonl"
-        write_rows(path, make, size)
+        write_rows(path, KINDS[kind], size)
         found: dict[str, list[Record]] = {name: [] for name in names}
         for _ in range(rounds):
             for name in names:
@@ -265,21 +275,21 @@ def parsing(folder: Path, names: list[str], size: int, rounds: int, repeat: int)
                 continue
             best = path.stat().st_size / min(run["seconds"] for run in runs) / 1e9
             rows.append({"rows": kind, "parser": name, "gb_per_s": best, "runs": runs})
-        path.unlink()
     return rows
 
 
-def whole_way(folder: Path, size: int, rounds: int, threads: int, vocabulary: int) -> list[Record]:
+def whole_way(folder: Path, args: argparse.Namespace, size: int) -> list[Record]:
     rows = []
-    for kind, make in (("chat", chat), ("text", text)):
-        path, tokenizer = folder / f"{kind}.jsonl", folder / "tokenizer"
-        write_rows(path, make, size)
-        write_tokenizer(tokenizer, path, vocabulary)
+    for kind in args.rows:
+        path, tokenizer = folder / f"{kind}.jsonl", folder / f"tokenizer-{kind}"
+        write_rows(path, KINDS[kind], size)
+        write_tokenizer(tokenizer, path, args.vocabulary)
         ours, theirs = [], []
-        for number in range(rounds):
-            ours.append(measure("ours", path, tokenizer, folder / "out.bin", threads))
-            cache = folder / f"cache-{kind}-{number}"
-            theirs.append(measure("datasets", path, tokenizer, cache, threads))
+        for number in range(args.rounds):
+            ours.append(measure("ours", path, tokenizer, folder / "out.bin", args.threads))
+            cache = folder / f"cache-{kind}-{number}-{time.time_ns()}"
+            theirs.append(measure("datasets", path, tokenizer, cache, args.threads))
+            shutil.rmtree(cache)
         mb = path.stat().st_size / 1e6
         speeds = [mb / run["seconds"] for run in ours]
         others = [mb / run["seconds"] for run in theirs]
@@ -295,22 +305,26 @@ def whole_way(folder: Path, size: int, rounds: int, threads: int, vocabulary: in
                 "datasets": theirs,
             }
         )
-        path.unlink()
     return rows
 
 
-def memory(folder: Path, sizes: list[int], threads: int) -> list[Record]:
+def memory(folder: Path, args: argparse.Namespace, sizes: list[int]) -> list[Record]:
     rows = []
+    tokenizer = folder / "tokenizer-chat"
+    piece = folder / "piece.jsonl"
+    write_rows(piece, chat, min(min(sizes), 32 << 20))
+    write_tokenizer(tokenizer, piece, args.vocabulary)
     for size in sizes:
-        path = folder / "memory.jsonl"
-        write_rows(path, chat, min(size, 64 << 20))
-        with path.open("ab") as file:  # many times the same: only the size counts here
-            piece = path.read_bytes()
-            for _ in range(size // max(len(piece), 1) - 1):
-                file.write(piece)
-        run = measure("ours", path, folder / "tokenizer", folder / "out.bin", threads)
+        path = folder / f"memory-{size}.jsonl"
+        if not path.exists():  # many times the same: only the size counts here
+            text = piece.read_bytes()
+            with path.open("wb") as file:
+                for _ in range(max(1, round(size / len(text)))):
+                    file.write(text)
+        if args.parts == ["generate"]:
+            continue
+        run = measure("ours", path, tokenizer, folder / "out.bin", args.threads)
         rows.append({"mb": path.stat().st_size / 1e6, **run})
-        path.unlink()
     return rows
 
 
@@ -319,7 +333,10 @@ def main() -> None:
         print(json.dumps(CHILDREN[sys.argv[2]](*sys.argv[3:])))
         return
     p = parser(__doc__)
-    p.add_argument("--parts", nargs="+", default=["parse", "prepare", "memory"])
+    parts = ["parse", "prepare", "memory"]
+    p.add_argument("--parts", nargs="+", choices=[*parts, "generate"], default=parts)
+    p.add_argument("--rows", nargs="+", choices=list(KINDS), default=list(KINDS))
+    p.add_argument("--folder", type=Path, help="keep rows and tokenizers here for the next time")
     p.add_argument("--parsers", nargs="+", choices=PARSERS, default=list(PARSERS))
     p.add_argument("--mb", type=int, default=50, help="size of each set of rows")
     p.add_argument("--parse-mb", type=int, default=30)
@@ -334,23 +351,29 @@ def main() -> None:
     size = (lambda mb: mb * 1_000_000) if not args.tiny else (lambda _: 60_000)
     found: Record = {"parse": [], "prepare": [], "memory": []}
     lines = []
+    sizes = [size(mb) for mb in args.memory_mb]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder = args.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        if "generate" in args.parts:
+            for kind in args.rows:
+                write_rows(folder / f"parse-{kind}.jsonl", KINDS[kind], size(args.parse_mb))
+                write_rows(folder / f"{kind}.jsonl", KINDS[kind], size(args.mb))
+                rows = folder / f"{kind}.jsonl"
+                write_tokenizer(folder / f"tokenizer-{kind}", rows, args.vocabulary)
+            memory(folder, args, sizes)
+            return
         if "parse" in args.parts:
-            found["parse"] = parsing(
-                folder, args.parsers, size(args.parse_mb), args.rounds, args.repeat
-            )
+            found["parse"] = parsing(folder, args, size(args.parse_mb))
             cells = [[row["rows"], row["parser"], row["gb_per_s"]] for row in found["parse"]]
             lines.append(table(cells, ["rows", "parser", "GB/s, one core"]))
-        if {"prepare", "memory"} & set(args.parts):
-            found["prepare"] = whole_way(
-                folder, size(args.mb), args.rounds, args.threads, args.vocabulary
-            )
+        if "prepare" in args.parts:
+            found["prepare"] = whole_way(folder, args, size(args.mb))
             keys = ("rows", "mb", "ours_mb_per_s", "datasets_mb_per_s", "ours_is")
             head = ["rows", "MB", "prepare MB/s", "datasets + tokenizers MB/s", "ours is"]
             lines.append(table([[row[key] for key in keys] for row in found["prepare"]], head))
         if "memory" in args.parts:
-            found["memory"] = memory(folder, [size(mb) for mb in args.memory_mb], args.threads)
+            found["memory"] = memory(folder, args, sizes)
             keys = ("mb", "peak_mib", "peak_above_import_mib")
             head = ["MB of rows", "peak MiB", "of it above the import"]
             lines.append(table([[row[key] for key in keys] for row in found["memory"]], head))

@@ -35,7 +35,7 @@ def origin(*results: Record | None) -> str:
         lines.append(
             f"`{r['command']}` · {m['date']} · {m['cpu']}, {m['cpus']} CPUs, {m['memory_gib']} GiB,"
             f" {m['system']} · engine {m['engine']} · commit {m['commit']} · {versions}"
-            f" · load before: {r['load_before']}"
+            f" · load before: {r.get('load_before', 'not noted')}"
         )
     return "\n\n".join(lines)
 
@@ -143,7 +143,10 @@ def goals(folder: Path) -> str:
             )
             add(what, "≥ 1.85x", row["gain"], 1.85, ratio(row["gain"]))
     adapters = load("adapters", folder)
-    for what, goal, value, limit, show, lower in adapter_goals(adapters) if adapters else []:
+    prepared = load("prepare", folder)
+    rest = adapter_goals(adapters) if adapters else []
+    rest += prepare_goals(prepared) if prepared else []
+    for what, goal, value, limit, show, lower in rest:
         add(what, goal, value, limit, show, lower)
     learning = load("bf16_learning", folder)
     if learning:
@@ -415,6 +418,43 @@ def batch_tables(folder: Path) -> str:
     return "\n\n".join([*texts, origin(result)])
 
 
+def prepare_goals(result: Record) -> list[tuple[str, str, float, float, str, bool]]:
+    """What was promised of preparation, in the columns of `adapter_goals`."""
+    lines: list[tuple[str, str, float, float, str, bool]] = []
+    for row in result["parse"]:
+        if row["parser"] == "ours":
+            speed = row["gb_per_s"]
+            what = f"JSON lines of {row['rows']} parsed, one core"
+            lines.append((what, "≥ 2 GB/s", speed, 2.0, f"{speed:.2f}", False))
+    for row in result["prepare"]:
+        times = row["ours_is"]
+        what = f"rows of {row['rows']} prepared / `datasets` + `tokenizers`"
+        lines.append((what, "≥ 5x", times, 5.0, f"{times:.1f}x", False))
+    if len(result["memory"]) > 1:
+        small, *_, large = result["memory"]
+        grown = large["peak_mib"] / small["peak_mib"]
+        what = f"peak memory, {large['mb']:.0f} MB of rows / {small['mb']:.0f} MB"
+        lines.append((what, "≤ 1.1x", grown, 1.1, f"{grown:.2f}x", True))
+    return lines
+
+
+def prepare_tables(folder: Path) -> str:
+    result = load("prepare", folder)
+    if result is None:
+        return ""
+    parsed = [[row["rows"], row["parser"], row["gb_per_s"]] for row in result["parse"]]
+    keys = ("rows", "mb", "ours_mb_per_s", "datasets_mb_per_s")
+    whole = [[*(row[key] for key in keys), ratio(row["ours_is"])] for row in result["prepare"]]
+    keys = ("mb", "peak_mib", "peak_above_import_mib")
+    memory = [[row[key] for key in keys] for row in result["memory"]]
+    blocks = [
+        table(parsed, ["rows", "parser", "GB/s, one core"]),
+        table(whole, ["rows", "MB", "`prepare` MB/s", "`datasets` MB/s", "ours is"]),
+        table(memory, ["MB of rows", "peak MiB", "of it above the import"]),
+    ]
+    return "\n\n".join([*blocks, origin(result)])
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "goals": goals,
     "step": step_tables,
@@ -422,6 +462,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "roofline": roofline_tables,
     "memory": memory_tables,
     "adapters": adapter_tables,
+    "prepare": prepare_tables,
     "scaling": scaling_tables,
     "bf16_learning": learning_table,
     "batches": batch_tables,
