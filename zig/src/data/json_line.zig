@@ -336,9 +336,16 @@ pub const Parser = struct {
     }
 
     inline fn add(self: *Parser, node: Node) Error!void {
-        if (self.nodes.items.len == self.limits.max_values) return self.fail(.too_many_values, self.start + node.at);
-        if (self.nodes.items.len == self.nodes.capacity) try self.nodes.ensureUnusedCapacity(self.gpa, 1);
+        if (self.nodes.items.len == self.nodes.capacity) try self.makeRoom(node.at);
         self.nodes.appendAssumeCapacity(node);
+    }
+
+    fn makeRoom(self: *Parser, at: u32) Error!void {
+        @branchHint(.cold);
+        if (self.nodes.capacity >= self.limits.max_values) return self.fail(.too_many_values, self.start + at);
+        // Never more than the limit, so that a full list is all that has to be looked for.
+        const wanted = @min(@max(64, self.nodes.capacity * 2), self.limits.max_values);
+        try self.nodes.ensureTotalCapacityPrecise(self.gpa, wanted);
     }
 
     inline fn space(self: *const Parser, from: usize) usize {
@@ -387,7 +394,7 @@ pub const Parser = struct {
     }
 
     /// Reads the string or key whose quote stands at `quote`; returns where the text behind it goes on.
-    fn string(self: *Parser, quote: usize) Error!usize {
+    inline fn string(self: *Parser, quote: usize) Error!usize {
         const begin = quote + 1;
         const at = self.index.next(begin);
         // The newline behind the line is marked, so the search stops there; nothing behind it is looked at.
@@ -398,7 +405,7 @@ pub const Parser = struct {
         return self.escaped(quote, @min(at, self.end));
     }
 
-    fn escaped(self: *Parser, quote: usize, first_special: usize) Error!usize {
+    noinline fn escaped(self: *Parser, quote: usize, first_special: usize) Error!usize {
         // A text is never longer without its escapes, and the line holds all texts.
         if (self.written.len < self.end - self.start + slack) {
             // Nothing of this line stands here yet, or the buffer would have been long enough.
@@ -412,8 +419,10 @@ pub const Parser = struct {
         var out = begin;
         var from = quote + 1;
         var at = first_special;
+        const index = self.index;
+        const written = self.written;
         while (true) {
-            self.copy(out, from, at);
+            copy(written, text, out, from, at);
             out += at - from;
             if (at == end) return self.fail(.cut_off, at);
             switch (text[at]) {
@@ -434,11 +443,11 @@ pub const Parser = struct {
                 else => return self.fail(.bad_escape, at + 1),
             };
             if (byte != 0) {
-                self.written[out] = byte;
+                written[out] = byte;
                 out += 1;
                 from = at + 2;
             } else from = try self.unicode(at, &out);
-            at = @min(self.index.next(from), end);
+            at = @min(index.next(from), end);
         }
         self.written_len = out;
         try self.add(.{ .text_start = self.written.ptr + begin, .text_len = @intCast(out - begin), .end = @intCast(self.nodes.items.len + 1), .at = @intCast(quote - self.start), .kind = .string });
@@ -446,13 +455,10 @@ pub const Parser = struct {
     }
 
     /// `text[from..to]` to `written[out..]`; the bytes behind may be overwritten, too: nothing stands there yet.
-    inline fn copy(self: *Parser, out: usize, from: usize, to: usize) void {
-        if (from + slack > self.text.len or to - from > 4 * slack) return @memcpy(self.written[out..][0 .. to - from], self.text[from..to]);
+    inline fn copy(written: []u8, text: []const u8, out: usize, from: usize, to: usize) void {
+        if (to + slack > text.len) return @memcpy(written[out..][0 .. to - from], text[from..to]);
         var at = from;
-        while (at < to) : (at += slack) {
-            if (at + slack > self.text.len) return @memcpy(self.written[out + at - from ..][0 .. to - at], self.text[at..to]);
-            self.written[out + at - from ..][0..slack].* = self.text[at..][0..slack].*;
-        }
+        while (at < to) : (at += slack) written[out + at - from ..][0..slack].* = text[at..][0..slack].*;
     }
 
     /// `\uXXXX`, or two of them for one character; `at` is the backslash. Returns where the text goes on.

@@ -7,7 +7,7 @@
 const std = @import("std");
 
 const block_bytes = 64;
-const Block = @Vector(block_bytes, u8);
+const Block = @Vector(block_bytes, i8);
 
 /// True when `text` is UTF-8 as Unicode defines it.
 pub fn validate(text: []const u8) bool {
@@ -25,11 +25,8 @@ pub fn validate(text: []const u8) bool {
 pub const Checker = struct {
     /// Bits 0, 1, 2: the first, second, third byte must be a continuation.
     expected: u64 = 0,
-    /// The last byte was a lead whose second byte is narrower.
-    after_e0: u64 = 0,
-    after_ed: u64 = 0,
-    after_f0: u64 = 0,
-    after_f4: u64 = 0,
+    /// The last byte was a lead whose second byte is narrower: one bit each for 0xe0, 0xed, 0xf0, 0xf4.
+    narrow: u4 = 0,
 
     pub fn complete(self: *const Checker) bool {
         return self.expected == 0;
@@ -37,48 +34,52 @@ pub const Checker = struct {
 
     /// A short last block is padded with zeros.
     pub inline fn feed(self: *Checker, bytes: *const [block_bytes]u8) bool {
-        const block: Block = bytes.*;
-        const high = bits(block >= splat(0x80));
+        const block: Block = @bitCast(@as(@Vector(block_bytes, u8), bytes.*));
+        const high = bits(block < splat(0x00));
         if (high == 0) {
             const whole = self.expected == 0;
             self.expected = 0;
             return whole;
         }
-        return self.feedHigh(block);
+        return self.feedHigh(block, high);
     }
 
-    noinline fn feedHigh(self: *Checker, block: Block) bool {
-        const continuation = bits((block & splat(0xc0)) == splat(0x80));
-        const from_c0 = bits(block >= splat(0xc0));
-        const from_e0 = bits(block >= splat(0xe0));
-        const from_f0 = bits(block >= splat(0xf0));
-        // 0xc0 and 0xc1 begin overlong forms, 0xf5 and above nothing at all.
-        const never = bits(block >= splat(0xf5)) | bits((block & splat(0xfe)) == splat(0xc0));
+    /// Bytes are read as signed: 0x80 to 0xff are -128 to -1, and one comparison says where in that range a byte lies.
+    noinline fn feedHigh(self: *Checker, block: Block, high: u64) bool {
+        const continuation = bits(block < splat(0xc0));
+        const from_c0 = high & ~continuation;
+        const from_e0 = high & bits(block > splat(0xdf));
+        const from_f0 = high & bits(block > splat(0xef));
+        // 0xc0 and 0xc1 begin overlong forms.
+        var wrong = bits((block & splat(0xfe)) == splat(0xc0));
         const expected = (from_c0 << 1) | (from_e0 << 2) | (from_f0 << 3) | self.expected;
-        var wrong = (expected ^ continuation) | never;
-
-        const e0 = bits(block == splat(0xe0));
-        const ed = bits(block == splat(0xed));
-        const f0 = bits(block == splat(0xf0));
-        const f4 = bits(block == splat(0xf4));
-        const from_a0 = bits(block >= splat(0xa0));
-        const from_90 = bits(block >= splat(0x90));
-        wrong |= ((e0 << 1) | self.after_e0) & ~from_a0;
-        wrong |= ((ed << 1) | self.after_ed) & from_a0;
-        wrong |= ((f0 << 1) | self.after_f0) & ~from_90;
-        wrong |= ((f4 << 1) | self.after_f4) & from_90;
-
+        wrong |= expected ^ continuation;
+        if (from_e0 | self.narrow != 0) {
+            // Of the second bytes, which are continuations or wrong already.
+            const from_a0 = bits(block > splat(0x9f));
+            const from_90 = bits(block > splat(0x8f));
+            const e0 = bits(block == splat(0xe0));
+            const ed = bits(block == splat(0xed));
+            const f0 = bits(block == splat(0xf0));
+            const f4 = bits(block == splat(0xf4));
+            wrong |= high & bits(block > splat(0xf4)); // Begins nothing at all.
+            wrong |= ((e0 << 1) | self.after(0)) & ~from_a0;
+            wrong |= ((ed << 1) | self.after(1)) & from_a0;
+            wrong |= ((f0 << 1) | self.after(2)) & ~from_90;
+            wrong |= ((f4 << 1) | self.after(3)) & from_90;
+            self.narrow = @intCast((e0 >> 63) | (ed >> 63) << 1 | (f0 >> 63) << 2 | (f4 >> 63) << 3);
+        }
         self.expected = (from_c0 >> 63) | (from_e0 >> 62) | (from_f0 >> 61);
-        self.after_e0 = e0 >> 63;
-        self.after_ed = ed >> 63;
-        self.after_f0 = f0 >> 63;
-        self.after_f4 = f4 >> 63;
         return wrong == 0;
+    }
+
+    inline fn after(self: *const Checker, comptime lead: u2) u64 {
+        return (self.narrow >> lead) & 1;
     }
 };
 
-inline fn splat(byte: u8) Block {
-    return @splat(byte);
+inline fn splat(comptime byte: u8) Block {
+    return @splat(@bitCast(byte));
 }
 
 inline fn bits(which: @Vector(block_bytes, bool)) u64 {
