@@ -1,7 +1,7 @@
 """One pass over the ids of a token file, in blocks of one size: numbers by row.
 
 Rows may be longer than a block: what a block adds to a row is a sum, so memory does not depend on
-the file, apart from some sixty bytes a row. A row's hash is a sum of mixed (id, position) pairs
+the file, apart from some hundred bytes a row. A row's hash is a sum of mixed (id, position) pairs
 modulo 2**64: two rows with equal hashes are taken for equal. The letter hash is a polynomial over a
 row's letters and digits without case, spaces and punctuation, whatever the ids. Does not know: what
 is good or bad, text.
