@@ -281,6 +281,14 @@ abt_status abt_tokenizer_info_json(abt_tokenizer tokenizer, char *buffer, size_t
 abt_status abt_tokenizer_encode(abt_tokenizer tokenizer, const char *text, size_t size,
                                 const abt_encode_options *options, uint32_t *ids, size_t capacity, size_t *needed);
 
+/* Ids of `count` texts, text i being text[bounds[i]] up to text[bounds[i + 1]], one after the other in `ids`: those of
+ * text i from starts[i] up to starts[i + 1]. bounds and starts have count + 1 places. threads 0: one for each CPU; a
+ * large text is shared out, and the ids are the same for any number. capacity and needed count ids; 8 a text more than
+ * there are bytes is always room enough. */
+abt_status abt_tokenizer_encode_batch(abt_tokenizer tokenizer, const char *text, const uint64_t *bounds, size_t count,
+                                      const abt_encode_options *options, size_t threads, uint32_t *ids,
+                                      size_t capacity, uint64_t *starts, size_t *needed);
+
 /* The bytes of `count` ids. skip_special 1: control tokens give nothing. continues 1: a leading space stays.
  * An id beyond the vocabulary is refused. */
 abt_status abt_tokenizer_decode(abt_tokenizer tokenizer, const uint32_t *ids, size_t count, uint32_t skip_special,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
@@ -74,6 +75,51 @@ def encode(
         check(status)
         found: npt.NDArray[np.uint32] = ids[: int(needed[0])].copy()
         return found
+
+
+def encode_batch(
+    handle: Handle,
+    texts: Sequence[bytes],
+    *,
+    add_bos: bool | None,
+    add_eos: bool | None,
+    parse_special: bool,
+    threads: int,
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+    """Ids of all texts, and where those of each begin."""
+    import numpy as np
+
+    options = ffi.new("abt_encode_options *")
+    options.struct_size = ffi.sizeof("abt_encode_options")
+    options.add_bos = -1 if add_bos is None else int(add_bos)
+    options.add_eos = -1 if add_eos is None else int(add_eos)
+    options.parse_special = bool(parse_special)
+    count = len(texts)
+    bounds = np.zeros(count + 1, dtype=np.uint64)
+    np.cumsum(np.fromiter(map(len, texts), dtype=np.uint64, count=count), out=bounds[1:])
+    joined = texts[0] if count == 1 else b"".join(texts)
+    starts = np.empty(count + 1, dtype=np.uint64)
+    needed = ffi.new("size_t *")
+    capacity = len(joined) + 8 * count
+    while True:
+        ids = np.empty(capacity, dtype=np.uint32)
+        status = lib.abt_tokenizer_encode_batch(
+            handle.value,
+            ffi.from_buffer(joined),
+            from_array(bounds, "uint64_t[]"),
+            count,
+            options,
+            whole(threads, "threads"),
+            from_array(ids, "uint32_t[]"),
+            capacity,
+            from_array(starts, "uint64_t[]"),
+            needed,
+        )
+        if status == lib.ABT_STATUS_BUFFER_TOO_SMALL and needed[0] > capacity:
+            capacity = int(needed[0])
+            continue
+        check(status)
+        return ids[: int(needed[0])], starts
 
 
 def decode(

@@ -92,13 +92,7 @@ pub fn abt_tokenizer_encode(
     needed: ?*usize,
 ) callconv(.c) Status {
     var given: abi.tokenizer.EncodeOptions = .{};
-    if (options) |o| {
-        if (out.wrongSize(c.abt_encode_options, o.struct_size)) |status| return status;
-        given.add_bos = threeWay(o.add_bos) catch return badSwitch("add_bos", o.add_bos);
-        given.add_eos = threeWay(o.add_eos) catch return badSwitch("add_eos", o.add_eos);
-        given.parse_special = o.parse_special != 0;
-        given.continues = o.continues != 0;
-    }
+    if (options) |o| if (readOptions(o, &given)) |status| return status;
     var status: Status = c.ABT_STATUS_OK;
     const bytes = out.bytes(text, size, "text", &status) orelse return status;
     const held = handles.acquire(Tokenizer, tokenizer, .shared, &status) orelse return status;
@@ -111,6 +105,54 @@ pub fn abt_tokenizer_encode(
     defer out.gpa.free(found);
 
     return out.fillItems(u32, found, ids, capacity, needed);
+}
+
+/// Null when the options could be read.
+fn readOptions(o: *const c.abt_encode_options, given: *abi.tokenizer.EncodeOptions) ?Status {
+    if (out.wrongSize(c.abt_encode_options, o.struct_size)) |status| return status;
+    given.add_bos = threeWay(o.add_bos) catch return badSwitch("add_bos", o.add_bos);
+    given.add_eos = threeWay(o.add_eos) catch return badSwitch("add_eos", o.add_eos);
+    given.parse_special = o.parse_special != 0;
+    given.continues = o.continues != 0;
+    return null;
+}
+
+pub fn abt_tokenizer_encode_batch(
+    tokenizer: u64,
+    text: ?[*]const u8,
+    bounds: ?[*]const u64,
+    count: usize,
+    options: ?*const c.abt_encode_options,
+    threads: usize,
+    ids: ?[*]u32,
+    capacity: usize,
+    starts: ?[*]u64,
+    needed: ?*usize,
+) callconv(.c) Status {
+    var given: abi.tokenizer.EncodeOptions = .{};
+    if (options) |o| if (readOptions(o, &given)) |status| return status;
+    const edges = (bounds orelse return failure.nullArgument("bounds"))[0 .. count + 1];
+    const starts_out = (starts orelse return failure.nullArgument("starts"))[0 .. count + 1];
+    for (edges[0..count], edges[1..], 0..) |from, to, i| if (from > to)
+        return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "text {d} begins at byte {d} and ends at {d}; bounds must not go back", .{ i, from, to });
+    var status: Status = c.ABT_STATUS_OK;
+    const bytes = out.bytes(text, std.math.cast(usize, edges[count]) orelse 0, "text", &status) orelse return status;
+    const held = handles.acquire(Tokenizer, tokenizer, .shared, &status) orelse return status;
+    defer held.release();
+
+    const texts = out.gpa.alloc([]const u8, count) catch |err| return failure.from(err, c.ABT_STATUS_DATA, null);
+    defer out.gpa.free(texts);
+    for (texts, edges[0..count], edges[1..]) |*one, from, to| one.* = bytes[@intCast(from)..@intCast(to)];
+
+    var found = abi.tokenizer.parallel.encode(&held.object.value.tokenizer, out.gpa, texts, given, threads) catch |err| switch (err) {
+        error.OutOfMemory => return failure.from(err, c.ABT_STATUS_DATA, null),
+        error.TextTooLong => return failure.say(c.ABT_STATUS_DATA, "a text has a piece of 4 GiB or more; cut it", .{}),
+        error.CannotStartThreads => return failure.say(c.ABT_STATUS_DATA, "{d} threads could not be started; ask for fewer", .{threads}),
+    };
+    defer found.deinit(out.gpa);
+
+    @memcpy(starts_out, found.starts);
+    return out.fillItems(u32, found.ids, ids, capacity, needed);
 }
 
 fn threeWay(value: i32) error{OutOfRange}!?bool {

@@ -38,6 +38,9 @@ pub const EncodeOptions = struct {
     parse_special: bool = false,
     /// The text does not begin the document: no leading space of the "first fragment" kind.
     continues: bool = false,
+    /// Leave out what the files put before or after a text: this is a part of one.
+    no_prefix: bool = false,
+    no_suffix: bool = false,
 };
 
 pub const DecodeOptions = struct {
@@ -386,11 +389,11 @@ pub const Tokenizer = struct {
 
         if (options.add_bos) |wanted| {
             if (wanted) if (self.parts.bos) |id| try out.append(gpa, id);
-        } else try out.appendSlice(gpa, self.parts.prefix);
+        } else if (!options.no_prefix) try out.appendSlice(gpa, self.parts.prefix);
         try call.append(text, !options.continues);
         if (options.add_eos) |wanted| {
             if (wanted) if (self.parts.eos) |id| try out.append(gpa, id);
-        } else try out.appendSlice(gpa, self.parts.suffix);
+        } else if (!options.no_suffix) try out.appendSlice(gpa, self.parts.suffix);
     }
 
     // ---- decoding ----

@@ -17,6 +17,7 @@ pub const hf_folder = @import("hf_folder.zig");
 pub const index = @import("index.zig");
 pub const json = @import("json.zig");
 pub const merge = @import("merge.zig");
+pub const parallel = @import("parallel.zig");
 pub const parts = @import("parts.zig");
 pub const pre_tokenizer = @import("pre_tokenizer.zig");
 pub const unicode = @import("unicode.zig");
@@ -50,6 +51,7 @@ test {
     _ = index;
     _ = json;
     _ = merge;
+    _ = parallel;
     _ = parts;
     _ = pre_tokenizer;
     _ = unicode;
