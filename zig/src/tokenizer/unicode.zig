@@ -104,6 +104,7 @@ pub fn prepare() void {
         const to = if (i + 1 < tables.class_starts.len) tables.class_starts[i + 1] >> 8 else planes.len;
         @memset(planes[from..@min(to, planes.len)], @fromBackingInt(@as(u8, @truncate(start))));
     }
+    fillSteady();
     planes_ready.store(2, .release);
 }
 
@@ -255,9 +256,83 @@ fn appendDecomposed(gpa: std.mem.Allocator, out: *std.ArrayList(u32), code: u32)
     try out.append(gpa, code);
 }
 
+/// A bit for each code point that form C leaves alone and that joins nothing before it, filled in by `prepare`.
+var steady: [0x110000 / 64]u64 = undefined;
+
+fn fillSteady() void {
+    @memset(&steady, std.math.maxInt(u64));
+    const clear = struct {
+        fn f(code: usize) void {
+            steady[code >> 6] &= ~(@as(u64, 1) << @truncate(code));
+        }
+    }.f;
+    for (tables.combining_starts, 0..) |start, i| {
+        if (start & 0xFF == 0) continue;
+        const to = if (i + 1 < tables.combining_starts.len) tables.combining_starts[i + 1] >> 8 else 0x110000;
+        for (start >> 8..to) |code| clear(code);
+    }
+    for (tables.compositions) |entry| clear(@intCast(entry[0] & 0xFFFF_FFFF));
+    for (v_base..v_base + v_count) |code| clear(code);
+    for (t_base + 1..t_base + t_count) |code| clear(code);
+    for (tables.decompositions) |entry| {
+        var memory: [2048]u8 = undefined;
+        var fixed: std.heap.FixedBufferAllocator = .init(&memory);
+        var buffer: [4]u8 = undefined;
+        const len = std.unicode.utf8Encode(@intCast(entry[0]), &buffer) catch continue;
+        const same = if (normalizeWhole(fixed.allocator(), buffer[0..len])) |whole| std.mem.eql(u8, whole, buffer[0..len]) else |_| false;
+        if (!same) clear(@intCast(entry[0]));
+    }
+}
+
+/// The first character at or after `from` that form C may change or join to what is before it, or the end.
+fn nextUnsteady(text: []const u8, from: usize) usize {
+    var at = from;
+    while (at < text.len) {
+        if (text[at] < 0xCC) { // Nothing below U+0300 changes or joins what is before it.
+            while (at + 8 <= text.len and std.mem.readInt(u64, text[at..][0..8], .little) & 0x8080_8080_8080_8080 == 0) at += 8;
+            if (at < text.len and text[at] < 0xCC) at += 1;
+            continue;
+        }
+        const got = decode(text[at..]);
+        if (got.code < invalid_base and steady[got.code >> 6] >> @truncate(got.code) & 1 == 0) return at;
+        at += got.len;
+    }
+    return text.len;
+}
+
 /// `text` in normalisation form C, or `text` itself if it holds no character that could change.
 /// Bytes that are not UTF-8 stay where they are. The result belongs to `arena`.
 pub fn normalizeC(arena: std.mem.Allocator, text: []const u8) ![]const u8 {
+    if (planes_ready.load(.acquire) != 2) return normalizeWhole(arena, text);
+    var unsteady = nextUnsteady(text, 0);
+    if (unsteady == text.len) return text;
+    var out: std.ArrayList(u8) = .empty;
+    try out.ensureTotalCapacity(arena, text.len + 64);
+    var done: usize = 0;
+    while (unsteady < text.len) {
+        // From the character before it, which it may join, to the next that joins nothing.
+        var from = unsteady;
+        if (from > done) {
+            from -= 1;
+            while (from > done and text[from] & 0xC0 == 0x80 and unsteady - from < 4) from -= 1;
+        }
+        var to = unsteady;
+        while (to < text.len) {
+            const got = decode(text[to..]);
+            if (got.code >= invalid_base or steady[got.code >> 6] >> @truncate(got.code) & 1 != 0) break;
+            to += got.len;
+        }
+        try out.appendSlice(arena, text[done..from]);
+        try out.appendSlice(arena, try normalizeWhole(arena, text[from..to]));
+        done = to;
+        unsteady = nextUnsteady(text, to);
+    }
+    try out.appendSlice(arena, text[done..]);
+    return out.items;
+}
+
+/// The same in one go, for the parts that need it.
+fn normalizeWhole(arena: std.mem.Allocator, text: []const u8) ![]const u8 {
     // Nothing below U+0300 decomposes and recomposes to something else, nor combines with its neighbour.
     for (text) |byte| {
         if (byte >= 0xCC) break;
@@ -369,6 +444,31 @@ test "form C composes, orders marks and leaves invalid bytes alone" {
         .{ "plain", "plain" },
     };
     inline for (cases) |case| try std.testing.expectEqualStrings(case[1], try normalizeC(arena, case[0]));
+}
+
+test "form C in parts is form C in one go" {
+    prepare();
+    var arena_state: std.heap.ArenaAllocator = .init(std.testing.allocator);
+    defer arena_state.deinit();
+    var prng: std.Random.DefaultPrng = .init(std.testing.random_seed);
+    errdefer std.debug.print("seed {d}\n", .{std.testing.random_seed});
+    const random = prng.random();
+    const some = [_]u21{ 'a', 'e', ' ', 0xe9, 0x300, 0x301, 0x323, 0x327, 0x1100, 0x1112, 0x1161, 0x11a8, 0xac00, 0xd55c, 0x958, 0x915, 0x93c, 0x9be, 0x9c7, 0x212b, 0x4e2d, 0x1f600, 0x1d15e, 0x340, 0xfb1d };
+    for (0..5000) |_| {
+        defer _ = arena_state.reset(.retain_capacity);
+        var text: std.ArrayList(u8) = .empty;
+        for (0..random.uintLessThan(usize, 14)) |_| {
+            if (random.uintLessThan(u8, 12) == 0) {
+                try text.append(arena_state.allocator(), random.int(u8));
+                continue;
+            }
+            const code = if (random.uintLessThan(u8, 4) == 0) random.uintLessThan(u21, 0x3000) else some[random.uintLessThan(usize, some.len)];
+            var buffer: [4]u8 = undefined;
+            const len = std.unicode.utf8Encode(code, &buffer) catch continue;
+            try text.appendSlice(arena_state.allocator(), buffer[0..len]);
+        }
+        try std.testing.expectEqualSlices(u8, try normalizeWhole(arena_state.allocator(), text.items), try normalizeC(arena_state.allocator(), text.items));
+    }
 }
 
 test "trim takes what Python's strip takes" {
