@@ -25,11 +25,11 @@ $(1) & job=$$!; trap 'kill $$job 2>/dev/null; exit 130' INT TERM; passed=0; \
 	done; wait $$job
 endef
 
-.PHONY: help demo test test-zig test-python test-levels test-aarch64 have-qemu check build lint fmt docs bench durability clean
+.PHONY: help demo test test-zig test-python test-levels test-aarch64 have-qemu check build lint fmt docs bench durability tokens clean
 
 help:
 	@sed -n '3,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
-	@echo 'also: build lint fmt docs bench durability test-levels test-aarch64 clean'
+	@echo 'also: build lint fmt docs bench durability tokens test-levels test-aarch64 clean'
 
 # ---- environments ----
 
@@ -124,6 +124,11 @@ bench: $(TEST_VENV)/.installed
 durability: $(TEST_VENV)/.installed
 	@ABI_KILLS=200 ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
 		$(TEST_VENV)/bin/python -m pytest tests/durability $(PYTEST_ARGS)
+
+# 200 MB of text for each pre-tokenizer against `tokenizers`, a million texts of special tokens' literals.
+tokens: $(TEST_VENV)/.installed
+	@ABI_TOKENS_MB=$${ABI_TOKENS_MB:-200} ABI_TOKENS_LITERALS=$${ABI_TOKENS_LITERALS:-1000000} \
+		$(TEST_VENV)/bin/python -m pytest tests/parity/test_tokenizer_batches.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf build dist zig-out .zig-cache zig-pkg $(VENV) $(TEST_VENV) abi-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

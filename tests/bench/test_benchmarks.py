@@ -109,6 +109,12 @@ def test_scaling_has_all_its_parts(tmp_path: Path) -> None:
     assert result["vocabulary"][0]["logits_kept_mib"] > 0
 
 
+def test_encode_compares_ids_before_it_times(tmp_path: Path) -> None:
+    rows = run_tiny("encode", tmp_path)["rows"]
+    assert {row["engine"] for row in rows} == {"abi_train", "tokenizers"}
+    assert all(row["mb_per_second"] > 0 and row["ids"] > 0 for row in rows)
+
+
 def test_roofline_accounts_for_the_whole_step(tmp_path: Path) -> None:
     result = run_tiny("roofline", tmp_path)
     assert result["peak"]["f32_gflops"] > 0
