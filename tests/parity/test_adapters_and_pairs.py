@@ -822,3 +822,12 @@ def test_an_adapter_trained_on_other_numbers_is_told(
         with pytest.raises(SystemExit):
             main(["merge", str(first.checkpoint), *options])
         assert ("a base with other numbers" in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize("engine", ["native", "trl"])
+@pytest.mark.parametrize("kind", ["lora", "dpo", "dpo-full"])
+def test_mixed_precision_trains_adapters_and_pairs(made: Path, engine: str, kind: str) -> None:
+    spec = kind_of(made, kind, engine, "run", max_steps=1)
+    config = dataclasses.replace(spec.config, mixed_precision=True)
+    result = engines.run(spec.replace(config=config, precision="auto"))
+    assert result.total_steps == 1

@@ -19,6 +19,7 @@ from ...config import broken
 from ...data.order import epoch_order
 from ...data.rows import PreferenceRows, TokenRows
 from ...errors import ConfigError, DataError, FormatError, UnsupportedError
+from ...model import Model
 from ...preference import require_same_words
 from ...progress import Observer
 from ...runspec import EvalRecord, RunResult, RunSpec, StepRecord, perplexity
@@ -130,9 +131,8 @@ class Session:
         checks have to do."""
         if lora.target_parameters:
             return None
-        try:
-            model = open_model(self.spec.replace(precision="float32"))
-        except (FormatError, UnsupportedError):
+        model = self._opened_natively(self.spec.model)
+        if model is None:
             return None
         with model:
             for folder in (self.resume_from, lora.adapter):
@@ -148,13 +148,19 @@ class Session:
         path = paths.get(kind.partition(" ")[0])
         if path is None:
             return None
-        dtype = "float32" if path.suffix == ".json" else "stored"
-        try:
-            model = open_any(path, seed=self.config.seed, dtype=dtype)
-        except (FormatError, UnsupportedError):
+        model = self._opened_natively(path)
+        if model is None:
             return None
         with model:
             return _native.model.fingerprint(model.native)
+
+    def _opened_natively(self, path: Path) -> Model | None:
+        """A model to look at; None when the native library does not know its kind."""
+        dtype = "float32" if path.suffix == ".json" else "stored"
+        try:
+            return open_any(path, seed=self.config.seed, dtype=dtype)
+        except (FormatError, UnsupportedError):
+            return None
 
     def _first_state(self) -> dict[str, Any]:
         state: dict[str, Any] = {
