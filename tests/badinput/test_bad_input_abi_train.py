@@ -105,6 +105,43 @@ CASES = [
     Case("no column known", write("rows.jsonl", '{"x": "y"}\n'), PREPARE, ("rows.jsonl", "1", "x")),
     Case("a text is a number", write("rows.jsonl", '{"text": 7}\n'), PREPARE, ("rows.jsonl", "1")),
     Case("no lines", write("rows.jsonl", ""), PREPARE, ("rows.jsonl",)),
+    Case("rows in gzip", write("rows.jsonl", b"\x1f\x8b\x08\0"), PREPARE, ("rows.jsonl", "gzip")),
+    Case("rows in UTF-16", write("rows.jsonl", b"\xff\xfe{\0"), PREPARE, ("rows.jsonl", "UTF-16")),
+    Case(
+        "broken UTF-8",
+        write("rows.jsonl", ROWS.encode() + b'{"text": "\xc3"}\n'),
+        PREPARE,
+        ("rows.jsonl:2:11", "not UTF-8"),
+    ),
+    Case("a NUL byte", write("rows.jsonl", ROWS + '{"text": "\0"}\n'), PREPARE, (":2:11", "NUL")),
+    Case(
+        "a key twice",
+        write("rows.jsonl", ROWS + '{"text": "a", "text": "b"}\n'),
+        PREPARE,
+        ("rows.jsonl:2:15", "twice"),
+    ),
+    Case(
+        "deep JSON",
+        write("rows.jsonl", ROWS + '{"x": ' + "[" * 5000 + "\n"),
+        PREPARE,
+        ("rows.jsonl:2:134", "nested too deeply"),
+    ),
+    Case(
+        "an empty turn",
+        write("rows.jsonl", '{"messages": [{"role": "user", "content": ""}]}\n'),
+        PREPARE,
+        ("rows.jsonl:1", "messages[0].content is empty"),
+    ),
+    Case(
+        "an answer no call asked for",
+        write(
+            "rows.jsonl",
+            '{"messages": [{"role": "tool", "content": "3"},'
+            ' {"role": "assistant", "content": "a"}]}\n',
+        ),
+        PREPARE + "--chat-format chatml",
+        ("rows.jsonl:1", "tool"),
+    ),
     Case(
         "tokenizer missing", nothing, PREPARE.replace("tokenizer t", "tokenizer n"), ("nokenizer",)
     ),
