@@ -11,7 +11,6 @@ tens to hundreds of nats; float32 has seven digits, and a reward is the differen
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,28 +36,17 @@ FIGURES = ("loss", "rewards/chosen", "rewards/margins", "logps/chosen")
 
 def write_pairs(path: Path, count: int) -> None:
     """Pairs of random ids, as `abi-train data prepare` writes them."""
+    from abi_train import TokenizedWriter
+
     draw = np.random.default_rng(0)
-    rows: list[list[int]] = []
-    bits: list[bool] = []
-    for _ in range(count):
-        prompt = draw.integers(0, 300, draw.integers(3, 10)).tolist()
-        for _ in range(2):
-            answer = draw.integers(0, 300, draw.integers(5, 24)).tolist()
-            rows.append(prompt + answer)
-            bits += [False] * len(prompt) + [True] * len(answer)
-    ids = np.array([token for row in rows for token in row], "<u4")
-    ids.tofile(path)
-    np.cumsum([0, *map(len, rows)]).astype("<u8").tofile(path.with_suffix(".idx"))
-    np.packbits(bits, bitorder="little").tofile(path.with_suffix(".mask"))
-    manifest = {
-        "schema": "abi_train/token-bin/1",
-        "kind": "preference",
-        "count": int(ids.size),
-        "rows": len(rows),
-        "mask": path.with_suffix(".mask").name,
-        "idx": path.with_suffix(".idx").name,
-    }
-    path.with_suffix(".json").write_text(json.dumps(manifest))
+    with TokenizedWriter(path, vocab_size=300, preference=True) as out:
+        for _ in range(count):
+            prompt = draw.integers(0, 300, draw.integers(3, 10))
+            for _ in range(2):
+                answer = draw.integers(0, 300, draw.integers(5, 24))
+                row = np.concatenate([prompt, answer]).astype("<u4")
+                out.append(row, np.arange(row.size) >= prompt.size)
+        out.finish()
 
 
 def history(folder: Path, engine: str, precision: str, args: argparse.Namespace) -> list[Any]:
