@@ -35,6 +35,7 @@ TORCH_ENGINE = "engines.trl"
 TORCH_HOME = "engines.trl.libraries"
 TORCH_BETWEEN_PROCESSES = "engines.gloo"  # torch alone, and only where there are several
 DATASETS_HOMES = {"data.sets.hub", "data.shards"}  # `datasets` alone, and only when it is used
+HUB_HOMES = {"recipes.places"}  # `huggingface_hub` alone, and only when it is used
 TERMINAL = {"typer", "click", "rich"}
 TERMINAL_HOMES = {"cli", "progress", "check.table"}
 
@@ -142,7 +143,11 @@ def at_home(module: str) -> bool:
 def test_one_engine_alone_imports_torch_and_its_family() -> None:
     users = {line.module for line in all_imports() if not line.ours and line.target in TORCH_FAMILY}
     assert users
-    assert {user for user in users if not at_home(user)} == DATASETS_HOMES
+    assert {user for user in users if not at_home(user)} == DATASETS_HOMES | HUB_HOMES
+    hub = [line for line in all_imports() if line.module in HUB_HOMES and not line.ours]
+    taken = [line for line in hub if line.target in TORCH_FAMILY]
+    assert {line.target for line in taken} == {"huggingface_hub"}
+    assert not any(line.eager for line in taken)
     guests = [line for line in all_imports() if line.module in DATASETS_HOMES and not line.ours]
     taken = [line for line in guests if line.target in TORCH_FAMILY]
     assert {line.target for line in taken} == {"datasets"}

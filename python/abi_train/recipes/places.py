@@ -1,0 +1,95 @@
+"""Where the parts of a recipe are: recipes and samples that come with the package, and the Hub.
+
+Does not know: phases, runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ..errors import ConfigError, EngineError, FileAccessError
+from ..rules import unknown_key
+
+HERE: Final = Path(__file__).resolve().parent
+SAMPLE: Final = HERE.parent / "sample"
+HUB: Final = "hub:"
+SAMPLE_SCHEME: Final = "sample:"
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the recipes that come with the package."""
+    return tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
+
+
+def shipped_recipe(name: str) -> Path:
+    """The file of a recipe that comes with the package. Raises `ConfigError`."""
+    if name not in shipped():
+        raise unknown_key(name, shipped(), f"the recipes that come along ({', '.join(shipped())})")
+    return HERE / f"{name}.yaml"
+
+
+def find(recipe: str | Path) -> Path:
+    """The file meant: a path, or the name of a recipe that comes with the package."""
+    path = Path(recipe)
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    if str(recipe) in shipped():
+        return shipped_recipe(str(recipe))
+    names = ", ".join(shipped())
+    raise ConfigError(f"{recipe}: no such file, and no recipe of this name comes along ({names})")
+
+
+def base_of(path: Path) -> Path:
+    """The folder that relative paths of a recipe are taken from: its own, but where you stand for
+    one that comes with the package."""
+    return Path() if path.resolve().parent == HERE else path.parent
+
+
+def sample_rows(name: str) -> Path:
+    """The packaged rows `sample:NAME`. Raises `ConfigError` with the names there are."""
+    for file in (f"{name}.jsonl", f"abbey_{name}.jsonl"):
+        if (SAMPLE / file).is_file() and Path(file).name == file:
+            return SAMPLE / file
+    known = sorted(path.stem.removeprefix("abbey_") for path in SAMPLE.glob("*.jsonl"))
+    raise unknown_key(name, known, f"the packaged samples ({', '.join(known)})")
+
+
+def sample_folder(name: str) -> Path:
+    """A packaged folder, as `sample:tokenizer`. Raises `ConfigError`."""
+    known = sorted(path.name for path in SAMPLE.iterdir() if path.is_dir())
+    if name not in known:
+        raise unknown_key(name, known, f"the packaged folders ({', '.join(known)})")
+    return SAMPLE / name
+
+
+def download_model(model: str) -> Path:
+    """The folder of a model `hub:OWNER/NAME`, or `hub:OWNER/NAME@REVISION`, fetched when it is not
+    there yet.
+
+    Raises `EngineError` without huggingface_hub, `FileAccessError` for whatever keeps it from
+    coming: no network, a gated model, a full disk.
+    """
+    name, _, revision = model.removeprefix(HUB).partition("@")
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise EngineError(
+            f"{model}: fetching a model needs huggingface_hub; pip install 'abi-train[trl]', or "
+            "name a folder with --model"
+        ) from None
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name,
+            revision=revision or None,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "LICENSE*", "*.md"],
+            ignore_patterns=["original/*", "metal/*"],
+        )
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise FileAccessError(
+            f"{model}: cannot be fetched ({type(error).__name__}: {said}). Check the name and the "
+            "network, log in with `hf auth login` where the model asks for it, or download it and "
+            "name its folder with --model"
+        ) from None
+    return Path(folder)
