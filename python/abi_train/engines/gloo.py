@@ -6,7 +6,6 @@ torch is asked for only when a launcher started more than one process. Does not 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..errors import EngineError
+from . import processes
 
 AddUp = Callable[[npt.NDArray[Any]], None]
 """Replaces an array by its sum over all processes; every process calls it in the same order."""
@@ -49,11 +49,5 @@ def _group(joined: Any) -> Any:
     if joined.is_initialized():
         return joined.new_group(backend="gloo")  # the one that is there may be a GPU's
     joined.init_process_group("gloo")
-    atexit.register(_leave, joined)
+    processes.leave_at_exit(joined)
     return joined.group.WORLD
-
-
-def _leave(joined: Any) -> None:
-    """Its threads must not outlive the interpreter."""
-    if joined.is_initialized():
-        joined.destroy_process_group()

@@ -24,16 +24,17 @@ from __future__ import annotations
 
 from ...progress import Observer
 from ...runspec import RunResult, RunSpec
-from .. import Probe
+from .. import Probe, processes
+from .libraries import torch
 from .session import Session
 from .surroundings import quiet, threads
-from .together import leave_at_exit
 
 __all__ = ["run"]
 
 
 def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunResult:
     """Train with TRL. Same contract as `engines.run`."""
-    leave_at_exit()
+    if processes.count() > 1:
+        processes.leave_at_exit(torch.distributed)
     with quiet(), threads(spec.config.threads):
         return Session(spec, observer, probe).train()

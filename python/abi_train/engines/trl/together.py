@@ -6,9 +6,7 @@ process nothing is done. Does not know: the loop, losses.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,22 +35,6 @@ def wait() -> None:
     """Go on when every process is here."""
     if processes.count() > 1:
         torch.distributed.barrier()
-
-
-@functools.cache
-def leave_at_exit() -> None:
-    """Have the process group taken down before the interpreter ends.
-
-    accelerate keeps it for the next run of this process; gloo's threads that outlive the
-    interpreter now and then abort a program that had already done everything.
-    """
-    if processes.count() > 1:
-        atexit.register(_leave)
-
-
-def _leave() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
