@@ -13,6 +13,7 @@ from rich.text import Text
 
 from abi_train.cli import main
 from abi_train.cli.rows import explain_marks, pieces_text
+from abi_train.dataset import TokenizedWriter
 from abi_train.demo import SAMPLE
 
 CHATS = SAMPLE / "abbey_conversations.jsonl"
@@ -220,6 +221,37 @@ def test_info_spells_out_what_steers_a_terminal(
     shown = capsys.readouterr().out
     assert "\\x1b[2J here \\u202e and on" in shown
     assert "\x1b" not in shown
+
+
+def test_info_shows_ids_that_the_tokenizer_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TokenizedWriter(tmp_path / "a.bin", rows=True, mask=False) as writer:
+        writer.append([5, 70_000, 6])
+        writer.finish()
+    told = call("info", tmp_path / "a.bin", "--tokenizer", TOKENIZER, "--rows", "1")
+    shown = capsys.readouterr()
+    assert told == 0
+    assert "no id 70000" in shown.err
+    assert "[5, 70000, 6]" in shown.out
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stopped_preparation_says_when_it_goes_on(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    begun: bool,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        if begun:
+            (tmp_path / "a.bin.journal").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("abi_train.data.prepare.prepare", stopped)
+    code = call("prepare", CHATS, "--tokenizer", TOKENIZER, "--output", tmp_path / "a.bin")
+    assert code == 130
+    assert ("the same command goes on" in capsys.readouterr().err) == begun
 
 
 @pytest.mark.parametrize(

@@ -125,15 +125,18 @@ def prepare_command(
         raise typer.BadParameter(f"--loss is {loss!r}; it must be one of {', '.join(LOSSES)}")
     if workers is not None and shards is None:
         raise typer.BadParameter("--workers makes shards; give --shards, too")
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=err(),
-        transient=True,
-        disable=not err().is_terminal,
-    ) as bar:
+    with (
+        _going_on(output),
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=err(),
+            transient=True,
+            disable=not err().is_terminal,
+        ) as bar,
+    ):
         task = bar.add_task("tokenising", total=None)
         options: dict[str, Any] = {
             "max_seq_len": max_seq_len,
@@ -184,6 +187,18 @@ def prepare_command(
         print_report(report)
 
 
+@contextlib.contextmanager
+def _going_on(output: Path) -> Iterator[None]:
+    """After Ctrl-C, say that nothing done is lost, where that is so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        begun = (output.with_name(output.name + ".journal"), output.with_suffix(".shards"))
+        if any(path.exists() for path in begun):
+            say("the same command goes on from here")
+        raise
+
+
 def print_report(report: Any) -> None:
     """What was written, what was left out, and the first row as the model will see it."""
     if report.continued_at:
@@ -199,8 +214,6 @@ def print_report(report: Any) -> None:
         )
         if split.truncated:
             say(f"  {split.truncated} rows were longer and lost their end")
-    if report.continued_at:
-        say(f"went on at {report.continued_at:.0%}, where an earlier run was stopped")
     if report.dropped:
         say(f"dropped {report.dropped} rows with nothing to learn")
     if report.skipped.total:
@@ -340,5 +353,7 @@ def info_command(
         console.print(f"{key:>16}  {visible(str(shown))}", highlight=False, markup=False)
     for example in facts.get("examples", []):
         console.print(f"\nrow {example['row']}: {example['tokens']} tokens", highlight=False)
+        if "foreign" in example:
+            say(f"the tokenizer has no id {example['foreign'][0]}; another one made this file")
         text = visible(str(example.get("text", example["ids"])))
         console.print(text, highlight=False, markup=False)

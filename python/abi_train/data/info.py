@@ -78,7 +78,11 @@ def _examples(data: TokenizedDataset, tokenizer: Path | None, rows: int) -> list
         ids = data.tokens[begin:end]
         example: dict[str, Any] = {"row": number, "tokens": end - begin, "ids": ids.tolist()}
         if opened is not None:
-            example["text"] = opened.decode(ids, skip_special=False)
+            foreign = np.unique(ids[ids >= opened.vocab_size])
+            if foreign.size:  # of another tokenizer; the ids say more than half a text would
+                example["foreign"] = foreign.tolist()
+            else:
+                example["text"] = opened.decode(ids, skip_special=False)
         shown.append(example)
     if opened is not None:
         opened.close()
