@@ -619,7 +619,10 @@ typedef struct abt_export_options {
     size_t struct_size;
     const char *source;               /* a Hugging Face folder */
     const char *out_path;             /* *.gguf */
-    const char *dtype;                /* f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k or mxfp4 */
+    const char *dtype;                /* of all matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k or
+                                       * mxfp4; not read where mix is given */
+    const char *mix;                  /* NULL, or a type for each matrix as llama.cpp's quantiser chooses it: f32, f16, bf16,
+                                       * q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q5_1, q5_0, q4_1, q4_0 or mxfp4_moe */
     const char *name;                 /* general.name; NULL: from the folder's name */
     const char *tokenizer_dir;        /* NULL: the source's own */
     const char *pre;                  /* llama.cpp's name of the pre-tokenizer where its regex is unknown; or NULL */

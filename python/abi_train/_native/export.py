@@ -16,6 +16,7 @@ class _Options:
         source: str | os.PathLike[str],
         out_path: str | os.PathLike[str],
         dtype: str,
+        mix: str | None,
         name: str | None,
         tokenizer_dir: str | os.PathLike[str] | None,
         pre: str | None,
@@ -28,6 +29,7 @@ class _Options:
             "source": c_path(source, "source"),
             "out_path": c_path(out_path, "out_path"),
             "dtype": c_string(dtype, "dtype"),
+            "mix": ffi.NULL if mix is None else c_string(mix, "mix"),
             "name": ffi.NULL if name is None else c_string(name, "name"),
             "tokenizer_dir": c_optional_path(tokenizer_dir, "tokenizer_dir"),
             "pre": ffi.NULL if pre is None else c_string(pre, "pre"),
@@ -43,15 +45,19 @@ def gguf(
     out_path: str | os.PathLike[str],
     *,
     dtype: str = "q8_0",
+    mix: str | None = None,
     name: str | None = None,
     tokenizer_dir: str | os.PathLike[str] | None = None,
     pre: str | None = None,
     without_tokenizer: bool = False,
     threads: int = 0,
 ) -> tuple[int, int]:
-    """Writes a GGUF file from a Hugging Face folder; its bytes and number of tensors."""
+    """Writes a GGUF file from a Hugging Face folder; its bytes and number of tensors.
+
+    mix: a type for each matrix, as llama.cpp's quantiser chooses; dtype is not read then.
+    """
     options = _Options(
-        source, out_path, dtype, name, tokenizer_dir, pre, without_tokenizer, threads
+        source, out_path, dtype, mix, name, tokenizer_dir, pre, without_tokenizer, threads
     )
     size = ffi.new("uint64_t *")
     tensors = ffi.new("uint64_t *")
@@ -64,13 +70,14 @@ def gguf_size(
     out_path: str | os.PathLike[str],
     *,
     dtype: str = "q8_0",
+    mix: str | None = None,
     name: str | None = None,
     tokenizer_dir: str | os.PathLike[str] | None = None,
     pre: str | None = None,
     without_tokenizer: bool = False,
 ) -> int:
     """The exact number of bytes `gguf` would write."""
-    options = _Options(source, out_path, dtype, name, tokenizer_dir, pre, without_tokenizer, 0)
+    options = _Options(source, out_path, dtype, mix, name, tokenizer_dir, pre, without_tokenizer, 0)
     size = ffi.new("uint64_t *")
     check(lib.abt_export_gguf_size(options.struct, size))
     return int(size[0])

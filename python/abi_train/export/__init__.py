@@ -20,6 +20,8 @@ from .modelfile import check_ends, sampling_of, write_modelfile
 FLOATS: Final = ("f32", "f16", "bf16")
 BLOCKS: Final = ("q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4")
 DTYPES: Final = FLOATS + BLOCKS
+K_MIXES: Final = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s")
+MIXES: Final = (*FLOATS, "q8_0", *K_MIXES, "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4_moe")
 ADAPTER_FILE: Final = "adapter_config.json"
 ADAPTER_DTYPES: Final = FLOATS
 
@@ -50,6 +52,7 @@ def export_gguf(
     output: str | Path,
     *,
     dtype: str = "q8_0",
+    mix: str | None = None,
     name: str | None = None,
     tokenizer: str | Path | None = None,
     modelfile: bool = True,
@@ -57,13 +60,22 @@ def export_gguf(
 ) -> ExportReport:
     """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
-    The file is read back before it gets its name. dtype: one of `DTYPES`, for the matrices; rows
-    that are not whole blocks of it get the next larger type that fits. modelfile: write a Modelfile
+    The file is read back before it gets its name. dtype: one of `DTYPES`, for all matrices; rows
+    that are not whole blocks of it get the next larger type that fits. mix: instead of it one of
+    `MIXES`, in any case: each matrix gets the type that llama.cpp's quantiser gives it under that
+    name, so `q4_k_m` keeps the head and some layers finer (`q4_k`, `q5_k` mean `q4_k_m`, `q5_k_m`
+    here). The names that only mixes have are taken as dtype, too. modelfile: write a Modelfile
     for Ollama beside it, with the template and stops of the model's chat format; system: its system
     text. A model whose answers end with a token that does not end generation is refused.
     Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
     """
-    if dtype not in DTYPES:
+    if mix is None and dtype in MIXES and dtype not in DTYPES:
+        mix = dtype
+    if mix is not None:
+        mix = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}.get(mix.lower(), mix.lower())
+        if mix not in MIXES:
+            raise ConfigError(f"mix is {mix!r}; it must be one of {', '.join(MIXES)}")
+    elif dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     output = Path(output)
     if output.suffix != ".gguf":
@@ -83,9 +95,9 @@ def export_gguf(
     chats = check_ends(Path(tokenizer or folder))
     output.parent.mkdir(parents=True, exist_ok=True)
     size, tensors = _native.export.gguf(
-        folder, output, dtype=dtype, name=name, tokenizer_dir=tokenizer
+        folder, output, dtype=dtype, mix=mix, name=name, tokenizer_dir=tokenizer
     )
-    report = _reported(output, folder, dtype, size, tensors)
+    report = _reported(output, folder, mix or dtype, size, tensors)
     if not (modelfile and chats):
         return report
     written = write_modelfile(output, system=system, parameters=sampling_of(folder))

@@ -46,10 +46,15 @@ fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_exp
     }
     const source = out.string(o.source, "source", status) orelse return null;
     const out_path = out.string(o.out_path, "out_path", status) orelse return null;
-    const dtype = out.string(o.dtype, "dtype", status) orelse return null;
+    const mix: ?abi.formats.gguf_mix.Mix = if (out.optionalString(o.mix)) |name| abi.formats.gguf_mix.Mix.fromName(name) orelse {
+        status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "mix is \"{s}\"; it must be " ++ abi.formats.gguf_mix.Mix.names, .{name[0..@min(name.len, 40)]});
+        return null;
+    } else null;
+    const dtype = if (mix != null) "f32" else out.string(o.dtype, "dtype", status) orelse return null;
     return .{
         .source = .{ .folder = source },
         .out_path = out_path,
+        .mix = mix,
         .dtype = abi.tensor.DType.fromLabel(dtype) orelse {
             status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is \"{s}\"; it must be f32, f16, bf16, q8_0 or another type of GGUF", .{dtype[0..@min(dtype.len, 40)]});
             return null;

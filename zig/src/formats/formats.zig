@@ -5,6 +5,7 @@ pub const gguf_writer = @import("gguf_writer.zig");
 pub const gguf_config = @import("gguf_config.zig");
 pub const name_map = @import("name_map.zig");
 pub const gguf_import = @import("gguf_import.zig");
+pub const gguf_mix = @import("gguf_mix.zig");
 pub const json = @import("json.zig");
 pub const safetensors = @import("safetensors.zig");
 pub const hf_config = @import("hf_config.zig");
@@ -20,6 +21,7 @@ test {
     _ = gguf_export;
     _ = adapter_gguf;
     _ = gguf_import;
+    _ = gguf_mix;
     _ = gguf_config;
     _ = json;
     _ = safetensors;

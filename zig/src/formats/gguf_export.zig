@@ -13,6 +13,7 @@ const quant = @import("quant");
 const gguf = @import("gguf.zig");
 const gguf_config = @import("gguf_config.zig");
 const gguf_import = @import("gguf_import.zig");
+const gguf_mix = @import("gguf_mix.zig");
 const gguf_writer = @import("gguf_writer.zig");
 const export_source = @import("export_source.zig");
 const export_tokenizer = @import("export_tokenizer.zig");
@@ -35,8 +36,10 @@ pub const Tokenizer = union(enum) {
 pub const Options = struct {
     source: Source,
     out_path: []const u8,
-    /// Of the matrices. Norms and biases are f32 always; rows that are not whole blocks get a type they fit.
+    /// Of all matrices. Norms and biases are f32 always; rows that are not whole blocks get a type they fit.
     dtype: DType = .q8_0,
+    /// Instead of `dtype`: each matrix gets the type llama.cpp's quantiser would give it for this name.
+    mix: ?gguf_mix.Mix = null,
     /// `general.name`; null = the last part of the source folder's path, or `abi_train`.
     name: ?[]const u8 = null,
     tokenizer: Tokenizer = .from_source,
@@ -105,7 +108,7 @@ fn runOn(gpa: std.mem.Allocator, storage: Storage, where: Place, options: Option
     try plan(gpa, storage, options, &source, &header, diag);
     const size = try header.fileBytes();
     if (where.free_bytes) |available| if (size > available) {
-        diag.set("{s} will have {d} bytes, but only {d} are free there. Free some space, choose another folder, or a smaller type than {s}", .{ options.out_path, size, available, options.dtype.label() });
+        diag.set("{s} will have {d} bytes, but only {d} are free there. Free some space, choose another folder, or a smaller type than {s}", .{ options.out_path, size, available, if (options.mix) |mix| @tagName(mix) else options.dtype.label() });
         return error.NotEnoughSpace;
     };
 
@@ -152,8 +155,10 @@ fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *con
     try header.put([]const u8, "general.architecture", @tagName(architecture));
     try header.put([]const u8, "general.type", "model");
     try header.put([]const u8, "general.name", options.name orelse nameOf(options.source));
-    if (options.dtype.ggufFileType()) |id| try header.put(u32, "general.file_type", id);
-    if (options.dtype.isQuantized()) try header.put(u32, "general.quantization_version", 2);
+    const file_type = if (options.mix) |mix| mix.fileType() else options.dtype.ggufFileType();
+    if (file_type) |id| try header.put(u32, "general.file_type", id);
+    const base_type = if (options.mix) |mix| mix.baseType() else options.dtype;
+    if (base_type.isQuantized()) try header.put(u32, "general.quantization_version", 2);
     try gguf_config.write(header, config);
 
     const folder: ?[]const u8 = switch (options.tokenizer) {
@@ -170,10 +175,28 @@ fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *con
 
     if (config.rope_scaling == .llama3) try header.addTensor(name_map.rope_divisors, .f32, &.{config.head_dim / 2});
     var buffer: name_map.NameBuffer = undefined;
+    var chooser = chooserOf(options.mix orelse .f32, source);
     for (source.layout.parameters) |*p| {
-        const dtype = name_map.storedType(p.role, export_source.rowLen(p.*), options.dtype);
-        try header.addTensor(name_map.ggufName(&buffer, p.layer, p.role), dtype, p.dims());
+        const name = name_map.ggufName(&buffer, p.layer, p.role);
+        const columns = export_source.rowLen(p.*);
+        // A matrix of one row is a vector to the chooser, and keeps what it is given here.
+        const dtype = if (options.mix == null or p.role.isNorm() or p.role.isBias())
+            name_map.storedType(p.role, columns, options.dtype)
+        else
+            chooser.choose(name, .{ columns, p.len / columns, 1, 1 }, .f32);
+        try header.addTensor(name, dtype, p.dims());
     }
+}
+
+/// Parameters of a layout come layer by layer, which is all the chooser's counts ask for: a layer has one tensor of each kind.
+fn chooserOf(mix: gguf_mix.Mix, source: *const export_source.Opened) gguf_mix.Chooser {
+    const config = source.config;
+    return .{ .mix = mix, .model = .{
+        .layers = config.num_hidden_layers,
+        .has_output = source.layout.get(null, .output) != null,
+        .value_tensors = config.num_hidden_layers,
+        .is_70b = config.num_hidden_layers == 80 and config.num_attention_heads != config.num_key_value_heads and config.model_type != .qwen3,
+    } };
 }
 
 fn nameOf(source: Source) []const u8 {
