@@ -14,6 +14,7 @@ from typing import Any
 
 from abi_train.adapters import LoraConfig
 from abi_train.config import TRL_ALIASES, LlmTrainingConfig
+from abi_train.monitor_config import MonitorConfig
 from abi_train.preference import DpoConfig
 from abi_train.runspec import ENGINES, METHODS, OBJECTIVES, PRECISIONS, RunSpec
 
@@ -50,6 +51,7 @@ RECIPE = {
     "first update, and so is data whose licence is not known ([data sets](datasets.md))",
     "lora": "the table `lora` below; given without `method`, it means `lora`",
     "dpo": "the table `dpo` below; given without `objective`, it means `dpo`",
+    "monitor": "the table `monitor` below ([watching a run](monitoring.md))",
     "training": "the table `training` below",
 }
 
@@ -83,6 +85,16 @@ counts pairs. The reference is `ref_model`, else a frozen copy of `lora.adapter`
 `lora`, the model without its adapter, else the model as it was at the start; the run's log says
 which (`ref_model`, `starting_adapter`, `adapter_off`, `starting_model`). Not decided by the path
 inside a model, as in TRL, so a merged model is compared with itself and never with its base.
+
+| key | meaning | default | rule |
+|---|---|---|---|
+"""
+
+MONITOR = """
+## `monitor`: `MonitorConfig`
+
+Who watches the run besides its log, and when there is a warning ([watching a run](monitoring.md)).
+Nothing of it changes what is computed.
 
 | key | meaning | default | rule |
 |---|---|---|---|
@@ -125,7 +137,7 @@ def recipe_rows() -> list[str]:
         needed = item.default is dataclasses.MISSING
         default = (
             ""
-            if name in ("training", "lora", "dpo")
+            if name in ("training", "lora", "dpo", "monitor")
             else "required"
             if needed
             else shown(item.default)
@@ -171,6 +183,7 @@ def page() -> str:
         (MIDDLE, training_rows()),
         (LORA, table_rows(LoraConfig)),
         (DPO, table_rows(DpoConfig)),
+        (MONITOR, table_rows(MonitorConfig)),
     )
     return "".join(head + "\n".join(rows) + "\n" for head, rows in parts) + TAIL
 

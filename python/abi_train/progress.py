@@ -8,12 +8,14 @@ models.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final
@@ -22,6 +24,20 @@ from .runspec import EvalRecord, RunResult, StepRecord, json_safe
 
 LOG_FILE: Final = "log.jsonl"
 """Name of the log in a run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alert:
+    """Something went wrong with the numbers of a run, or looks like it.
+
+    kind: `loss_spike`, `clipped` or `not_a_number`. level: `warn`, or `error` where the run ends.
+    """
+
+    kind: str
+    level: str
+    step: int
+    title: str
+    text: str
 
 
 class Observer:
@@ -42,8 +58,14 @@ class Observer:
     def on_note(self, text: str) -> None:
         """Something a person should know."""
 
+    def on_alert(self, alert: Alert) -> None:
+        """The numbers went wrong, or look like it."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """The run ends with an error, after which nothing more is told."""
+
     def on_end(self, result: RunResult) -> None:
-        """The run is over, whatever the reason."""
+        """The run is over, as planned or as somebody wished."""
 
     def stop_requested(self) -> bool:
         """True asks the engine to finish the update, save and return."""
@@ -76,6 +98,14 @@ class Observers(Observer):
         for member in self.members:
             member.on_note(text)
 
+    def on_alert(self, alert: Alert) -> None:
+        for member in self.members:
+            member.on_alert(alert)
+
+    def on_failure(self, error: BaseException) -> None:
+        for member in self.members:
+            member.on_failure(error)
+
     def on_end(self, result: RunResult) -> None:
         for member in self.members:
             member.on_end(result)
@@ -88,6 +118,7 @@ class JsonlLog(Observer):
     """Writes `log.jsonl`: an object a line, every `interval` updates and for each other event.
 
     Appends, so that a resumed run continues its log. Each line is flushed: a killed run keeps it.
+    A line that a kill cut in half is ended before the next. `time` is in seconds since 1970.
     """
 
     def __init__(self, path: Path, *, interval: int = 1) -> None:
@@ -99,8 +130,12 @@ class JsonlLog(Observer):
     def _write(self, values: Mapping[str, Any]) -> None:
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            half = _ends_in_half(self.path)
             self._file = self.path.open("a", encoding="utf-8")
-        text = json.dumps(json_safe(dict(values)), ensure_ascii=False) + "\n"
+            if half:
+                self._file.write("\n")
+        values = {**json_safe(dict(values)), "time": round(time.time(), 3)}
+        text = json.dumps(values, ensure_ascii=False) + "\n"
         try:
             self._file.write(text)
             self._file.flush()
@@ -116,7 +151,7 @@ class JsonlLog(Observer):
     def on_step(self, record: StepRecord) -> None:
         due = self.interval and (record.step % self.interval == 0 or record.step == 1)
         if due or record.step == self._total:
-            self._write({"event": "step", **record.as_dict()})
+            self._write({"event": "step", **record.as_dict(), **record.measured()})
 
     def on_evaluation(self, record: EvalRecord) -> None:
         self._write({"event": "evaluation", **record.as_dict()})
@@ -126,6 +161,17 @@ class JsonlLog(Observer):
 
     def on_note(self, text: str) -> None:
         self._write({"event": "note", "text": text})
+
+    def on_alert(self, alert: Alert) -> None:
+        self._write({"event": "alert", **dataclasses.asdict(alert)})
+
+    def on_failure(self, error: BaseException) -> None:
+        if self._file is None:
+            return  # it never began
+        kind = type(error).__name__
+        with contextlib.suppress(OSError):  # the error itself may be a full disk
+            self._write({"event": "failed", "error": kind, "text": " ".join(str(error).split())})
+        self.close()
 
     def on_end(self, result: RunResult) -> None:
         self._write(
@@ -145,6 +191,15 @@ class JsonlLog(Observer):
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _ends_in_half(path: Path) -> bool:
+    """Whether the last line of a file was cut off."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
 
 
 class TrainingLine(Observer):
@@ -196,6 +251,10 @@ class TrainingLine(Observer):
 
     def on_note(self, text: str) -> None:
         self._line(text)
+
+    def on_alert(self, alert: Alert) -> None:
+        if alert.level != "error":  # one that ends the run is said by the error itself
+            self._line(f"warning: step {alert.step}: {alert.text}")
 
     def on_end(self, result: RunResult) -> None:
         if self._live and self._width:

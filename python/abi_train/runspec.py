@@ -26,6 +26,7 @@ from .config import (
     write_document,
 )
 from .errors import ConfigError
+from .monitor_config import MonitorConfig
 from .preference import DpoConfig, Reference
 
 ENGINES: Final = ("native", "trl")
@@ -51,6 +52,7 @@ class RunSpec:
     method: `full` trains the weights, `lora` an adapter beside them, as `lora` says.
     objective: `sft` learns texts, `dpo` pairs of a chosen and a rejected answer, as `dpo` says.
     commercial: refuse data and weights whose licence is not for commercial use or not known.
+    monitor: who watches the run besides its log, and when it warns.
     precision: `auto` is bf16 when `config.mixed_precision` asks for it or a GPU has it, else
         float32. bf16 is bfloat16 products with float32 weights, sums and moments.
 
@@ -71,6 +73,7 @@ class RunSpec:
     lora: LoraConfig | None = None
     dpo: DpoConfig | None = None
     commercial: bool = False
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
         for name in SPEC_PATHS:
@@ -204,7 +207,8 @@ class RunSpec:
         for key in ("model", "data", "run_dir"):
             if values.get(key) is None:
                 raise ConfigError(f"{key} is missing; a recipe needs model, data and run_dir")
-        plain = {k: v for k, v in values.items() if k not in ("training", "lora", "dpo")}
+        tables = ("training", "lora", "dpo", "monitor")
+        plain = {k: v for k, v in values.items() if k not in tables}
         for key in SPEC_PATHS:
             if plain.get(key) is None:
                 plain.pop(key, None)
@@ -229,7 +233,8 @@ class RunSpec:
             plain.setdefault("method", "lora")
         if dpo is not None:
             plain.setdefault("objective", "dpo")
-        return cls(config=config, lora=lora, dpo=dpo, **plain)
+        monitor = MonitorConfig.from_dict(_table(values, "monitor"))
+        return cls(config=config, lora=lora, dpo=dpo, monitor=monitor, **plain)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe form: paths as text, the configuration under `training`."""
@@ -240,6 +245,9 @@ class RunSpec:
                 continue
             if isinstance(value, (LoraConfig, DpoConfig)):
                 values[item.name] = value.to_dict()
+            elif isinstance(value, MonitorConfig):
+                if value != MonitorConfig():
+                    values[item.name] = value.to_dict()
             elif item.name == "commercial" and not value:
                 continue
             elif value is not None:
@@ -277,6 +285,15 @@ class RunSpec:
         return write_document(path, values)
 
 
+def _table(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of a recipe; one without settings, or none, is empty."""
+    table = values.get(name)
+    table = {} if table is None else table
+    if not isinstance(table, Mapping):
+        raise broken(name, table, "it must be a table of settings")
+    return table
+
+
 def _tables(
     values: Mapping[str, Any], base: Path | None
 ) -> tuple[LoraConfig | None, DpoConfig | None]:
@@ -285,13 +302,9 @@ def _tables(
     kinds: dict[str, Any] = {"lora": LoraConfig, "dpo": DpoConfig}
     paths = {"lora": ("adapter", "export_gguf_path"), "dpo": ("ref_model",)}
     for name, keys in paths.items():
-        table = values.get(name)
-        if table is None and name not in values:
+        if name not in values:
             continue
-        table = {} if table is None else table
-        if not isinstance(table, Mapping):
-            raise broken(name, table, "it must be a table of settings")
-        settings = kinds[name].from_dict(table)
+        settings = kinds[name].from_dict(_table(values, name))
         for key in keys:
             place = getattr(settings, key)
             if base is not None and place is not None:
@@ -314,6 +327,10 @@ class StepRecord:
     tokens_per_second: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What the objective has besides, under TRL's names; a run with any has no perplexity."""
+    memory_bytes: int = 0
+    """Largest resident size of the process so far; 0 where it is not known."""
+    gpu_memory_bytes: int | None = None
+    """Most that was allocated on the GPU so far; None without one."""
 
     @property
     def perplexity(self) -> float:
@@ -336,6 +353,14 @@ class StepRecord:
         if self.metrics:
             del values["perplexity"]
         return {**values, **self.metrics}
+
+    def measured(self) -> dict[str, int]:
+        """What was measured of the machine and not computed: of no meaning to a later run."""
+        values = {
+            "memory_bytes": self.memory_bytes or None,
+            "gpu_memory_bytes": self.gpu_memory_bytes,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,14 +56,25 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="One training setting, NAME=VALUE, lora.NAME=VALUE or dpo.NAME=VALUE; may be "
-            "repeated.",
+            help="One training setting, NAME=VALUE, lora.NAME=VALUE, dpo.NAME=VALUE or "
+            "monitor.NAME=VALUE; may be repeated.",
         ),
     ] = None,
     commercial: Annotated[
         bool,
         typer.Option("--commercial", help="Refuse data whose licence does not allow such use."),
     ] = False,
+    trackio: Annotated[
+        str | None,
+        typer.Option(help="Trackio project, on this machine, that gets the metrics as well."),
+    ] = None,
+    run_name: Annotated[
+        str | None, typer.Option(help="Name of the run there. (default: the run folder's)")
+    ] = None,
+    trackio_space: Annotated[
+        str | None,
+        typer.Option(help="Space on the Hub, USER/NAME, that shows them; private where it is new."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model as a recipe says, on the native engine or through TRL.
@@ -91,6 +102,7 @@ def train(
         },
         settings or [],
         adapter=adapter,
+        monitor={"trackio": trackio, "trackio_run": run_name, "trackio_space": trackio_space},
     )
     if spec.resume is None:
         earlier = list_checkpoints(spec.checkpoint_dir)
@@ -117,7 +129,7 @@ def train(
         raise typer.Exit(128 + (stop.signal or 2))
 
 
-TABLES = ("lora", "dpo")
+TABLES = ("lora", "dpo", "monitor")
 
 
 def build_spec(
@@ -126,6 +138,7 @@ def build_spec(
     settings: list[str],
     *,
     adapter: Path | None = None,
+    monitor: dict[str, Any] | None = None,
 ) -> Any:
     """The run of a recipe, with the options given on the command line in place of its own."""
     from ..runspec import RunSpec
@@ -144,6 +157,7 @@ def build_spec(
         if flat:
             given["config"] = _changed(spec.config, flat)
         given.update(_changed_tables(spec, given, settings, adapter))
+        given.update(_changed_monitor(spec, settings, monitor or {}))
         return spec.replace(**given) if given else spec
 
 
@@ -157,12 +171,8 @@ def _changed_tables(
 
     changes: dict[str, Any] = {}
     kinds: dict[str, Any] = {"lora": LoraConfig, "dpo": DpoConfig}
-    for table, word in zip(TABLES, ("method", "objective"), strict=True):
-        values = {}
-        for setting in settings:
-            if setting.startswith(f"{table}.") and "=" in setting:
-                name, value = _name_and_value(setting)
-                values[name.removeprefix(f"{table}.")] = value
+    for table, word in (("lora", "method"), ("dpo", "objective")):
+        values = _of_table(settings, table)
         if table == "lora" and adapter is not None:
             values["adapter"] = adapter
         if values:
@@ -173,6 +183,25 @@ def _changed_tables(
         elif given.get(word) not in (None, table):
             changes[table] = None  # the recipe's table is of the method that was replaced
     return changes
+
+
+def _changed_monitor(spec: Any, settings: list[str], options: dict[str, Any]) -> dict[str, Any]:
+    """The table `monitor` with what the command line says of it."""
+    given = {key: value for key, value in options.items() if value is not None}
+    values = {**_of_table(settings, "monitor"), **given}
+    if not values:
+        return {}
+    return {"monitor": type(spec.monitor).from_dict({**spec.monitor.to_dict(), **values})}
+
+
+def _of_table(settings: list[str], table: str) -> dict[str, Any]:
+    """What `--set` says of a table."""
+    values = {}
+    for setting in settings:
+        if setting.startswith(f"{table}.") and "=" in setting:
+            name, value = _name_and_value(setting)
+            values[name.removeprefix(f"{table}.")] = value
+    return values
 
 
 def _name_and_value(setting: str) -> tuple[str, Any]:

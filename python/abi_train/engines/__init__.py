@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import checkpoint as folders
+from .. import monitor
 from ..adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_adapter
 from ..config import LlmTrainingConfig, broken
 from ..data import provenance
@@ -199,7 +200,7 @@ def run(
     With a `probe` nothing is written and `observer.on_end` is not called: it is a comparison's run.
 
     Raises `ConfigError`, `DataError`, `FormatError`, `CheckpointError`, `NumericsError`, or
-    `EngineError` when the engine's packages are not installed.
+    `EngineError` when the packages of the engine, or of what watches it, are not installed.
     """
     given, spec = spec, with_kept_adapter(spec)
     spec.check_paths()
@@ -225,8 +226,9 @@ def run(
     log = JsonlLog(spec.run_dir / LOG_FILE, interval=spec.config.log_interval)
     told = Observers(log, observer or Observer())
     notes = provenance.combine([origin for _, origin in origins.values()]).notes
-    observer = Observers(_KeepRecipe(spec, given), told, _SayNotes(notes, told))
-    with contextlib.closing(log):
+    watching = monitor.observers(spec, told)
+    observer = Observers(_KeepRecipe(spec, given), told, *watching, _SayNotes(notes, told))
+    with contextlib.closing(log), _telling_failure(*watching, told):
         result = _engine(spec, observer, None)
         if spec.config.export_gguf_path and result.model_folder is not None:
             observer.on_note(f"exported {_export(spec, result.model_folder)}")
@@ -238,6 +240,16 @@ def run(
         _leave_card(spec, observer)
         observer.on_end(result)
     return result
+
+
+@contextlib.contextmanager
+def _telling_failure(*observers: Observer) -> Iterator[None]:
+    """Whatever ends the run, those who watch it hear of it."""
+    try:
+        yield
+    except BaseException as error:
+        Observers(*observers).on_failure(error)
+        raise
 
 
 def _leave_card(spec: RunSpec, observer: Observer) -> None:

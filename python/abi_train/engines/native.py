@@ -15,6 +15,7 @@ from .. import checkpoint as folders
 from ..adapters import LoraConfig, other_base
 from ..config import broken
 from ..dataset import TokenizedDataset
+from ..memory import peak_bytes
 from ..model import Model
 from ..progress import Observer
 from ..runspec import EvalRecord, RunResult, RunSpec, StepRecord
@@ -164,6 +165,7 @@ def _note(event: Event, observer: Observer, result: RunResult) -> None:
             tokens=event.tokens_processed,
             tokens_per_second=event.tokens_per_second,
             metrics=event.metrics,
+            memory_bytes=peak_bytes(),
         )
         result.history.append(record)
         observer.on_step(record)

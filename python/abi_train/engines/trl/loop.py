@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ... import checkpoint as folders
 from ...errors import NumericsError
+from ...memory import peak_bytes
 from ...runspec import EvalRecord, StepRecord
 from .. import processes
 from .adapter import trained
@@ -179,6 +180,10 @@ class Loop(Inherited):  # type: ignore[misc]
             tokens=self.session.state["tokens_processed"] + round(tokens),
             tokens_per_second=tokens / (max(1, elapsed_ns) / 1e9),
             metrics=metrics,
+            memory_bytes=peak_bytes(),
+            gpu_memory_bytes=(
+                int(torch.cuda.max_memory_allocated()) if self.session.device == "cuda" else None
+            ),
         )
         self._losses.clear()
         self._hits, self._targets, self._tokens = 0.0, 0, 0
