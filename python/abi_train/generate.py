@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import _native
+from .errors import ArgumentError
 from .owned import Owned
 from .tokenizer import Tokenizer, as_ids
 
@@ -127,6 +128,42 @@ class Generator(Owned):
         """The logits after the last of `ids`: a copy, one value a vocabulary entry."""
         self.generate(ids, max_new_tokens=0)
         found: npt.NDArray[np.float32] = _native.generator.logits(self.native).copy()
+        return found
+
+    def log_probs(
+        self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 1
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """How likely the model finds `ids[first:]`, each behind all before it.
+
+        Two arrays of one value an id: its natural log-probability (float64), and whether no other
+        id is likelier. Several ends of one beginning cost little: what was computed is kept.
+
+        Raises ArgumentError for a foreign id, a `first` that is not 1 to the last, or more ids
+        than the context holds, NumericsError when the model's logits are not numbers.
+        """
+        return _native.generator.score(self.native, as_ids(ids), first)
+
+    def score(
+        self,
+        prompt_ids: Sequence[int] | npt.NDArray[Any],
+        continuations: Sequence[Sequence[int] | npt.NDArray[Any]],
+    ) -> list[float]:
+        """The log-probability of each of these continuations of `prompt_ids`, neither empty.
+
+        Natural logarithm, summed over the ids of the continuation. Raises as `log_probs`.
+        """
+        import numpy as np
+
+        prompt = as_ids(prompt_ids)
+        found = []
+        for continuation in continuations:
+            more = as_ids(continuation)
+            if more.size == 0:
+                raise ArgumentError("a continuation has no ids; give at least one")
+            if prompt.size == 0:
+                raise ArgumentError("the prompt has no ids; give at least one")
+            values, _ = self.log_probs(np.concatenate([prompt, more]), first=prompt.size)
+            found.append(float(values.sum()))
         return found
 
     def complete(self, text: str, **options: Any) -> str:

@@ -706,6 +706,13 @@ abt_status abt_generator_next(abt_generator generator, uint32_t *id, abt_end *en
  * prompt's last id. Valid until the next call on this generator. */
 abt_status abt_generator_logits(abt_generator generator, const float **logits, uint64_t *count);
 
+/* How likely the model finds what is there: log_probs[i] = log p(ids[first + i] | all ids before it), for the
+ * `count - first` ids from `first` (at least 1) on. likeliest may be NULL; else likeliest[i] is 1 where no other id is
+ * likelier. What was fed for an earlier call that begins with the same ids is kept, so several ends of one beginning
+ * cost little. Ends what abt_generator_start began. */
+abt_status abt_generator_score(abt_generator generator, const uint32_t *ids, size_t count, size_t first,
+                               double *log_probs, uint8_t *likeliest);
+
 /* cdef:end */
 
 #ifdef __cplusplus

@@ -97,3 +97,25 @@ def logits(handle: Handle) -> npt.NDArray[np.float32]:
     count = ffi.new("uint64_t *")
     check(lib.abt_generator_logits(handle.value, pointer, count))
     return view(pointer[0], (int(count[0]),), "float32", handle)
+
+
+def score(
+    handle: Handle, ids: npt.NDArray[np.uint32], first: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Log-probability of each id from `first` on, and whether no other is likelier."""
+    import numpy as np
+
+    count = max(int(ids.size) - first, 0)
+    found = np.zeros(max(count, 1), dtype=np.float64)
+    likeliest = np.zeros(max(count, 1), dtype=np.uint8)
+    check(
+        lib.abt_generator_score(
+            handle.value,
+            from_array(ids, "uint32_t[]") if ids.size else _EMPTY,
+            ids.size,
+            whole(first, "first"),
+            from_array(found, "double[]"),
+            from_array(likeliest, "uint8_t[]"),
+        )
+    )
+    return found[:count], likeliest[:count].astype(np.bool_)

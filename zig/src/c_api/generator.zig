@@ -212,6 +212,49 @@ pub fn abt_generator_logits(generator: u64, logits: ?*?[*]const f32, count: ?*u6
     return c.ABT_STATUS_OK;
 }
 
+pub fn abt_generator_score(generator: u64, ids: ?[*]const u32, count: usize, first: usize, log_probs: ?[*]f64, likeliest: ?[*]u8) callconv(.c) Status {
+    const given = ids orelse return failure.nullArgument("ids");
+    const results = log_probs orelse return failure.nullArgument("log_probs");
+    if (first == 0 or first >= count) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "first is {d} of {d} ids; it must be at least 1 and below their number", .{ first, count });
+    var status: Status = c.ABT_STATUS_OK;
+    const held = acquireForWork(generator, &status) orelse return status;
+    defer held.release();
+
+    const machine = held.object.value.machine;
+    const vocab = machine.model.config.vocab_size;
+    for (given[0..count]) |id| if (id >= vocab) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "an id is not below the model's vocabulary of {d}", .{vocab});
+    // The last id is only asked for, never looked back at.
+    if (count - 1 > machine.session.context) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "there are {d} ids before the last, the context has {d}; give fewer or open with a larger context", .{ count - 1, machine.session.context });
+    score(machine, given[0..count], first, results[0 .. count - first], if (likeliest) |p| p[0 .. count - first] else null) catch |err| {
+        // What was fed stays as it is: the cache holds sound ids, only their logits were not numbers.
+        return switch (err) {
+            error.OutOfMemory => failure.from(err, c.ABT_STATUS_INTERNAL, null),
+            error.BadLogits => failure.say(c.ABT_STATUS_NUMERICS, "the model's logits are not numbers: its weights are broken", .{}),
+            error.ContextFull, error.InvalidToken => unreachable, // Looked at above.
+        };
+    };
+    return c.ABT_STATUS_OK;
+}
+
+fn score(machine: *Machine, ids: []const u32, first: usize, results: []f64, likeliest: ?[]u8) !void {
+    machine.forget();
+    const vocab: usize = machine.model.config.vocab_size;
+    const room = try out.gpa.alloc(f32, abi.base.checked.mul(usize, infer.Session.score_rows, vocab) catch return error.OutOfMemory);
+    defer out.gpa.free(room);
+
+    const best = try out.gpa.alloc(bool, results.len);
+    defer out.gpa.free(best);
+
+    // The id before the first one asked for is fed in any case: its logits are needed.
+    const kept = @min(machine.session.commonPrefix(ids), first - 1);
+    machine.session.rewind(kept);
+    try machine.session.feed(ids[kept .. first - 1]);
+    try machine.session.logProbs(ids[first - 1 .. ids.len - 1], ids[first..], room, results, best);
+    if (likeliest) |flags| for (flags, best) |*flag, yes| {
+        flag.* = @intFromBool(yes);
+    };
+}
+
 fn acquireForWork(generator: u64, status: *Status) ?handles.Held(Generator) {
     const held = handles.acquire(Generator, generator, .exclusive, status) orelse return null;
     if (held.object.value.machine.process != std.c.getpid()) {

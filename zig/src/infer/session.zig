@@ -146,6 +146,50 @@ pub const Session = struct {
         return self.prefill(&.{id});
     }
 
+    /// Logits computed together by `logProbs`.
+    pub const score_rows = 16;
+
+    pub const ScoreError = SessionError || error{
+        /// A logit is no number: the weights are broken.
+        BadLogits,
+    };
+
+    /// Appends ids. out[i] = log of the probability of targets[i] behind ids[i]; likeliest[i]: no id is likelier.
+    /// Either all are appended or, on an error of `SessionError`, none. `room`: score_rows rows of logits.
+    pub fn logProbs(self: *Session, ids: []const u32, targets: []const u32, room: []f32, out: []f64, likeliest: []bool) ScoreError!void {
+        const vocab: usize = self.model.config.vocab_size;
+        const width: usize = self.model.config.hidden_size;
+        std.debug.assert(ids.len == targets.len and ids.len == out.len and ids.len == likeliest.len);
+        std.debug.assert(room.len == score_rows * vocab);
+        try self.check(ids);
+        for (targets) |id| if (id >= vocab) return error.InvalidToken;
+        var done: usize = 0;
+        while (done < ids.len) {
+            const count: usize = @min(block_tokens, ids.len - done);
+            self.forward(ids[done..][0..count]);
+            const normed = self.normed[0 .. count * width];
+            norm(normed, self.hidden[0 .. count * width], self.model.final_norm, self.model.config.rms_norm_eps);
+            var at: usize = 0;
+            while (at < count) {
+                const rows: usize = @min(score_rows, count - at);
+                self.multiply(&.{.{ .linear = &self.model.head, .out = room[0 .. rows * vocab] }}, normed[at * width ..][0 .. rows * width], rows);
+                for (0..rows) |row| {
+                    const i = done + at + row;
+                    const logits = room[row * vocab ..][0..vocab];
+                    const wanted = logits[targets[i]];
+                    var largest: f32 = undefined;
+                    var sum: f32 = undefined;
+                    kernels.table(f32).softmax_exp(vocab, logits.ptr, 1, &largest, &sum);
+                    if (!std.math.isFinite(largest) or !std.math.isFinite(sum) or std.math.isNan(wanted)) return error.BadLogits;
+                    out[i] = @as(f64, wanted - largest) - @log(@as(f64, sum));
+                    likeliest[i] = wanted == largest;
+                }
+                at += rows;
+            }
+            done += count;
+        }
+    }
+
     fn check(self: *const Session, ids: []const u32) SessionError!void {
         if (ids.len > self.context - self.position()) return error.ContextFull;
         for (ids) |id| if (id >= self.model.config.vocab_size) return error.InvalidToken;
@@ -387,6 +431,41 @@ test "ids beyond the vocabulary or the context change nothing" {
     try testing.expectEqual(@as(usize, 2), session.position());
     _ = try session.prefill(&.{ 3, 4 });
     try testing.expectError(error.ContextFull, session.step(5));
+}
+
+test "scores are the log-softmax of the logits that single steps give, over borders of blocks" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const model = try test_model.make(arena.allocator());
+    const pool = try base.Pool.init(testing.allocator, 2);
+    defer pool.deinit();
+    var session: Session = try .init(testing.allocator, &model, pool, 200);
+    defer session.deinit();
+
+    const vocab: usize = test_model.config.vocab_size;
+    var ids: [block_tokens + Session.score_rows + 4]u32 = undefined;
+    randomIds(&ids, 3);
+    const n = ids.len - 1;
+    const room = try arena.allocator().alloc(f32, Session.score_rows * vocab);
+    var scores: [n]f64 = undefined;
+    var likeliest: [n]bool = undefined;
+    try session.logProbs(ids[0..n], ids[1..], room, &scores, &likeliest);
+    try testing.expectEqual(n, session.position());
+    session.rewind(0);
+    var hits: usize = 0;
+    for (ids[0..n], ids[1..], scores, likeliest) |id, target, score, best| {
+        const logits = try session.step(id);
+        var sum: f64 = 0;
+        for (logits) |x| sum += @exp(@as(f64, x));
+        try testing.expectApproxEqAbs(@as(f64, logits[target]) - @log(sum), score, 1e-5);
+        try testing.expectEqual(std.mem.max(f32, logits) == logits[target], best);
+        hits += @intFromBool(best);
+    }
+    try testing.expect(hits < n);
+    try testing.expectError(error.InvalidToken, session.logProbs(&.{1}, &.{50}, room, scores[0..1], likeliest[0..1]));
+    try testing.expectEqual(n, session.position());
+    @constCast(model.final_norm)[0] = std.math.nan(f32);
+    try testing.expectError(error.BadLogits, session.logProbs(&.{1}, &.{2}, room, scores[0..1], likeliest[0..1]));
 }
 
 test "every allocation failure of a session is survived" {
