@@ -16,6 +16,7 @@
     ├── ClosedError        (ValueError)    the object was closed before
     ├── BusyError          (RuntimeError)  another thread is using the object
     ├── EngineError        (RuntimeError)  an engine or an optional package is not available
+    ├── PhaseError         (RuntimeError)  a phase of a recipe did not finish; the others are kept
     └── InternalError      (RuntimeError)  a fault of this package: please report it
 
 A message names the thing, the value and the next move. It can be shown to people as it is.
@@ -38,6 +39,7 @@ __all__ = [
     "MissingFileError",
     "NativeMemoryError",
     "NumericsError",
+    "PhaseError",
     "UnsupportedError",
 ]
 
@@ -96,6 +98,18 @@ class BusyError(AbiTrainError, RuntimeError):
 
 class EngineError(AbiTrainError, RuntimeError):
     """An engine or an optional package is not available; the message says what to install."""
+
+
+class PhaseError(AbiTrainError, RuntimeError):
+    """A phase of a recipe did not finish; its cause is the error itself.
+
+    phase: its name. command: what goes on where it stopped.
+    """
+
+    def __init__(self, text: str, *, phase: str, command: str) -> None:
+        super().__init__(text)
+        self.phase = phase
+        self.command = command
 
 
 class InternalError(AbiTrainError, RuntimeError):

@@ -9,13 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from ..config import LlmTrainingConfig
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
+from ..recipes.document import name_and_value
 from .common import JsonFlag, from_the_command_line, print_json, say
+from .recipe import phased, train_phases
 from .rows import DataLines
 
 EXAMPLES = """[bold]Examples[/]
 
 abi-train train recipe.yaml
+
+abi-train train abbey-tiny --engine trl --set learning_rate=1e-3 --dry-run
 
 abi-train train --model ./model --data train.bin --run-dir runs/a --set epochs=1 --engine trl
 
@@ -25,7 +29,11 @@ abi-train train --model ./model --data train.bin --run-dir runs/b --method lora 
 
 def train(
     recipe: Annotated[
-        Path | None, typer.Argument(help="Recipe file (.yaml, .json, .toml); see `abi-train init`.")
+        Path | None,
+        typer.Argument(
+            help="Recipe file (.yaml, .json, .toml), or the name of one that comes along; see "
+            "`abi-train init`."
+        ),
     ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Model folder, .gguf, or config.json for random weights.")
@@ -75,9 +83,19 @@ def train(
         str | None,
         typer.Option(help="Space on the Hub, USER/NAME, that shows them; private where it is new."),
     ] = None,
+    phase: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this phase of a recipe with phases; may be repeated."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the recipe comes to, and write nothing.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a model as a recipe says, on the native engine or through TRL.
+
+    A recipe with phases runs them in order. The same command again goes on with it: finished phases
+    are kept, an interrupted one resumes.
 
     Ctrl-C finishes the update, saves and says where; a second Ctrl-C leaves at once.
     """
@@ -85,25 +103,44 @@ def train(
     from ..checkpoint import list_checkpoints, run_lock
     from ..progress import Observers, StopOnSignal, TrainingLine
 
+    options = {
+        "model": model,
+        "data": data,
+        "eval_data": eval_data,
+        "tokenizer": tokenizer,
+        "run_dir": run_dir,
+        "engine": engine,
+        "method": method,
+        "objective": objective,
+        "precision": precision,
+        "commercial": commercial or None,
+    }
+    monitor = {"trackio": trackio, "trackio_run": run_name, "trackio_space": trackio_space}
+    found = phased(recipe)
+    if found is not None:
+        train_phases(
+            found,
+            {**options, "adapter": adapter},
+            monitor,
+            settings or [],
+            only=phase or [],
+            resume=resume,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
+    if phase:
+        raise typer.BadParameter(f"--phase {phase[0]}: the recipe has no phases")
     spec = build_spec(
         recipe,
-        {
-            "model": model,
-            "data": data,
-            "eval_data": eval_data,
-            "tokenizer": tokenizer,
-            "run_dir": run_dir,
-            "engine": engine,
-            "method": method,
-            "objective": objective,
-            "precision": precision,
-            "resume": resume,
-            "commercial": commercial or None,
-        },
+        {**options, "resume": resume},
         settings or [],
         adapter=adapter,
-        monitor={"trackio": trackio, "trackio_run": run_name, "trackio_space": trackio_space},
+        monitor=monitor,
     )
+    if dry_run:
+        show_spec(spec, as_json=as_json)
+        return
     if spec.resume is None:
         earlier = list_checkpoints(spec.checkpoint_dir)
         if earlier:
@@ -199,23 +236,24 @@ def _of_table(settings: list[str], table: str) -> dict[str, Any]:
     values = {}
     for setting in settings:
         if setting.startswith(f"{table}.") and "=" in setting:
-            name, value = _name_and_value(setting)
+            name, value = name_and_value(setting)
             values[name.removeprefix(f"{table}.")] = value
     return values
 
 
-def _name_and_value(setting: str) -> tuple[str, Any]:
+def show_spec(spec: Any, *, as_json: bool) -> None:
+    """What a recipe of one run comes to."""
     import yaml
 
-    from ..config import YamlLoader
+    from .common import out
 
-    name, sign, text = setting.partition("=")
-    if not sign:
-        raise ConfigError(f"--set {setting}: write NAME=VALUE, for example epochs=1")
-    try:
-        return name, yaml.load(text, Loader=YamlLoader)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {setting}: the value is not a number, a word or a list") from None
+    spec.check_paths()
+    values = spec.to_dict()
+    if as_json:
+        print_json(values)
+    else:
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        out().print(text, markup=False, highlight=False, end="")
 
 
 def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfig:
@@ -225,7 +263,7 @@ def _changed(config: LlmTrainingConfig, settings: list[str]) -> LlmTrainingConfi
     fresh = LlmTrainingConfig()
     values = {k: v for k, v in config.to_dict().items() if v != getattr(fresh, k)}
     for setting in settings:
-        name, value = _name_and_value(setting)
+        name, value = name_and_value(setting)
         ours = "lr_schedule" if name == TRL_SCHEDULE_KEY else TRL_ALIASES.get(name, name)
         values.pop(ours, None)
         values[name] = value

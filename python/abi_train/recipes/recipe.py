@@ -231,7 +231,8 @@ def from_dict(
     phases: list[Phase] = []
     for entry in entries:
         try:
-            phases.append(_phase(entry, folder, phases[-1] if phases else None))
+            phase = _phase(entry, folder, phases[-1] if phases else None)
+            phases.append(dataclasses.replace(phase, spec=_watched(phase.spec, name)))
         except ConfigError as error:
             text = str(error)
             said = text if f"phase {entry['name']}" in text else f"phase {entry['name']}: {text}"
@@ -275,6 +276,14 @@ def _phase(entry: Mapping[str, Any], folder: Path, before: Phase | None) -> Phas
         evals=_evals(entry.get("evals")),
         model_config=model_config,
     )
+
+
+def _watched(spec: RunSpec, name: str) -> RunSpec:
+    """A Trackio run of each phase has a name of its own: those of a recipe are one project."""
+    if spec.monitor.trackio is None:
+        return spec
+    run = f"{spec.monitor.trackio_run or name}-{spec.run_dir.name}"
+    return spec.replace(monitor=spec.monitor.replace(trackio_run=run))
 
 
 def _model(
