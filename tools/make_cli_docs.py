@@ -23,7 +23,7 @@ from rich.text import Text
 
 from abi_train._native.program import program_path
 from abi_train.cli import __doc__ as CLI_TEXT
-from abi_train.cli.app import app
+from abi_train.cli.app import VERBS, app
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
@@ -52,12 +52,14 @@ def verbs() -> Iterator[tuple[str, Callable[..., Any], str]]:
     for command in app.registered_commands:
         assert command.name is not None and command.callback is not None
         yield command.name, command.callback, command.epilog or ""
-        if command.name == "init":
-            for group in app.registered_groups:
-                assert group.typer_instance is not None
-                for inner in group.typer_instance.registered_commands:
-                    assert inner.callback is not None
-                    yield f"{group.name} {inner.name}", inner.callback, inner.epilog or ""
+        after = VERBS[VERBS.index(command.name) + 1 :]
+        for group in app.registered_groups:
+            if not after or group.name != after[0]:
+                continue
+            assert group.typer_instance is not None
+            for inner in group.typer_instance.registered_commands:
+                assert inner.callback is not None
+                yield f"{group.name} {inner.name}", inner.callback, inner.epilog or ""
 
 
 def parameters(function: Callable[..., Any]) -> Iterator[Parameter]:

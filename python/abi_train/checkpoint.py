@@ -215,6 +215,21 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether a run is at work in the folder; False too where the system cannot tell."""
+    if fcntl is None:
+        return False
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+    except OSError:
+        return False  # no lock, or a file system without any
+
+
 def retire(folder: Path, keep: int, *, saved: int, spare: Path | None = None) -> None:
     """Delete all but the newest `keep` checkpoints up to step `saved`, sparing one; 0 keeps all.
 

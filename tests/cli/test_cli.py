@@ -28,7 +28,20 @@ CONFIG = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
-VERBS = ["demo", "init", "data", "train", "check", "merge", "export", "chat", "inspect", "doctor"]
+VERBS = [
+    "demo",
+    "init",
+    "data",
+    "train",
+    "runs",
+    "check",
+    "merge",
+    "export",
+    "chat",
+    "inspect",
+    "doctor",
+]
+GROUPS = {"data": ("get", "sets", "prepare", "report", "info"), "runs": ("list", "show")}
 
 
 def call(*arguments: str | Path) -> int:
@@ -67,10 +80,10 @@ def train_arguments(made: Path, *more: str) -> list[str]:
 
 def test_every_verb_has_help_with_two_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert [command.name for command in app.registered_commands] == [
-        verb for verb in VERBS if verb != "data"
+        verb for verb in VERBS if verb not in GROUPS
     ]
-    for verb in [[v] for v in VERBS if v != "data"] + [
-        ["data", name] for name in ("get", "sets", "prepare", "report", "info")
+    for verb in [[v] for v in VERBS if v not in GROUPS] + [
+        [group, name] for group, names in GROUPS.items() for name in names
     ]:
         assert call(*verb, "--help") == 0
         shown = capsys.readouterr().out

@@ -49,7 +49,8 @@ def test_every_option_has_a_help_text(maker: ModuleType) -> None:
 
 def test_no_page_names_an_option_or_a_verb_that_is_not_there() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    verbs = set(re.findall(r"^### `(abi(?:-train)? [\w ]+)`", page, re.MULTILINE)) | {"abi version"}
+    verbs = set(re.findall(r"^### `(abi(?:-train)? [\w ]+)`", page, re.MULTILINE))
+    verbs |= {"abi version", "abi-train runs"}  # the group lists by itself
     options = set(re.findall(r"--[\w-]+", page))
     wrong = []
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("examples/*.md")]:

@@ -11,14 +11,40 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import AbiTrainError
-from . import chat, check, data, doctor, export, formats, init, inspect, listen, merge, sets, train
+from . import (
+    chat,
+    check,
+    data,
+    doctor,
+    export,
+    formats,
+    init,
+    inspect,
+    listen,
+    merge,
+    runs,
+    sets,
+    train,
+)
 from . import demo as demo_verb
 from .common import HELP_SETTINGS, error_line, say
 from .streams import prepare_streams
 
 DEBUG_FLAG = "--debug"
 
-VERBS = ("demo", "init", "data", "train", "check", "merge", "export", "chat", "inspect", "doctor")
+VERBS = (
+    "demo",
+    "init",
+    "data",
+    "train",
+    "runs",
+    "check",
+    "merge",
+    "export",
+    "chat",
+    "inspect",
+    "doctor",
+)
 
 
 class Interrupted(Exception):
@@ -80,6 +106,9 @@ data.app.command("sets", epilog=sets.SETS_EXAMPLES)(sets.sets)
 data.app.command("formats", epilog=formats.EXAMPLES)(formats.formats)
 app.add_typer(data.app, name="data")
 app.command("train", epilog=train.EXAMPLES)(train.train)
+runs.app.command("list", epilog=runs.LIST_EXAMPLES)(runs.list_runs)
+runs.app.command("show", epilog=runs.SHOW_EXAMPLES)(runs.show)
+app.add_typer(runs.app, name="runs")
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("export", epilog=export.EXAMPLES)(export.export)
