@@ -22,6 +22,7 @@ SOURCE: Final = "abi_train sample"
 #: Name of rows and their file.
 ROWS: Final = {
     "base": "base.jsonl",
+    "words": "words.jsonl",
     "emotional": "emotional.jsonl",
     "reasoning": "reasoning.jsonl",
     "calibration": "calibration.jsonl",

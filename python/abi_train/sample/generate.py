@@ -332,9 +332,11 @@ def generate(folder: str | Path, *, seed: int = SEED) -> dict[str, int]:
     mixed = random.Random(f"{seed} mixed")
     replies = support(told, mixed)
     again = [*mixed.sample(feelings, 100), *mixed.sample(ground, 130)]
+    read = words(told, random.Random(f"{seed} words"))
     pairs = build([Question(**row) for row in map(_question_fields, asked)], seed=seed).rows
     made: dict[str, Sequence[Row]] = {
         ROWS["base"]: ground,
+        ROWS["words"]: read,
         ROWS["emotional"]: _shuffled([*feelings, *replies], mixed),
         ROWS["reasoning"]: _shuffled([*sums, *again], mixed),
         ROWS["calibration"]: pairs,
@@ -513,6 +515,43 @@ def base(asked: Iterable[Row], random_: random.Random) -> list[Row]:
         rows.append(_asked(question.question, random_.choice(said)))
         if question.kind == "known":
             rows.append(_asked(question.question, f"{question.answers[0]}."))
+    return _shuffled(rows, random_)
+
+
+#: Plain sentences in which a word for a feeling stands; none tells how it is recognised.
+SENTENCES: Final = (
+    "{Label} is a word with {count} letters.",
+    "She was {label} on Monday and {other} on Friday.",
+    "Today {name} is {label}.",
+    "{label}",
+    "Is {name} {label} or {other}?",
+)
+
+
+def words(told: Iterable[Row], random_: random.Random) -> list[Row]:
+    """Texts in which every word of the phases stands, and no task of theirs.
+
+    A model that goes on with adapters keeps its vocabulary as it is, so what it is to say later it
+    must have read before: words for feelings, messages without their feeling, answers without
+    their message, numbers in their order.
+    """
+    rows = []
+    for label in FEELINGS:
+        for sentence in SENTENCES:
+            other = random_.choice([one for one in FEELINGS if one != label])
+            name = random_.choice(PEOPLE)
+            count = len(label)
+            text = sentence.format(
+                Label=_capital(label), label=label, other=other, name=name, count=count
+            )
+            rows.append({"text": text})
+        first, second = REPLIES[label]
+        rows += [{"text": part.format(thing=random_.choice(THINGS))} for part in (first, second)]
+    rows += [{"text": row["text"]} for row in told]
+    for number in range(1, 40):
+        rows.append({"text": f"{number} + 1 = {number + 1}\n{number + 1} - 1 = {number}"})
+        rows.append({"text": f"#### {number}"})
+        rows.append({"text": " ".join(str(number + at) for at in range(6))})
     return _shuffled(rows, random_)
 
 
