@@ -14,13 +14,16 @@ import yaml
 from ..checkpoint import write_text_atomic
 from ..config import YamlLoader
 from ..errors import ConfigError, FileAccessError
-from .common import say
+from ..recipes.places import shipped_recipe
+from .common import from_the_command_line, say
 
 EXAMPLES = """[bold]Examples[/]
 
 abi-train init
 
 abi-train init my-run.yaml --model ./SmolLM2-135M
+
+abi-train init abbey.yaml --recipe abbey-tiny
 """
 
 TEMPLATE = """\
@@ -71,19 +74,36 @@ COLUMN: Final = 24
 
 
 def init(
-    path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
-    model: Annotated[str, typer.Option(help="Model of the recipe.")] = "model",
-    data: Annotated[str, typer.Option(help="Token file of the recipe.")] = "data/train.bin",
+    path: Annotated[
+        Path | None, typer.Argument(help="The recipe to write. (default: recipe.yaml)")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the recipe. (default: model)")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Token file of the recipe. (default: data/train.bin)")
+    ] = None,
+    shipped: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", help="Copy one that comes along: abbey-tiny or abbey-gpt-oss-20b."
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a starter recipe with every common setting explained."""
+    """Write a starter recipe with every common setting explained, or a copy of a packaged one."""
+    if shipped is not None and (model or data):
+        raise typer.BadParameter("--recipe brings a model and data of its own; edit the copy")
+    path = path or Path(f"{shipped or 'recipe'}.yaml")
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"{path}: the name of the recipe must end in .yaml")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; choose another name")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists; choose another name or add --force")
-    text = recipe(path, model=model, data=data)
+    if shipped is not None:
+        with from_the_command_line():
+            text = shipped_recipe(shipped).read_text(encoding="utf-8")
+    else:
+        text = recipe(path, model=model or "model", data=data or "data/train.bin")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, text)

@@ -1,0 +1,37 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["abi-train[trl]"]
+# ///
+"""Phase 3, calibration: DPO on pairs of answers; then one model out of it, as GGUF.
+
+    uv run examples/abbey/calibration.py
+    uv run examples/abbey/calibration.py abbey-tiny
+
+The reference that pairs are compared with is a frozen copy of phase 2's adapter, so nothing has to
+be loaded twice. At the end the adapter is added into its model.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from abi_train import export_gguf, merge_adapter, recipes
+from abi_train.adapters import base_of
+
+
+def main(name: str = "abbey-gpt-oss-20b", *settings: str) -> None:
+    recipe = recipes.load(name, settings=settings)
+    result = recipes.run(recipe, phases=["calibration"])
+    adapter = result.checkpoints["calibration"]
+    for run in result.results.values():
+        last = run.history[-1].metrics
+        share = f"{last['rewards/accuracies']:.0%} of the pairs the right way"
+        print(f"margin {last['rewards/margins']:.3f}, {share}")
+    merged = recipe.run_dir / "merged"
+    if not merged.exists():
+        merge_adapter(base_of(adapter), adapter, merged)
+    print(f"exported {export_gguf(merged, recipe.run_dir / 'abbey.gguf').path}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
