@@ -90,7 +90,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a starter recipe with every common setting explained, or a copy of a packaged one."""
-    if shipped is not None and (model or data):
+    if shipped is not None and not (model is None and data is None):
         raise typer.BadParameter("--recipe brings a model and data of its own; edit the copy")
     path = path or Path(f"{shipped or 'recipe'}.yaml")
     if path.suffix not in (".yaml", ".yml"):
@@ -103,7 +103,11 @@ def init(
         with from_the_command_line():
             text = shipped_recipe(shipped).read_text(encoding="utf-8")
     else:
-        text = recipe(path, model=model or "model", data=data or "data/train.bin")
+        text = recipe(
+            path,
+            model="model" if model is None else model,
+            data="data/train.bin" if data is None else data,
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, text)
