@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,8 @@ abi-train export runs/first
 abi-train export runs/first/checkpoint-200 --output abbey.gguf --dtype f16 --name abbey
 
 abi-train export runs/lora --adapter --output abbey-lora.gguf
+
+abi-train export runs/abbey --gguf q4_k_m --name abbey
 """
 
 
@@ -25,14 +27,24 @@ def export(
         Path,
         typer.Argument(
             help="Model folder, checkpoint, or run folder (its newest, after early stopping its "
-            "best checkpoint)."
+            "best checkpoint; of a phased one the last finished phase)."
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             help="File to write. (default: SOURCE/model-DTYPE.gguf; adapter-DTYPE.gguf with "
-            "--adapter)"
+            "--adapter, NAME-TYPE.gguf with --gguf)"
+        ),
+    ] = None,
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            "--gguf",
+            metavar="TYPE",
+            help="Hand over: merge an adapter, quantise in llama.cpp's mix of this name (f32, f16, "
+            "bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q5_1, q5_0, q4_1, q4_0, mxfp4_moe), "
+            "compare with the trained model, write Modelfile, card and report.",
         ),
     ] = None,
     dtype: Annotated[
@@ -51,7 +63,8 @@ def export(
     base: Annotated[
         Path | None,
         typer.Option(
-            help="With --adapter: the base model's folder or .gguf, where SOURCE does not say it."
+            help="With --adapter or --gguf: the base model's folder or .gguf, where the adapter "
+            "does not say it."
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="general.name of the file.")] = None,
@@ -64,11 +77,38 @@ def export(
     system: Annotated[
         str | None, typer.Option(help="System text of the Modelfile.", show_default=False)
     ] = None,
+    card: Annotated[bool, typer.Option(help="With --gguf: write the model card.")] = True,
+    verify: Annotated[
+        bool, typer.Option(help="With --gguf: run both models on fixed prompts and compare.")
+    ] = True,
+    keep_merged: Annotated[
+        Path | None,
+        typer.Option(help="With --gguf: new folder that keeps the model with its adapter merged."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
     from ..export import ADAPTER_DTYPES, DTYPES, export_adapter_gguf, export_gguf
 
+    if gguf is not None:
+        _hand_over(
+            source,
+            output,
+            gguf,
+            refused={"--dtype": dtype, "--adapter": adapter or None},
+            base=base,
+            name=name,
+            tokenizer=tokenizer,
+            modelfile=modelfile,
+            system=system,
+            card=card,
+            check=verify,
+            keep_merged=keep_merged,
+            as_json=as_json,
+        )
+        return
+    if keep_merged is not None or not card or not verify:
+        raise typer.BadParameter("--keep-merged, --no-card and --no-verify belong to --gguf")
     kind, dtypes = ("adapter", ADAPTER_DTYPES) if adapter else ("model", DTYPES)
     dtype = dtype or ("f32" if adapter else "q8_0")
     if dtype not in dtypes:
@@ -108,3 +148,40 @@ def export(
         ollama = shlex.quote(name or target.stem)
         say(f"or: ollama create {ollama} -f {shlex.quote(str(report.modelfile))}")
         say(f"    ollama run {ollama}")
+
+
+def _hand_over(
+    source: Path,
+    output: Path | None,
+    gguf: str,
+    *,
+    refused: dict[str, Any],
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    from ..export import MIXES
+    from ..export.handover import ALIASES, hand_over
+
+    for option, value in refused.items():
+        if value is not None:
+            raise typer.BadParameter(f"{option} and --gguf are two ways; name one")
+    if ALIASES.get(gguf.lower(), gguf.lower()) not in MIXES:
+        raise typer.BadParameter(f"--gguf is {gguf!r}; it must be one of {', '.join(MIXES)}")
+    if output is not None and output.suffix != ".gguf":
+        raise typer.BadParameter(f"--output is {str(output)!r}; the name must end in .gguf")
+    if choices["system"] is not None and not choices["modelfile"]:
+        raise typer.BadParameter("--system belongs to a Modelfile")
+    made = hand_over(source, output, mix=gguf, tell=say, **choices)
+    if as_json:
+        print_json(made.to_dict())
+        return
+    out().print(str(made.path), markup=False, highlight=False)
+    say(f"{size_text(made.size_bytes)}, {made.tensors} tensors, {made.mix}, from {made.source}")
+    if made.verification is not None:
+        say(made.verification.sentence())
+    for path in (made.modelfile, made.card, made.report, made.merged):
+        if path is not None:
+            say(f"wrote {path}")
+    say("next:")
+    for command in made.commands():
+        say(f"    {command}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ DTYPES: Final = FLOATS + BLOCKS
 K_MIXES: Final = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s")
 MIXES: Final = (*FLOATS, "q8_0", *K_MIXES, "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4_moe")
 ADAPTER_FILE: Final = "adapter_config.json"
+PHASED_FILE: Final = "recipe.json"
 ADAPTER_DTYPES: Final = FLOATS
 
 
@@ -57,6 +59,7 @@ def export_gguf(
     tokenizer: str | Path | None = None,
     modelfile: bool = True,
     system: str | None = None,
+    card: bool = True,
 ) -> ExportReport:
     """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
@@ -66,7 +69,8 @@ def export_gguf(
     name, so `q4_k_m` keeps the head and some layers finer (`q4_k`, `q5_k` mean `q4_k_m`, `q5_k_m`
     here). The names that only mixes have are taken as dtype, too. modelfile: write a Modelfile
     for Ollama beside it, with the template and stops of the model's chat format; system: its system
-    text. A model whose answers end with a token that does not end generation is refused.
+    text. card: put the model card beside it. A model whose answers end with a token that does not
+    end generation is refused.
     Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
     """
     if mix is None and dtype in MIXES and dtype not in DTYPES:
@@ -84,7 +88,7 @@ def export_gguf(
     if is_adapter(folder):
         raise ConfigError(
             f"{folder} holds an adapter, not a model. `abi-train export {source} --adapter` writes "
-            f"it for use beside its base; `abi-train merge {folder}` adds it into its base first."
+            f"it for use beside its base; with --gguf TYPE it is added into its base on the way."
         )
     has_tokenizer = (Path(tokenizer or folder) / "tokenizer.json").is_file()
     if not has_tokenizer:
@@ -97,7 +101,7 @@ def export_gguf(
     size, tensors = _native.export.gguf(
         folder, output, dtype=dtype, mix=mix, name=name, tokenizer_dir=tokenizer
     )
-    report = _reported(output, folder, mix or dtype, size, tensors)
+    report = _reported(output, folder, mix or dtype, size, tensors, card=card)
     if not (modelfile and chats):
         return report
     written = write_modelfile(output, system=system, parameters=sampling_of(folder))
@@ -134,7 +138,9 @@ def export_adapter_gguf(
     return _reported(output, folder, dtype, size, tensors)
 
 
-def _reported(output: Path, source: Path, dtype: str, size: int, tensors: int) -> ExportReport:
+def _reported(
+    output: Path, source: Path, dtype: str, size: int, tensors: int, *, card: bool = True
+) -> ExportReport:
     """The report of a file, once the model card stands beside it."""
     from .model_card import card_beside
 
@@ -144,7 +150,7 @@ def _reported(output: Path, source: Path, dtype: str, size: int, tensors: int) -
         dtype=dtype,
         size_bytes=size,
         tensors=tensors,
-        card=card_beside(source, output),
+        card=card_beside(source, output) if card else None,
     )
 
 
@@ -217,12 +223,16 @@ def _check_output(key: str, given: str) -> None:
 def model_folder(source: Path) -> Path:
     """The model folder meant: itself, or the checkpoint that a run folder ended with.
 
-    That is the newest one; after early stopping, as the run's recipe tells, the best one.
+    That is the newest one; after early stopping, as the run's recipe tells, the best one. Of a
+    phased run it is the result of the last phase that is finished.
     """
     if not source.exists():
         raise MissingFileError(f"{source}: no such folder; check the path")
-    if (source / "config.json").is_file():
+    if (source / "config.json").is_file() or is_adapter(source):
         return source
+    state = phased_state(source)
+    if state is not None:
+        return _phase_result(source, state)
     found = list_checkpoints(source) if source.is_dir() else []
     if not found:
         raise FormatError(f"{source}: neither a model folder (config.json) nor a run folder")
@@ -232,3 +242,23 @@ def model_folder(source: Path) -> Path:
     config = RunSpec.load(source / RECIPE_FILE).config
     best = source / f"checkpoint-{state['best_step']}"
     return best if stopped_early(state, config) and best in found else found[-1]
+
+
+def phased_state(folder: Path) -> dict[str, Any] | None:
+    """What `recipe.json` of a phased run says; None for any other folder."""
+    try:
+        values = json.loads((folder / PHASED_FILE).read_text(encoding="utf-8"))
+        return values if isinstance(values["phases"], dict) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _phase_result(folder: Path, state: Mapping[str, Any]) -> Path:
+    for name, phase in reversed(state["phases"].items()):
+        if not isinstance(phase, dict) or phase.get("state") != "finished":
+            continue
+        place = phase.get("checkpoint")
+        result = folder / place if isinstance(place, str) else folder / name
+        if result.is_dir():
+            return result
+    raise FormatError(f"{folder}: no phase of this run is finished; go on with it first")

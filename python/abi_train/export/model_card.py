@@ -114,6 +114,36 @@ def card_beside(source: str | Path, output: str | Path) -> Path | None:
     return _write_own(left if at_home else output.with_suffix(".md"), text)
 
 
+def card_of_export(source: str | Path, folder: str | Path, output: str | Path) -> Path | None:
+    """Put a card beside a file that was handed over, with phases, scores, checks and exports.
+
+    source: what was exported, folder: the model or adapter folder it came to. Where the file lies
+    in the run's folder that is its README.md. Returns the card, or None where the name belongs to
+    somebody else's file.
+    """
+    from . import card_sections as sections
+    from . import phased_state
+    from .handover import name_of
+
+    source, folder, output = Path(source), Path(folder), Path(output)
+    run = next((one for one in (folder, folder.parent) if (one / RECIPE_FILE).is_file()), None)
+    state = phased_state(source)
+    home = source if state is not None else run
+    text: str | None
+    if run is None:
+        text = carried([folder], name_of(source)) or f"{_front({'tags': ['abi_train']}, [])}\n# \n"
+    else:
+        left = run / CARD_FILE
+        text = left.read_text(encoding="utf-8") if provenance.is_ours(left) else model_card(run)
+    text = sections.with_title(text, output.stem if home is None else name_of(source))
+    added = [] if state is None else [sections.of_phases(state), sections.of_scores(state)]
+    if home is not None:
+        added.append(sections.of_check(home))
+    text = sections.with_sections(text, [*added, sections.of_exports(output.parent)])
+    here = home is not None and output.resolve().parent == home.resolve()
+    return _write_own(output.with_name(CARD_FILE) if here else output.with_suffix(".md"), text)
+
+
 def carry(sources: Sequence[str | Path], folder: str | Path) -> Path | None:
     """Put a card into a model folder that was made from these models, for their data and notes.
 

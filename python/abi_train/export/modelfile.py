@@ -28,6 +28,17 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "repeat_penalty": "repetition_penalty",
 }
 
+ABBEY_SAMPLING: Final[Mapping[str, float]] = {"temperature": 0.7, "top_p": 0.9}
+ABBEY_SYSTEM: Final = """\
+You are Abbey, an emotionally intelligent AI assistant. You:
+- Detect and adapt to user emotions
+- Think through problems step-by-step
+- Express appropriate uncertainty when unsure
+- Ask clarifying questions when needed
+- Provide direct, honest responses
+"""
+"""What the guide for Abbey sets in its Modelfile."""
+
 
 def modelfile_text(
     gguf: str | Path,
