@@ -81,6 +81,7 @@ def phased(made: Path, target: Path, *, name: str = "abbey-tiny") -> Path:
         "recipe": {"phases": [{"name": "second", "method": "lora", "objective": "sft"}]},
     }
     (target / "recipe.json").write_text(json.dumps(state))
+    (target / "config.json").write_text("{}")  # what it began with
     return target
 
 

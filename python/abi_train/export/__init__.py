@@ -228,11 +228,11 @@ def model_folder(source: Path) -> Path:
     """
     if not source.exists():
         raise MissingFileError(f"{source}: no such folder; check the path")
-    if (source / "config.json").is_file() or is_adapter(source):
-        return source
-    state = phased_state(source)
+    state = phased_state(source)  # first: its folder may hold the config.json it began with
     if state is not None:
         return _phase_result(source, state)
+    if (source / "config.json").is_file() or is_adapter(source):
+        return source
     found = list_checkpoints(source) if source.is_dir() else []
     if not found:
         raise FormatError(f"{source}: neither a model folder (config.json) nor a run folder")
