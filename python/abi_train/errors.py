@@ -11,6 +11,7 @@
     ├── CheckpointError    (OSError)       a checkpoint is damaged or does not fit
     ├── FileAccessError    (OSError)       the system refused to read or write
     │   └── MissingFileError (FileNotFoundError)   a file or folder does not exist
+    ├── HubError           (OSError)       the Hugging Face Hub refused, or cannot be reached
     ├── NumericsError      (ArithmeticError)       NaN or infinity where a number must be
     ├── NativeMemoryError  (MemoryError)   the native side ran out of memory
     ├── ClosedError        (ValueError)    the object was closed before
@@ -35,6 +36,7 @@ __all__ = [
     "EngineError",
     "FileAccessError",
     "FormatError",
+    "HubError",
     "InternalError",
     "MissingFileError",
     "NativeMemoryError",
@@ -78,6 +80,10 @@ class FileAccessError(AbiTrainError, OSError):
 
 class MissingFileError(FileAccessError, FileNotFoundError):
     """A file or folder does not exist."""
+
+
+class HubError(AbiTrainError, OSError):
+    """The Hugging Face Hub refused, or cannot be reached; the message says what to do next."""
 
 
 class NumericsError(AbiTrainError, ArithmeticError):

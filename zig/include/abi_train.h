@@ -612,6 +612,26 @@ abt_status abt_trainer_save_adapter(abt_trainer trainer, const char *folder);
 abt_status abt_trainer_buffers(abt_trainer trainer, const void **gradients, const void **first_moment,
                                const void **second_moment, uint64_t *gradient_elements, uint64_t *moment_elements);
 
+/* ---- Plan -------------------------------------------------------------------------------------------
+ * What a run needs, told before it starts and without its memory. */
+
+typedef struct abt_plan_options {
+    size_t struct_size;
+    const char *methods_json;         /* as in abt_trainer_options */
+    const char *base_name;            /* as in abt_trainer_options */
+    const char *tokenizer_dir;        /* as in abt_trainer_options */
+    abt_dtype dtype;                  /* of the model in memory; ABT_DTYPE_STORED: it stays in its file (needs "lora") */
+} abt_plan_options;
+
+/* {"parameters", "trained", "sequences", "time", "threads", "memory": {part: bytes}, "training": {"micro_batches",
+ * "units", "dropped", "truncated", "targets", "tokens", "positions"} of one epoch or null, "evaluation": the same or null,
+ * "updates_per_epoch", "updates", "files": [{"name", "bytes"}] of a checkpoint, "state_bytes", "step_record_bytes",
+ * "eval_record_bytes"}. `model_config_json`: config.json, also for a model that is not there. `dataset` and
+ * `eval_dataset` may be 0: then a micro-batch is taken to be full, and there are no counts. `options` may be NULL. */
+abt_status abt_plan_json(const char *config_json, const char *model_config_json, abt_dataset dataset,
+                         abt_dataset eval_dataset, const abt_plan_options *options, char *buffer, size_t capacity,
+                         size_t *needed);
+
 /* ---- Files ------------------------------------------------------------------------------------------
  * GGUF: write one from a model folder, look into one. */
 

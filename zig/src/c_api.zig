@@ -19,6 +19,7 @@ const groups = .{
     @import("c_api/model.zig"),
     @import("c_api/adapter.zig"),
     @import("c_api/trainer.zig"),
+    @import("c_api/plan.zig"),
     @import("c_api/export.zig"),
     @import("c_api/generator.zig"),
 };

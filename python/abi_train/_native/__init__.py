@@ -12,6 +12,7 @@ from . import export as export
 from . import generator as generator
 from . import instructions as instructions
 from . import model as model
+from . import plan as plan
 from . import preparation as preparation
 from . import tokenizer as tokenizer
 from . import trainer as trainer

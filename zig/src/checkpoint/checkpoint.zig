@@ -7,6 +7,7 @@ pub const model_file = @import("model_file.zig");
 pub const mapped_model = @import("mapped_model.zig");
 pub const initialize = @import("initialize.zig");
 pub const folder = @import("folder.zig");
+pub const contents = @import("contents.zig");
 pub const save_file = @import("save.zig");
 pub const model_folder = @import("model_folder.zig");
 pub const adapter = @import("adapter.zig");

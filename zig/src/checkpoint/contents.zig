@@ -18,6 +18,9 @@ const safetensors = formats.safetensors;
 
 pub const Error = base.storage.Error || error{SizeOverflow};
 
+/// What transformers asks for.
+pub const metadata = [_]safetensors.MetadataEntry{.{ .key = "format", .value = "pt" }};
+
 /// Flat values in layout order, written under the parameters' names with `prefix` before them.
 pub fn Group(comptime T: type) type {
     return struct { prefix: []const u8, values: []const T };
@@ -80,8 +83,7 @@ fn streamTensors(
     parameters: []const arch.Parameter,
     groups: []const Group(T),
 ) safetensors.WriteError!void {
-    // The metadata that transformers asks for.
-    var writer = try safetensors.Writer.begin(gpa, out, entries, &.{.{ .key = "format", .value = "pt" }});
+    var writer = try safetensors.Writer.begin(gpa, out, entries, &metadata);
     for (groups) |group| for (parameters) |p| try writer.writeFloats(T, p.sliceConst(T, group.values));
     writer.finish();
 }

@@ -186,6 +186,42 @@ pub fn Activations(comptime T: type) type {
             self.* = undefined;
         }
 
+        /// Bytes that all buffers take together; what several share counts once.
+        pub fn totalBytes(self: *const Self, gpa: std.mem.Allocator) error{OutOfMemory}!usize {
+            var spans: std.ArrayList(Span) = .empty;
+            defer spans.deinit(gpa);
+
+            for (self.layers) |layer| {
+                inline for (@typeInfo(Layer).@"struct".field_names) |name| if (comptime !std.mem.eql(u8, name, "low"))
+                    try spans.append(gpa, .of(@field(layer, name)));
+                if (layer.low) |low| for ([_][]u16{ low.gate, low.up }) |words_of| try spans.append(gpa, .of(words_of));
+            }
+            inline for (@typeInfo(Scratch).@"struct".field_names) |name| try spans.append(gpa, .of(@field(self.scratch, name)));
+            inline for (.{ "last", "last_rstd", "hidden", "idle", "first", "positions" }) |name| try spans.append(gpa, .of(@field(self, name)));
+            std.mem.sort(Span, spans.items, {}, Span.before);
+            var sum: usize = 0;
+            var end: usize = 0;
+            for (spans.items) |span| {
+                sum += span.end -| @max(span.start, end);
+                end = @max(end, span.end);
+            }
+            return sum;
+        }
+
+        const Span = struct {
+            start: usize,
+            end: usize,
+
+            fn of(items: anytype) Span {
+                const all = std.mem.sliceAsBytes(items);
+                return .{ .start = @intFromPtr(all.ptr), .end = @intFromPtr(all.ptr) + all.len };
+            }
+
+            fn before(_: void, a: Span, b: Span) bool {
+                return a.start < b.start;
+            }
+        };
+
         /// Bytes of buffers of so many numbers, each beginning at a multiple of 64.
         fn room(counts: []const usize) usize {
             var bytes: usize = 0;

@@ -18,6 +18,7 @@ pub const exchange = @import("exchange.zig");
 pub const trained = @import("trained.zig");
 pub const checks = @import("checks.zig");
 pub const run_folder = @import("run_folder.zig");
+pub const plan_file = @import("plan.zig");
 pub const trainer = @import("trainer.zig");
 
 pub const LlmTrainingConfig = config.LlmTrainingConfig;
@@ -42,6 +43,9 @@ pub const Source = source.Source;
 pub const Share = exchange.Share;
 pub const DpoConfig = preference_config.DpoConfig;
 pub const PreferenceMetrics = preference.Metrics;
+pub const plan = plan_file.plan;
+pub const PlanRequest = plan_file.Request;
+pub const Plan = plan_file.Plan;
 pub const Trainer = trainer.Trainer;
 pub const TrainerOptions = trainer.Options;
 
@@ -69,6 +73,7 @@ test {
     _ = trained;
     _ = checks;
     _ = run_folder;
+    _ = plan_file;
     _ = trainer;
     _ = @import("trainer_test.zig");
     _ = @import("lora_test.zig");
