@@ -128,6 +128,7 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
         "abt_trainer_options",
         "abt_event",
         "abt_left_out",
+        "abt_plan_options",
         "abt_batch_options",
         "abt_batch",
         "abt_encode_options",

@@ -632,6 +632,9 @@ abt_status abt_plan_json(const char *config_json, const char *model_config_json,
                          abt_dataset eval_dataset, const abt_plan_options *options, char *buffer, size_t capacity,
                          size_t *needed);
 
+/* {"parameters": [{"name", "shape"}]} in flat order, of a model of which only config.json is there. */
+abt_status abt_plan_layout_json(const char *model_config_json, char *buffer, size_t capacity, size_t *needed);
+
 /* ---- Files ------------------------------------------------------------------------------------------
  * GGUF: write one from a model folder, look into one. */
 

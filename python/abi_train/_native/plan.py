@@ -43,3 +43,9 @@ def plan(
         0 if eval_dataset is None else eval_dataset.value,
         options,
     )
+
+
+def parameters(model_config_json: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a model's parameters, in flat order."""
+    told = json_out(lib.abt_plan_layout_json, c_string(model_config_json, "model_config_json"))
+    return [(item["name"], tuple(item["shape"])) for item in told["parameters"]]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .. import _native
-from ..errors import AbiTrainError, ConfigError, FormatError, HubError
+from ..errors import AbiTrainError, ConfigError, FormatError
 
 HUB_SCHEME: Final = "hub:"
 """How a recipe names a model on the Hub."""

@@ -67,3 +67,28 @@ pub fn abt_plan_json(
     plan.writeJson(&text.writer) catch return failure.from(error.OutOfMemory, c.ABT_STATUS_INTERNAL, null);
     return out.fill(text.written(), buffer, capacity, needed);
 }
+
+pub fn abt_plan_layout_json(model_config_json: ?[*:0]const u8, buffer: ?[*]u8, capacity: usize, needed: ?*usize) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const json = out.string(model_config_json, "model_config_json", &status) orelse return status;
+    var diag: failure.Diagnostic = .{};
+    const config = abi.formats.hf_config.parse(out.gpa, json, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CONFIG, &diag);
+    var layout = abi.arch.Layout.init(out.gpa, config) catch |err| return failure.from(err, c.ABT_STATUS_CONFIG, null);
+    defer layout.deinit();
+
+    var text: std.Io.Writer.Allocating = .init(out.gpa);
+    defer text.deinit();
+
+    writeLayout(&text.writer, &layout) catch return failure.from(error.OutOfMemory, c.ABT_STATUS_INTERNAL, null);
+    return out.fill(text.written(), buffer, capacity, needed);
+}
+
+fn writeLayout(w: *std.Io.Writer, layout: *const abi.arch.Layout) std.Io.Writer.Error!void {
+    var text: std.json.Stringify = .{ .writer = w };
+    try text.beginObject();
+    try text.objectField("parameters");
+    try text.beginArray();
+    for (layout.parameters) |*p| try text.write(.{ .name = p.name, .shape = p.dims() });
+    try text.endArray();
+    try text.endObject();
+}

@@ -1,0 +1,624 @@
+"""`plan`: what a recipe will need, phase by phase.
+
+What can be counted is counted: parameters, updates, tokens, the native engine's buffers, the bytes of
+checkpoints. What cannot is measured on the machine at hand, or estimated from a table, and says so.
+
+A phased recipe is anything with `phases`, each with `name` and `spec`; a phase may begin with what
+does not exist yet, and is then planned on the first phase's model, which has the same shape.
+
+Does not know: how recipes are read, the terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import AbiTrainError, ConfigError
+from ..runspec import RunSpec
+from . import disk as disks
+from . import measuring, native_memory, torch_memory
+from .hardware import DENSE_SHARE, EXPERTS_SHARE, GIB, UNSURE, Flavor, Gpu, Prices, prices
+from .model_facts import ModelFacts, facts_of, of_config
+
+JOB_START_SECONDS: Final = 240.0
+"""Until a rented machine runs: it is found, the image starts, packages are installed."""
+
+DOWNLOAD_BYTES_PER_SECOND: Final = 150e6
+
+Prepare = Callable[[Any], tuple[Path, Path | None]]
+"""From a phase to its token files and those it is evaluated on, made somewhere for the plan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes by part on one device. measured: what a process of the run really had, None where
+    nothing was measured. available: what there is, None where that is not known."""
+
+    engine: str
+    device: str
+    parts: Mapping[str, int]
+    measured: int | None = None
+    available: int | None = None
+    from_files: int = 0
+    """Of the parts, pages of files, which the system can take back and read again."""
+
+    @property
+    def counted(self) -> int:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+    @property
+    def total(self) -> int:
+        """What was measured, else the sum of the parts."""
+        return self.counted if self.measured is None else self.measured
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether there is room; None where that is not known."""
+        if self.available is None:
+            return None
+        return self.total - self.from_files <= self.available
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "engine": self.engine,
+            "device": self.device,
+            "parts": dict(self.parts),
+            "counted_bytes": self.counted,
+            "measured_bytes": self.measured,
+            "total_bytes": self.total,
+            "from_files_bytes": self.from_files,
+            "available_bytes": self.available,
+            "fits": self.fits,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """Seconds by what they are spent on. source: where they come from. sure: the factor by which
+    the whole may be wrong, up or down."""
+
+    parts: Mapping[str, float]
+    source: str
+    sure: float
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return sum(self.parts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "parts": dict(self.parts),
+            "seconds": self.seconds,
+            "source": self.source,
+            "wrong_by_at_most_a_factor_of": self.sure,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlavorPlan:
+    """One phase, or a recipe, on one rented machine. why: what is in the way, None where it fits."""
+
+    flavor: Flavor
+    memory_bytes: int
+    seconds: float | None
+    why: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be done there."""
+        return self.why is None
+
+    @property
+    def dollars(self) -> float | None:
+        """Of the whole time, start of the machine included."""
+        if self.seconds is None:
+            return None
+        return self.seconds / 3600 * self.flavor.dollars_per_hour
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "flavor": self.flavor.name,
+            "machine": self.flavor.words,
+            "dollars_per_hour": self.flavor.dollars_per_hour,
+            "memory_bytes": self.memory_bytes,
+            "fits": self.fits,
+            "why": self.why,
+            "seconds": self.seconds,
+            "dollars": self.dollars,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhasePlan:
+    """What one run needs. tokens: read in all, without padding; positions: with it. Both None, as
+    updates, where the data is not there yet. memories: of each engine and device that can do it,
+    that of the recipe first."""
+
+    name: str
+    spec: RunSpec
+    facts: ModelFacts
+    precision: str
+    trained: int
+    updates: int | None
+    updates_per_epoch: int | None
+    tokens: int | None
+    positions: int | None
+    targets: int | None
+    sequences: int
+    longest: int
+    data: Mapping[str, Any]
+    memories: tuple[Memory, ...]
+    time: Time | None
+    disk: disks.Disk
+    flavors: tuple[FlavorPlan, ...]
+    measurement: measuring.Measurement | None = None
+    notes: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+
+    @property
+    def memory(self) -> Memory:
+        """On the recipe's engine, on the device that was asked about."""
+        return self.memories[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "engine": self.spec.engine,
+            "method": self.spec.method,
+            "objective": self.spec.objective,
+            "precision": self.precision,
+            "model": self.facts.name,
+            "model_source": self.facts.source,
+            "model_file_bytes": self.facts.stored_bytes,
+            "parameters": self.facts.parameters,
+            "parameters_trained": self.trained,
+            "parameters_frozen": self.facts.parameters if self.spec.lora is not None else 0,
+            "updates": self.updates,
+            "updates_per_epoch": self.updates_per_epoch,
+            "tokens": self.tokens,
+            "positions": self.positions,
+            "targets": self.targets,
+            "largest_micro_batch": [self.sequences, self.longest],
+            "data": dict(self.data),
+            "memory": [memory.to_dict() for memory in self.memories],
+            "time": None if self.time is None else self.time.to_dict(),
+            "disk": self.disk.to_dict(),
+            "flavors": [flavor.to_dict() for flavor in self.flavors],
+            "measurement": None if self.measurement is None else self.measurement.to_dict(),
+            "notes": list(self.notes),
+            "advice": list(self.advice),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A recipe's plan: its phases one after the other."""
+
+    name: str
+    phases: tuple[PhasePlan, ...]
+    prices: Prices
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all phases here; None where one is not known."""
+        return _sum([None if p.time is None else p.time.seconds for p in self.phases])
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether every phase has room on the device asked about; None where that is not known."""
+        found = [phase.memory.fits for phase in self.phases]
+        return False if False in found else None if None in found else True
+
+    @property
+    def disk_bytes(self) -> int:
+        """At the worst moment: what phases leave, and what the one at work takes."""
+        left, most = 0, 0
+        for phase in self.phases:
+            most = max(most, left + phase.disk.total_bytes)
+            left += phase.disk.checkpoints * phase.disk.checkpoint_bytes
+            left += phase.disk.gguf_bytes or 0
+        return most
+
+    @property
+    def flavors(self) -> tuple[FlavorPlan, ...]:
+        """All phases in one job on each machine. The machine starts, and the model is fetched,
+        once."""
+        found = []
+        for column in zip(*(phase.flavors for phase in self.phases), strict=True):
+            flavor = column[0].flavor
+            once = _before(self.phases[0].facts)
+            seconds = _sum([item.seconds for item in column])
+            why = next((item.why for item in column if item.why is not None), None)
+            if why is None and flavor.disk_bytes and self._disk_there > flavor.disk_bytes:
+                why = f"its disk of {flavor.disk_bytes / 1e9:.0f} GB is too small"
+            found.append(
+                FlavorPlan(
+                    flavor=flavor,
+                    memory_bytes=max(item.memory_bytes for item in column),
+                    seconds=None if seconds is None else seconds - (len(column) - 1) * once,
+                    why=why,
+                )
+            )
+        return tuple(found)
+
+    @property
+    def _disk_there(self) -> int:
+        return self.disk_bytes + (self.phases[0].facts.stored_bytes or 0)
+
+    def on(self, flavor: str) -> FlavorPlan:
+        """On one machine. Raises `ConfigError` for one that there is not."""
+        name = self.prices.find(flavor).name
+        return next(item for item in self.flavors if item.flavor.name == name)
+
+    @property
+    def cheapest(self) -> FlavorPlan | None:
+        """Of the machines that fit: the one that costs least; None where none does."""
+        found = [item for item in self.flavors if item.fits]
+        return min(
+            found,
+            key=lambda item: (
+                math.inf if item.dollars is None else item.dollars,
+                item.flavor.dollars_per_hour,
+            ),
+            default=None,
+        )
+
+    def jobs_timeout_seconds(self, flavor: str) -> int | None:
+        """After how many seconds a job on this machine should be stopped: the time it needs with a
+        margin for what the plan may be wrong by, in whole minutes. None where no time is known.
+
+        Raises `ConfigError` for a flavour that there is not.
+        """
+        found = self.on(flavor)
+        if found.seconds is None:
+            return None
+        sure = max((p.time.sure if p.time else UNSURE) for p in self.phases)
+        if found.flavor.gpu is not None:
+            sure = UNSURE
+        return math.ceil((1.25 * sure * found.seconds + 600) / 60) * 60
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        best = self.cheapest
+        return {
+            "name": self.name,
+            "phases": [phase.to_dict() for phase in self.phases],
+            "seconds": self.seconds,
+            "fits": self.fits,
+            "disk_bytes": self.disk_bytes,
+            "prices": {"source": self.prices.source, "live": self.prices.live},
+            "flavors": [item.to_dict() for item in self.flavors],
+            "cheapest": None if best is None else best.flavor.name,
+            "notes": list(self.notes),
+        }
+
+
+def plan(
+    recipe: Any,
+    *,
+    measure: bool = False,
+    online: bool = False,
+    device: str = "cpu",
+    prepare: Prepare | None = None,
+    seconds: float = 15.0,
+) -> Plan:
+    """The plan of a `RunSpec`, or of anything with `phases`.
+
+    measure: make a few real updates in a process beside this one, about `seconds` for each phase.
+    online: ask the Hub for prices, and for the shape of a model that is not here. device: `cpu`, the
+    name of a GPU (A100) or of a flavour. prepare: makes the token files of a phase that are not
+    there; without it such a phase has no counts.
+
+    Raises `ConfigError` for what the recipe or `device` says wrong, `EngineError` when measuring
+    fails, and what opening model and data raises.
+    """
+    known = prices(online=online)
+    gpu = _device(device, known)
+    phases: Sequence[Any] = getattr(recipe, "phases", None) or ()
+    if not phases:
+        only = _plan_one("run", recipe, None, None, known, gpu, measure, online, None, seconds)
+        return Plan(name=recipe.run_dir.name or "run", phases=(only,), prices=known)
+    made: list[PhasePlan] = []
+    for phase in phases:
+        try:
+            made.append(
+                _plan_one(
+                    phase.name,
+                    phase.spec,
+                    phase,
+                    made[0] if made else None,
+                    known,
+                    gpu,
+                    measure,
+                    online,
+                    prepare,
+                    seconds,
+                )
+            )
+        except AbiTrainError as error:
+            raise type(error)(f"phase {phase.name}: {error}") from None
+    return Plan(name=str(getattr(recipe, "name", "recipe")), phases=tuple(made), prices=known)
+
+
+def _device(name: str, known: Prices) -> Gpu | None:
+    """The GPU meant by a name, None for the CPU here."""
+    from .hardware import GPUS
+
+    if name == "cpu":
+        return None
+    for gpu in GPUS.values():
+        if gpu.name.lower().replace(" ", "-") == name.lower().replace(" ", "-"):
+            return gpu
+    try:
+        return known.find(name).gpu
+    except ConfigError as error:
+        raise ConfigError(f"device: cpu, {', '.join(GPUS)}, or a flavour. {error}") from None
+
+
+def _plan_one(
+    name: str,
+    spec: RunSpec,
+    phase: Any,
+    first: PhasePlan | None,
+    known: Prices,
+    gpu: Gpu | None,
+    measure: bool,
+    online: bool,
+    prepare: Prepare | None,
+    seconds: float,
+) -> PhasePlan:
+    notes: list[str] = []
+    facts = _facts(spec, phase, first, online)
+    if phase is not None and not spec.data.exists() and prepare is not None:
+        data, eval_data = prepare(phase)
+        spec = spec.replace(data=data, eval_data=eval_data)
+    if not spec.data.exists():
+        if phase is None:
+            raise ConfigError(f"data: {spec.data} does not exist; check the path")
+        notes.append(f"{spec.data} is not there yet: updates, tokens and time are not known")
+    here = _stand_in(spec, first)
+    counted = native_memory.count(spec, facts)
+    trained = counted.trained if counted.native else torch_memory.adapter_size(spec, facts)
+    trained = trained or facts.parameters
+    precision = spec.precision_where(bf16_gpu=gpu is not None and gpu.bf16_flops > 0)
+    measurement = None
+    runs_here = facts.is_native or spec.engine == "trl"
+    if measure and counted.micro_batches and gpu is None and runs_here and here.model.exists():
+        measurement = measuring.measure(
+            here, positions=counted.positions_per_micro_batch, seconds=seconds
+        )
+    elif measure:
+        notes.append("not measured: " + _why_not(counted.micro_batches, gpu, runs_here))
+    disk = native_memory.disk(spec, facts, counted)
+    if disk.gguf_note is not None:
+        notes.append(f"the size of the GGUF is not known: {disk.gguf_note}")
+    memories = _memories(spec, facts, counted, trained, gpu, measurement)
+    time = _time(spec, facts, counted, gpu, measurement)
+    if spec.engine == "native" and not facts.is_native:
+        notes.append(f"the native engine has no {facts.config.get('model_type')}; use engine trl")
+    from .advice import advise
+
+    flavors = tuple(
+        _on(flavor, spec, facts, counted, trained, memories, time, disk) for flavor in known.flavors
+    )
+    return PhasePlan(
+        name=name,
+        spec=spec,
+        facts=facts,
+        precision=precision,
+        trained=trained,
+        updates=counted.updates,
+        updates_per_epoch=counted.updates_per_epoch,
+        tokens=counted.tokens,
+        positions=counted.positions,
+        targets=counted.targets,
+        sequences=counted.sequences,
+        longest=counted.time,
+        data=counted.data,
+        memories=memories,
+        time=time,
+        disk=disk,
+        flavors=flavors,
+        measurement=measurement,
+        notes=tuple(notes),
+        advice=tuple(advise(spec, facts, memories[0], flavors, gpu)),
+    )
+
+
+def _why_not(micro_batches: int, gpu: Gpu | None, runs_here: bool) -> str:
+    if gpu is not None:
+        return "the GPU is not on this machine"
+    if not micro_batches:
+        return "the data is not there yet"
+    if not runs_here:
+        return "the native engine has no such model"
+    return "the model is not on this machine"
+
+
+def _facts(spec: RunSpec, phase: Any, first: PhasePlan | None, online: bool) -> ModelFacts:
+    random_start = getattr(phase, "model_config", None)
+    if random_start is not None:
+        return of_config(str(spec.model), random_start)
+    if first is not None and getattr(phase, "after", None) is not None:
+        stored = first.facts
+        whole = spec.lora is None or first.spec.lora is None
+        return dataclasses.replace(stored, stored_bytes=4 * stored.parameters) if whole else stored
+    return facts_of(spec.model, online=online)
+
+
+def _stand_in(spec: RunSpec, first: PhasePlan | None) -> RunSpec:
+    """The run on a model that is there: a later phase's begins like the first one's."""
+    changes: dict[str, Any] = {}
+    if first is not None and not spec.model.exists():
+        changes["model"] = first.spec.model
+    lora = spec.lora
+    if lora is not None and lora.adapter is not None and not lora.adapter.exists():
+        changes["lora"] = lora.replace(adapter=None)
+    return spec.replace(**changes) if changes else spec
+
+
+def _memories(
+    spec: RunSpec,
+    facts: ModelFacts,
+    counted: native_memory.Counted,
+    trained: int,
+    gpu: Gpu | None,
+    measurement: measuring.Measurement | None,
+) -> tuple[Memory, ...]:
+    """The recipe's engine and the device asked about first, then the other ways."""
+    found: dict[tuple[str, str], Memory] = {}
+    room = native_memory.available_bytes()
+    if facts.is_native and counted.native:
+        parts, files = counted.native_parts(spec, facts)
+        found["native", "cpu"] = Memory(
+            engine="native", device="cpu", parts=parts, available=room, from_files=files
+        )
+    shape = torch_memory.Shape(sequences=counted.sequences, time=counted.time)
+    for device, at in (("cpu", None), (gpu.name if gpu else "gpu", gpu)):
+        if device == "gpu" and spec.engine == "native":
+            precision = "bf16" if spec.precision == "auto" else spec.precision
+        else:
+            precision = spec.precision_where(bf16_gpu=device != "cpu")
+        found["trl", device] = Memory(
+            engine="trl",
+            device=device,
+            parts=torch_memory.parts(
+                spec, facts, shape, precision=precision, gpu=device != "cpu", trained=trained
+            ),
+            available=room if device == "cpu" else at.memory_bytes if at else None,
+        )
+    asked = gpu.name if gpu is not None else "cpu"
+    key = ("trl" if gpu is not None else spec.engine, asked)
+    if key not in found:
+        key = ("trl", asked)
+    if measurement is not None and key[1] == "cpu":
+        found[key] = dataclasses.replace(
+            found[key], measured=measurement.peak_bytes + counted.data_bytes(spec)
+        )
+    return (found.pop(key), *found.values())
+
+
+def _time(
+    spec: RunSpec,
+    facts: ModelFacts,
+    counted: native_memory.Counted,
+    gpu: Gpu | None,
+    measurement: measuring.Measurement | None,
+) -> Time | None:
+    if counted.updates is None:
+        return None
+    if gpu is not None:
+        rented = _on_gpu(spec, facts, counted, gpu)
+        if rented is None:
+            return None
+        return Time(parts={"updates": rented}, source=_table_words(facts), sure=UNSURE)
+    if measurement is None:
+        return None
+    micro_batches = counted.micro_batches_in_all
+    parts = {
+        "start": measurement.start_seconds,
+        "updates": micro_batches * measurement.micro_seconds,
+        "checkpoints": counted.checkpoints(spec) * measurement.checkpoint_seconds,
+        "end": measurement.end_seconds,
+    }
+    if measurement.eval_seconds is not None:
+        passes = counted.evaluations(spec) * counted.eval_micro_batches
+        parts["evaluations"] = passes * measurement.eval_seconds
+    return Time(
+        parts=parts,
+        source=f"{measurement.updates} updates measured on this machine "
+        f"in {measurement.wall_seconds:.0f} s",
+        sure=1.2,
+    )
+
+
+def _table_words(facts: ModelFacts) -> str:
+    share = EXPERTS_SHARE if facts.experts else DENSE_SHARE
+    return f"a table: {100 * share:g} % of the maker's bf16 figure"
+
+
+def _on_gpu(
+    spec: RunSpec, facts: ModelFacts, counted: native_memory.Counted, gpu: Gpu
+) -> float | None:
+    """Seconds of all updates and evaluations on one GPU, from the operations they are."""
+    if counted.positions is None or not gpu.bf16_flops:
+        return None
+    passes = 4.0 if spec.lora is not None else 6.0  # forward 2, backward 2 for each of its halves
+    if spec.config.recompute_activations:
+        passes += 2.0
+    if spec.dpo is not None and not spec.dpo.precompute_ref_log_probs:
+        passes += 2.0
+    width = facts.heads * facts.head_dim * facts.layers
+    of_position = passes * (facts.active + counted.time * width)
+    evaluated = counted.evaluations(spec) * counted.eval_positions * 2 * facts.active
+    share = EXPERTS_SHARE if facts.experts else DENSE_SHARE
+    return (counted.positions * of_position + evaluated) / (share * gpu.bf16_flops)
+
+
+def _before(facts: ModelFacts) -> float:
+    """Seconds until a rented machine trains."""
+    return JOB_START_SECONDS + (facts.stored_bytes or 0) / DOWNLOAD_BYTES_PER_SECOND
+
+
+def _on(
+    flavor: Flavor,
+    spec: RunSpec,
+    facts: ModelFacts,
+    counted: native_memory.Counted,
+    trained: int,
+    memories: Sequence[Memory],
+    time: Time | None,
+    disk: disks.Disk,
+) -> FlavorPlan:
+    """One phase on one rented machine: a GPU runs the TRL engine, a CPU the recipe's."""
+    if flavor.gpu is None:
+        own = next((m for m in memories if m.engine == spec.engine and m.device == "cpu"), None)
+        if own is None:
+            return FlavorPlan(
+                flavor=flavor, memory_bytes=0, seconds=None, why="the engine has no such model"
+            )
+        needed = own.total - own.from_files
+        why = _short_of(needed, flavor.memory_bytes, "memory")
+        spent = None
+        if time is not None and time.source.endswith(" s"):
+            spent = time.seconds + _before(facts)
+        return FlavorPlan(flavor=flavor, memory_bytes=needed, seconds=spent, why=why)
+    low = flavor.gpu.bf16_flops > 0
+    precision = spec.precision if spec.precision != "auto" else "bf16" if low else "float32"
+    shape = torch_memory.Shape(sequences=counted.sequences, time=counted.time)
+    parts = torch_memory.parts(spec, facts, shape, precision=precision, gpu=True, trained=trained)
+    needed = sum(parts.values())
+    why = None
+    if spec.engine == "native":
+        why = "the native engine uses no GPU; use engine trl"
+    elif precision == "bf16" and not low:
+        why = "the GPU has no bf16, or is not known here"
+    why = why or _short_of(needed, flavor.gpu.memory_bytes, "memory of one GPU")
+    spent = _on_gpu(spec, facts, counted, flavor.gpu)
+    # Each GPU of several takes its share of an update's micro-batches.
+    several = max(min(flavor.gpus, spec.config.grad_accum_steps), 1)
+    seconds = None if spent is None else spent / several + _before(facts)
+    return FlavorPlan(flavor=flavor, memory_bytes=needed, seconds=seconds, why=why)
+
+
+def _short_of(needed: int, there: int, what: str) -> str | None:
+    if needed <= there:
+        return None
+    return f"needs {needed / GIB:.1f} GiB, {what} is {there / GIB:.0f} GiB"
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
