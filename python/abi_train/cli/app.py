@@ -20,8 +20,10 @@ from . import (
     formats,
     init,
     inspect,
+    jobs,
     listen,
     merge,
+    plan,
     runs,
     sets,
     train,
@@ -36,12 +38,14 @@ VERBS = (
     "demo",
     "init",
     "data",
+    "plan",
     "train",
     "runs",
     "check",
     "merge",
     "export",
     "chat",
+    "jobs",
     "inspect",
     "doctor",
 )
@@ -105,6 +109,7 @@ data.app.command("get", epilog=sets.GET_EXAMPLES)(sets.get)
 data.app.command("sets", epilog=sets.SETS_EXAMPLES)(sets.sets)
 data.app.command("formats", epilog=formats.EXAMPLES)(formats.formats)
 app.add_typer(data.app, name="data")
+app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 runs.app.command("list", epilog=runs.LIST_EXAMPLES)(runs.list_runs)
 runs.app.command("show", epilog=runs.SHOW_EXAMPLES)(runs.show)
@@ -117,6 +122,7 @@ app.command(
     epilog=chat.EXAMPLES,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, **HELP_SETTINGS},
 )(chat.chat)
+app.add_typer(jobs.app, name="jobs")
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 

@@ -33,16 +33,14 @@ SetOption = Annotated[
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="Recipe file, or the name of one that is packaged.")],
+    recipe: Annotated[Path, typer.Argument(help="Recipe file, or a packaged one's name.")],
     device: Annotated[
         str, typer.Option(help="cpu (this machine), a GPU as A100, or a flavour of Jobs.")
     ] = "cpu",
     engine: Annotated[
         str | None, typer.Option(help="native or trl. (default: the recipe's)")
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="Another model than the recipe's.")
-    ] = None,
+    model: Annotated[Path | None, typer.Option(help="Another model than the recipe's.")] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, float32, float64 or bf16. (default: the recipe's)")
     ] = None,
@@ -59,7 +57,7 @@ def plan(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell what a recipe needs before it starts: memory by part, updates, tokens, time, price, disk.
+    """Tell what a recipe needs before it starts: memory, updates, tokens, time, price, disk.
 
     Exit code 1 when it does not fit, with what would.
     """

@@ -9,7 +9,8 @@ Importing this loads no engine.
 from __future__ import annotations
 
 from .hardware import Flavor, Prices, prices
-from .planning import FlavorPlan, Memory, PhasePlan, Plan, Time, plan
+from .planning import plan
+from .results import FlavorPlan, Memory, PhasePlan, Plan, Time
 
 __all__ = [
     "Flavor",

@@ -18,7 +18,7 @@ from .hardware import GIB, Gpu
 from .model_facts import ModelFacts
 
 if TYPE_CHECKING:
-    from .planning import FlavorPlan, Memory
+    from .results import FlavorPlan, Memory
 
 
 def changes(spec: RunSpec) -> Iterator[tuple[str, RunSpec]]:

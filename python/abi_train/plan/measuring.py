@@ -29,7 +29,7 @@ from ..errors import EngineError
 from ..runspec import RunSpec
 
 MICRO_BATCHES: Final = 8
-"""An update of more is measured with so many; what the optimizer costs then weighs a little more."""
+"""An update of more is measured with so many; the optimizer then weighs a little more."""
 
 LEAST_UPDATES: Final = 4
 """Updates that are made, however long they take."""
@@ -43,12 +43,12 @@ EVAL_MICRO_BATCHES: Final = 4
 class Measurement:
     """What a few updates told.
 
-    start_seconds: from nothing to the first update, a reference's answers left out. micro_seconds: of
-    a micro-batch of `micro_positions` positions (padding included) with its share of the update.
-    eval_seconds: of one evaluation micro-batch; None without evaluation data. checkpoint_seconds: of
-    saving once. end_seconds: from the last thing to the end of the process. peak_bytes: the largest
-    resident size while training; saved_bytes: and after saving, when a checkpoint's pages are read
-    back. import_bytes: the interpreter with its libraries.
+    start_seconds: from nothing to the first update, with what that one takes longer than others.
+    micro_seconds: of a micro-batch of `micro_positions` positions (padding included) with its share
+    of the update. eval_seconds: of one evaluation micro-batch; None without evaluation data.
+    checkpoint_seconds: of saving once. end_seconds: from the last thing to the end of the process.
+    peak_bytes: the largest resident size while training; saved_bytes: and after saving, when the
+    pages of a checkpoint are read back. import_bytes: the interpreter with its libraries.
     """
 
     device: str
@@ -84,10 +84,8 @@ def measure(
         folder = Path(scratch)
         small, sampled = _small(spec, folder)
         request = folder / "request.json"
-        request.write_text(
-            json.dumps({"spec": small.to_dict(), "seconds": seconds, "least": LEAST_UPDATES}),
-            encoding="utf-8",
-        )
+        wanted = {"spec": small.to_dict(), "seconds": seconds, "least": LEAST_UPDATES}
+        request.write_text(json.dumps(wanted), encoding="utf-8")
         command = [sys.executable, "-m", "abi_train.plan.child", str(request)]
         try:
             done = subprocess.run(

@@ -43,6 +43,7 @@ class Counted:
     eval_micro_batches: int
     eval_positions: int
     data_file_bytes: int
+    """Of the token file, which is mapped and read through in an epoch."""
 
     @property
     def trained(self) -> int:
@@ -63,16 +64,12 @@ class Counted:
     def positions_per_micro_batch(self) -> float:
         """On average, padding included."""
         training = self.told["training"]
-        return float(training["positions"]) / max(training["micro_batches"], 1)
+        return float(training["positions"] / max(training["micro_batches"], 1))
 
     @property
     def data(self) -> dict[str, Any]:
         """Of one epoch, and of one evaluation, under the native names."""
         return {name: self.told[name] for name in ("training", "evaluation")}
-
-    def data_bytes(self, spec: RunSpec) -> int:
-        """Of the token file, which is mapped and read through in an epoch."""
-        return self.data_file_bytes
 
     def checkpoints(self, spec: RunSpec) -> int:
         """How often the run saves."""
@@ -87,7 +84,7 @@ class Counted:
     def native_parts(self, spec: RunSpec, facts: ModelFacts) -> tuple[dict[str, int], int]:
         """Bytes by part, and how many of them are pages of files."""
         memory = {name: int(value) for name, value in self.told["memory"].items() if value}
-        files = self.data_bytes(spec)
+        files = self.data_file_bytes
         parts = {"process": PROCESS_BYTES, **memory}
         if is_mapped(spec):
             parts["base file"] = facts.stored_bytes or 0
@@ -96,7 +93,10 @@ class Counted:
         if other is not None and spec.precision != "float64":
             parts["reference file"] = _size(other)
             files += parts["reference file"]
-        parts["data file"] = self.data_bytes(spec)
+        parts["data file"] = self.data_file_bytes
+        # A saved file is read back and compared before it counts.
+        parts["checkpoint read back"] = max(item["bytes"] for item in self.told["files"])
+        files += parts["checkpoint read back"]
         return {name: value for name, value in parts.items() if value}, files
 
 
@@ -151,7 +151,8 @@ def count(spec: RunSpec, facts: ModelFacts) -> Counted:
     def whole(name: str) -> int | None:
         if training is None or not in_all:
             return None
-        return round(training[name] * in_all / training["micro_batches"])
+        whole_run: int = round(training[name] * in_all / training["micro_batches"])
+        return whole_run
 
     return Counted(
         told=told,

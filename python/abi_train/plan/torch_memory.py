@@ -1,5 +1,5 @@
-"""Memory of a run through TRL, by part, from what PyTorch keeps between the forward and the backward
-pass of a transformers model.
+"""Memory of a run through TRL, by part, from what PyTorch keeps of a transformers model between the
+forward and the backward pass.
 
 A formula, and so near rather than exact: a measurement on the machine at hand goes before it.
 
