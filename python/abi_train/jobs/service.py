@@ -6,6 +6,8 @@ Does not know: recipes. Values of secrets are read from the environment when a j
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -64,7 +66,9 @@ def submit(request: JobRequest) -> Job:
     owner = request.namespace or client.namespace(hub, what="submitting a job")
     client.token(what="submitting a job")
     secrets = secret_values(request.secrets)
-    with client.asking(f"upload the job's files to {owner}/jobs-artifacts"):
+    # The library tells of its uploads on stdout, which is for results.
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with client.asking(f"upload the job's files to {owner}/jobs-artifacts"), quiet:
         volume = hub.sync_job_volume(
             request.staged.folder,
             PLACE,
