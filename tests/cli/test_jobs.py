@@ -143,7 +143,7 @@ def test_a_recipe_is_sent_with_its_files_and_followed_to_its_end(
     job = json.loads(sent.out)
     assert job["id"] == "job-1" and job["bucket"].endswith(volume["path"])
     assert [one["id"] for one in json.loads(listed.out)["jobs"]] == ["job-1"]
-    assert logs.code == 0 and logs.out.split() == "line 0 line 1 line 2".split()
+    assert logs.code == 0 and logs.out == "line 0\nline 1\nline 2\n"
 
 
 def test_what_travels_is_a_recipe_that_can_be_run_where_it_lies(

@@ -1,8 +1,8 @@
 """What a plan runs beside itself: the real engine on a little of the real data, with a clock.
 
-`python -m abi_train.plan.child REQUEST.json` trains as the request says and leaves a record of when
-each thing was done and how much memory the process had at its largest. It is a process of its own,
-so that its memory is its own.
+`main` trains as a request in a file says and leaves a record of when each thing was done and how
+much memory the process had at its largest. It is called in a process of its own, so that its memory
+is its own.
 """
 
 from __future__ import annotations
@@ -92,7 +92,3 @@ def main() -> None:
         "left": time.time(),
     }
     request.with_suffix(".out").write_text(json.dumps(record), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -20,6 +20,7 @@ TABLE_DAY: Final = "August 2026"
 """When the prices below were read."""
 
 GB: Final = 10**9
+MIB: Final = 2**20
 GIB: Final = 2**30
 
 
@@ -35,17 +36,18 @@ class Gpu:
 GPUS: Final = {
     gpu.name: gpu
     for gpu in (
-        Gpu(name="T4", memory_bytes=16 * GIB, bf16_flops=0.0),  # has no bf16
-        Gpu(name="L4", memory_bytes=24 * GIB, bf16_flops=121e12),
-        Gpu(name="A10G", memory_bytes=24 * GIB, bf16_flops=70e12),
-        Gpu(name="L40S", memory_bytes=48 * GIB, bf16_flops=362e12),
-        Gpu(name="A100", memory_bytes=80 * GIB, bf16_flops=312e12),
-        Gpu(name="H100", memory_bytes=80 * GIB, bf16_flops=989e12),
-        Gpu(name="H200", memory_bytes=141 * GB, bf16_flops=989e12),
-        Gpu(name="RTX PRO 6000", memory_bytes=96 * GIB, bf16_flops=500e12),
+        Gpu(name="T4", memory_bytes=15_360 * MIB, bf16_flops=0.0),  # has no bf16
+        Gpu(name="L4", memory_bytes=23_034 * MIB, bf16_flops=121e12),
+        Gpu(name="A10G", memory_bytes=23_028 * MIB, bf16_flops=70e12),
+        Gpu(name="L40S", memory_bytes=46_068 * MIB, bf16_flops=362e12),
+        Gpu(name="A100", memory_bytes=81_920 * MIB, bf16_flops=312e12),
+        Gpu(name="H100", memory_bytes=81_559 * MIB, bf16_flops=989e12),
+        Gpu(name="H200", memory_bytes=143_771 * MIB, bf16_flops=989e12),
+        Gpu(name="RTX PRO 6000", memory_bytes=97_887 * MIB, bf16_flops=500e12),
     )
 }
-"""Data sheets: NVIDIA T4, L4, A10, L40S, A100 80GB, H100 SXM, H200 SXM, RTX PRO 6000 Blackwell."""
+"""Speeds: the makers' data sheets of T4, L4, A10G, L40S, A100 80GB, H100 SXM, H200 SXM and RTX PRO
+6000 Blackwell. Memory: what the driver shows of it, which is less than the name says."""
 
 DENSE_SHARE: Final = 0.35
 """Of a maker's figure, what a dense model's training through transformers reaches. Assumed."""

@@ -86,7 +86,9 @@ def measure(
         request = folder / "request.json"
         wanted = {"spec": small.to_dict(), "seconds": seconds, "least": LEAST_UPDATES}
         request.write_text(json.dumps(wanted), encoding="utf-8")
-        command = [sys.executable, "-m", "abi_train.plan.child", str(request)]
+        # The command line is part of what a run has in memory.
+        code = "import abi_train.cli.app; from abi_train.plan.child import main; main()"
+        command = [sys.executable, "-c", code, str(request)]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=limit, cwd=Path.cwd(), env=_env()

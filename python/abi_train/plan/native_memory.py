@@ -22,7 +22,7 @@ from ..runspec import RunSpec
 from . import disk as disks
 from .model_facts import ModelFacts
 
-PROCESS_BYTES: Final = 46 * 2**20
+PROCESS_BYTES: Final = 40 * 2**20
 """The interpreter with this package and NumPy, on Linux."""
 
 
