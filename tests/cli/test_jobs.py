@@ -167,7 +167,7 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(
 ) -> None:
     wheel = tmp_path / "abi_train-9.9-cp310-abi3-manylinux_2_17_x86_64.whl"
     wheel.write_bytes(b"not looked into")
-    shown, plain = commands(
+    shown, plain, several = commands(
         hub,
         tmp_path,
         [
@@ -175,8 +175,14 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(
             *("--secret", "HF_TOKEN", "--wheel", str(wheel), "--timeout", "2h"),
         ],
         ["jobs", "submit", str(recipe), "--dry-run"],
+        ["jobs", "submit", str(recipe), "--dry-run", "--json", "--flavor", "a100x4"],
         token=False,
     )
+    shared = json.loads(several.out)["command"]
+    at = shared.index("torchrun")
+    assert shared[at : at + 6] == [
+        *("torchrun", "--nproc_per_node", "4", "-m", "abi_train.cli", "train")
+    ]
     assert shown.code == 0, shown.err
     request = json.loads(shown.out)
     assert request["secrets"] == {"HF_TOKEN": "***"}

@@ -253,12 +253,13 @@ def test_phases_are_planned_on_the_model_of_the_first(place: Path, tmp_path: Pat
     assert made.phases[0].trained == made.phases[1].trained
     asked = []
 
-    def prepare(phase: Any) -> tuple[Path, Path | None]:
+    def prepare(phase: Any) -> tuple[Path, Path | None, str | None]:
         asked.append(phase.name)
-        return place / "train.bin", None
+        return place / "train.bin", None, "made for the plan"
 
     made = plan(recipe, prepare=prepare)
     assert asked == ["two"] and made.phases[1].updates == made.phases[0].updates
+    assert made.phases[1].notes == ("made for the plan",)
     assert made.disk_bytes > made.phases[0].disk.total_bytes
 
 

@@ -131,6 +131,7 @@ def submit(
             extras=extras or [],
             secrets=secrets or [],
             namespace=namespace,
+            processes=max(plan.on(machine).flavor.gpus, 1) if len(plan.phases) == 1 else 1,
             stamp=time.strftime("%Y%m%d-%H%M%S", time.gmtime()),
         )
         if dry_run:

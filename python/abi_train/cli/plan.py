@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ abi-train plan recipe.yaml
 abi-train plan recipe.yaml --device a100-large --no-measure --json
 """
 
+HUB = "hub:"
 OfflineFlag = Annotated[
     bool,
     typer.Option("--offline", help="Do not ask the Hub: prices are those of a table with its day."),
@@ -113,34 +115,60 @@ def opened(recipe: Path, options: dict[str, Any], settings: list[str]) -> Any:
 
 
 def preparing(recipe: Any, scratch: Path, *, online: bool) -> Any:
-    """Makes the token files of a phase below `scratch`, as a run would below its own folder."""
+    """Makes the token files of a phase below `scratch`, as a run would below its own folder;
+    guesses where what they are made of is not here."""
     from ..errors import AbiTrainError
+    from ..plan import guesses
+    from ..plan.model_facts import facts_of, of_config
     from ..recipes.preparing import prepare_phase
 
-    def made(phase: Any) -> tuple[Path, Path | None]:
-        spec = phase.spec
+    tokenizers: dict[str, Path | None] = {}
+
+    def tokenizer_of(spec: Any) -> Path | None:
+        own: Path | None = spec.tokenizer_dir or recipe.phases[0].spec.tokenizer_dir
+        model = str(recipe.phases[0].spec.model)
+        if own is not None or not online or HUB not in model:
+            return own
+        if model not in tokenizers:
+            tokenizers[model] = _fetched_tokenizer(model.rpartition(HUB)[2])
+        return tokenizers[model]
+
+    def made(phase: Any) -> tuple[Path, Path | None, str | None]:
+        spec, why = phase.spec, ""
         data = scratch / f"{phase.name}.bin"
         eval_data = scratch / f"{phase.name}_eval.bin" if spec.eval_data is not None else None
-        sets = [rows for rows in phase.prepared.rows if rows.kind == "set"]
-        if sets and not online:
-            say(f"{phase.name}: {sets[0].words} is public data; plan online to count its tokens")
-            return spec.data, spec.eval_data
-        moved = _moved(phase, spec.replace(data=data, eval_data=eval_data))
-        tokenizer = spec.tokenizer_dir or recipe.phases[0].spec.tokenizer_dir
-        try:
-            prepare_phase(moved, tokenizer, None, tell=lambda text: say(f"{phase.name}: {text}"))
-        except AbiTrainError as error:
-            say(f"{phase.name}: its data cannot be prepared for the plan: {error}")
-            return spec.data, spec.eval_data
-        return data, eval_data
+        if online or all(rows.kind != "set" for rows in phase.prepared.rows):
+            moved = dataclasses.replace(phase, spec=spec.replace(data=data, eval_data=eval_data))
+            try:
+                tokenizer = tokenizer_of(spec)
+                prepare_phase(
+                    moved, tokenizer, None, tell=lambda text: say(f"{phase.name}: {text}")
+                )
+                return data, eval_data, None
+            except AbiTrainError as error:
+                why = f" ({error})"
+        first = recipe.phases[0]
+        config = first.model_config
+        model = of_config("", config) if config else facts_of(first.spec.model, online=online)
+        guessed = guesses.stand_in(phase, data, model.vocabulary)
+        if guessed is None:
+            return spec.data, spec.eval_data, f"its data cannot be prepared here{why}"
+        return data, None, f"{guessed}{why}"
 
     return made
 
 
-def _moved(phase: Any, spec: Any) -> Any:
-    import dataclasses
+def _fetched_tokenizer(repository: str) -> Path:
+    """The tokenizer of a model on the Hub, without its weights."""
+    from ..hub import client
 
-    return dataclasses.replace(phase, spec=spec)
+    name, _, revision = repository.partition("@")
+    hub = client.api()
+    with client.asking(f"fetch the tokenizer of {name}"):
+        folder = hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=["tokenizer*", "*.jinja", "config.json"]
+        )
+    return Path(folder)
 
 
 # ---- as text ----

@@ -77,12 +77,14 @@ def request(
     extras: Sequence[str] = (),
     secrets: Sequence[str] = (),
     namespace: str | None = None,
+    processes: int = 1,
     stamp: str,
 ) -> JobRequest:
     """The job that runs a staged recipe as `abi-train train` would here.
 
     arguments: options of `train` besides. extras: of our package, `trl` comes by itself where it is
-    needed. stamp: makes the bucket's folder one of its own. Raises `ConfigError`.
+    needed. processes: how many share the run, one a GPU. stamp: makes the bucket's folder one of
+    its own. Raises `ConfigError`.
     """
     if timeout_seconds < SHORTEST_SECONDS:
         raise ConfigError(
@@ -105,7 +107,7 @@ def request(
         "3.12",
         "--with",
         source or f"{package}=={version}",
-        "abi-train",
+        *_program(processes),
         "train",
         f"{PLACE}/{RECIPE}",
         "--run-dir",
@@ -123,6 +125,12 @@ def request(
         secrets=tuple(dict.fromkeys(secrets)),
         namespace=namespace,
     )
+
+
+def _program(processes: int) -> tuple[str, ...]:
+    if processes == 1:
+        return ("abi-train",)
+    return ("torchrun", "--nproc_per_node", str(processes), "-m", "abi_train.cli")
 
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}

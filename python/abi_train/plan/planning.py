@@ -19,14 +19,14 @@ from typing import Any
 
 from ..errors import AbiTrainError, ConfigError
 from ..runspec import RunSpec
-from . import disk as disks
 from . import measuring, native_memory, torch_memory
 from .hardware import DENSE_SHARE, EXPERTS_SHARE, GIB, UNSURE, Flavor, Gpu, Prices, prices
 from .model_facts import ModelFacts, facts_of, of_config
 from .results import FlavorPlan, Memory, PhasePlan, Plan, Time, before_training
 
-Prepare = Callable[[Any], tuple[Path, Path | None]]
-"""From a phase to its token files and those it is evaluated on, made somewhere for the plan."""
+Prepare = Callable[[Any], tuple[Path, Path | None, str | None]]
+"""From a phase to its token files and those it is evaluated on, made somewhere for the plan, and
+what is to be known of them."""
 
 
 def plan(
@@ -106,7 +106,8 @@ def _plan_one(
     notes: list[str] = []
     facts = _facts(spec, phase, first, online)
     if phase is not None and not spec.data.exists() and prepare is not None:
-        data, eval_data = prepare(phase)
+        data, eval_data, note = prepare(phase)
+        notes += [note] if note else []
         spec = spec.replace(data=data, eval_data=eval_data)
     if not spec.data.exists():
         if phase is None:
@@ -135,7 +136,8 @@ def _plan_one(
     from .advice import advise
 
     flavors = tuple(
-        _on(flavor, spec, facts, counted, trained, memories, time, disk) for flavor in known.flavors
+        _on(flavor, spec, facts, counted, trained, memories, time, phase is None)
+        for flavor in known.flavors
     )
     return PhasePlan(
         name=name,
@@ -299,9 +301,12 @@ def _on(
     trained: int,
     memories: Sequence[Memory],
     time: Time | None,
-    disk: disks.Disk,
+    shares: bool,
 ) -> FlavorPlan:
-    """One phase on one rented machine: a GPU runs the TRL engine, a CPU the recipe's."""
+    """One phase on one rented machine: a GPU runs the TRL engine, a CPU the recipe's.
+
+    shares: whether several processes can share the run; those of a phased recipe cannot.
+    """
     if flavor.gpu is None:
         own = next((m for m in memories if m.engine == spec.engine and m.device == "cpu"), None)
         if own is None:
@@ -327,7 +332,7 @@ def _on(
     why = why or _short_of(needed, flavor.gpu.memory_bytes, "memory of one GPU")
     spent = _on_gpu(spec, facts, counted, flavor.gpu)
     # Each GPU of several takes its share of an update's micro-batches.
-    several = max(min(flavor.gpus, spec.config.grad_accum_steps), 1)
+    several = max(min(flavor.gpus, spec.config.grad_accum_steps), 1) if shares else 1
     seconds = None if spent is None else spent / several + before_training(facts)
     return FlavorPlan(flavor=flavor, memory_bytes=needed, seconds=seconds, why=why)
 
