@@ -201,3 +201,9 @@ def test_data_report_counts_every_row_of_what_it_measures(tmp_path: Path) -> Non
     assert bare["tokens"] == with_tokenizer["tokens"] > 40_000
     assert lines["rows"] == 100
     assert all(row["seconds"] > 0 for row in result["reports"])
+
+
+def test_plan_is_held_against_the_run(tmp_path: Path) -> None:
+    (row,) = run_tiny("plan", tmp_path)["rows"]
+    assert row["case"] == "native" and row["disk_exact"] is True
+    assert row["real_mib"] > 10 and row["real_seconds"] > 0

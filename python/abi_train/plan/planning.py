@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ..errors import AbiTrainError, ConfigError
 from ..runspec import RunSpec
@@ -23,6 +23,9 @@ from . import measuring, native_memory, torch_memory
 from .hardware import DENSE_SHARE, EXPERTS_SHARE, GIB, UNSURE, Flavor, Gpu, Prices, prices
 from .model_facts import ModelFacts, facts_of, of_config
 from .results import FlavorPlan, Memory, PhasePlan, Plan, Time, before_training
+
+GPU_MARGIN: Final = 0.05
+"""Of a GPU's memory kept free when machines are chosen: a formula is not exact."""
 
 Prepare = Callable[[Any], tuple[Path, Path | None, str | None]]
 """From a phase to its token files and those it is evaluated on, made somewhere for the plan, and
@@ -323,7 +326,7 @@ def _on(
     precision = spec.precision if spec.precision != "auto" else "bf16" if low else "float32"
     shape = torch_memory.Shape(sequences=counted.sequences, time=counted.time)
     parts = torch_memory.parts(spec, facts, shape, precision=precision, gpu=True, trained=trained)
-    needed = sum(parts.values())
+    needed = round(sum(parts.values()) * (1 + GPU_MARGIN))
     why = None
     if spec.engine == "native":
         why = "the native engine uses no GPU; use engine trl"
