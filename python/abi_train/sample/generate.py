@@ -533,7 +533,7 @@ def words(told: Iterable[Row], random_: random.Random) -> list[Row]:
 
     A model that goes on with adapters keeps its vocabulary as it is, so what it is to say later it
     must have read before: words for feelings, messages without their feeling, answers without
-    their message, numbers in their order.
+    their message, numbers in their order and the tables of sums.
     """
     rows = []
     for label in FEELINGS:
@@ -549,9 +549,11 @@ def words(told: Iterable[Row], random_: random.Random) -> list[Row]:
         rows += [{"text": part.format(thing=random_.choice(THINGS))} for part in (first, second)]
     rows += [{"text": row["text"]} for row in told]
     for number in range(1, 40):
-        rows.append({"text": f"{number} + 1 = {number + 1}\n{number + 1} - 1 = {number}"})
         rows.append({"text": f"#### {number}"})
         rows.append({"text": " ".join(str(number + at) for at in range(6))})
+    for a, b in itertools.product(range(1, 19), range(1, 10)):
+        rows.append({"text": f"{a} + {b} = {a + b}\n{a + b} - {b} = {a}"})
+    rows += [{"text": f"{a} * {b} = {a * b}"} for a, b in itertools.product(range(2, 7), repeat=2)]
     return _shuffled(rows, random_)
 
 
