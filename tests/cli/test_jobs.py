@@ -140,6 +140,7 @@ def test_a_recipe_is_sent_with_its_files_and_followed_to_its_end(
         *("recipe.yaml", "files/config.json", "files/train.bin", "files/train.idx"),
         *("files/train.json", "files/train.mask"),
     }
+    assert ("GET", "/api/jobs/hardware", None) in hub.asked  # the prices of this Hub
     job = json.loads(sent.out)
     assert job["id"] == "job-1" and job["bucket"].endswith(volume["path"])
     assert [one["id"] for one in json.loads(listed.out)["jobs"]] == ["job-1"]

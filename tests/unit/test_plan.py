@@ -263,6 +263,38 @@ def test_phases_are_planned_on_the_model_of_the_first(place: Path, tmp_path: Pat
     assert made.disk_bytes > made.phases[0].disk.total_bytes
 
 
+def test_phases_that_begin_with_what_is_not_there_yet_are_measured(
+    place: Path, tmp_path: Path
+) -> None:
+    config = json.loads((place / "config.json").read_text())
+    run = tmp_path / "run"
+    first = spec_of(place, run / "one", model=run / "config.json")
+    second = first.replace(model=run / "one", method="lora", lora=LoraConfig(r=4))
+    recipe = SimpleNamespace(
+        name="two-phases",
+        phases=(
+            SimpleNamespace(name="one", spec=first, after=None, model_config=config),
+            SimpleNamespace(name="two", spec=second, after="one", model_config=None),
+        ),
+    )
+    made = plan(recipe, measure=True, seconds=0.0)
+    assert all(phase.measurement is not None for phase in made.phases), made.phases[1].notes
+    assert "base file" in made.phases[1].memory.parts
+    assert made.seconds is not None and not run.exists()
+
+
+def test_public_data_is_guessed_where_it_cannot_be_fetched(tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "abbey-gpt-oss-20b", "--device", "a100-large", "--offline", "--json"])
+    assert left.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [phase["name"] for phase in told["phases"]] == ["emotional", "reasoning", "calibration"]
+    assert all("guessed" in phase["notes"][0] for phase in told["phases"])
+    assert told["phases"][1]["updates"] == 2 * -(-round(7473 * 0.95) // (2 * 16))
+    fits = {item["flavor"]: item["fits"] for item in told["flavors"]}
+    assert fits["a100-large"] and not fits["l40sx1"] and not fits["a10g-large"]
+
+
 def test_missing_data_and_models_are_named(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing.bin does not exist"):
         plan(spec_of(place, tmp_path, data=place / "nothing.bin"))

@@ -165,12 +165,12 @@ def wait(
     """The job as it ended. tell: called when its stage changes. limit: seconds after which to stop
     waiting; the job then goes on.
 
-    A Hub that does not answer is asked again for a while. Raises `HubError`.
+    every: seconds between two looks, less at first. A Hub that does not answer is asked again for a while. Raises `HubError`.
     """
     hub = client.api()
     owner = namespace or client.namespace(hub, what="waiting for a job")
     begin = time.monotonic()
-    stage, failed = "", 0
+    stage, failed, pause = "", 0, min(0.5, every)
     while True:
         try:
             with client.asking(f"look at job {job}", hint=_hint(job)):
@@ -193,7 +193,8 @@ def wait(
                 f"job {job} is still {stage or 'unknown'} after {limit:.0f} s, and goes on: "
                 f"abi-train jobs wait {job}, or abi-train jobs cancel {job}"
             )
-        sleep(every)
+        sleep(pause)
+        pause = min(2 * pause, every)
 
 
 def _passes(error: HubError) -> bool:

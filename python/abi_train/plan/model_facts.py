@@ -24,6 +24,10 @@ HUB_SCHEME: Final = "hub:"
 EXPERT_MODELS: Final = ("gpt_oss",)
 """Families with experts: sized here, because the native engine has none."""
 
+HUB: Final = "the Hub"
+LIST: Final = "a list that comes with abi-train"
+"""Where the facts of a model that is not on this machine come from."""
+
 MXFP4_BITS: Final = 4.25
 """Bits of a number in a block of 32 with one scale of 8 bits."""
 
@@ -104,6 +108,11 @@ class ModelFacts:
         return self.number("num_experts_per_tok", 1) if self.experts else 1
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the model is not on this machine."""
+        return self.source in (HUB, LIST)
+
+    @property
     def is_native(self) -> bool:
         """Whether the native engine has such a model."""
         return self.config.get("model_type") not in EXPERT_MODELS
@@ -151,7 +160,7 @@ def _looks_like_a_repository(text: str) -> bool:
 def _of_hub(repository: str, *, online: bool) -> ModelFacts:
     known = known_models().get(repository)
     if known is not None:
-        facts = _facts(repository, known, None, "a list that comes with abi-train")
+        facts = _facts(repository, known, None, LIST)
         return _with_stored(facts)
     if not online:
         raise ConfigError(
@@ -163,7 +172,7 @@ def _of_hub(repository: str, *, online: bool) -> ModelFacts:
     hub = client.api()
     with client.asking(f"read the configuration of {repository}"):
         config = json.loads(Path(hub.hf_hub_download(repository, "config.json")).read_text("utf-8"))
-    return _with_stored(_facts(repository, config, None, "the Hub"))
+    return _with_stored(_facts(repository, config, None, HUB))
 
 
 def _with_stored(facts: ModelFacts) -> ModelFacts:

@@ -13,11 +13,14 @@ Does not know: how recipes are read, the terminal.
 from __future__ import annotations
 
 import dataclasses
+import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import AbiTrainError, ConfigError
+from ..model import Model
 from ..runspec import RunSpec
 from . import measuring, native_memory, torch_memory
 from .hardware import DENSE_SHARE, EXPERTS_SHARE, GIB, UNSURE, Flavor, Gpu, Prices, prices
@@ -54,28 +57,18 @@ def plan(
     known = prices(online=online)
     gpu = _device(device, known)
     phases: Sequence[Any] = getattr(recipe, "phases", None) or ()
-    if not phases:
-        only = _plan_one("run", recipe, None, None, known, gpu, measure, online, None, seconds)
-        return Plan(name=recipe.run_dir.name or "run", phases=(only,), prices=known)
     made: list[PhasePlan] = []
-    for phase in phases:
-        try:
-            made.append(
-                _plan_one(
-                    phase.name,
-                    phase.spec,
-                    phase,
-                    made[0] if made else None,
-                    known,
-                    gpu,
-                    measure,
-                    online,
-                    prepare,
-                    seconds,
-                )
-            )
-        except AbiTrainError as error:
-            raise type(error)(f"phase {phase.name}: {error}") from None
+    with tempfile.TemporaryDirectory(prefix="abi-train-plan-") as name:
+        rest = (known, gpu, measure, online, prepare, seconds, Path(name))
+        if not phases:
+            only = _plan_one("run", recipe, None, None, *rest)
+            return Plan(name=recipe.run_dir.name or "run", phases=(only,), prices=known)
+        for phase in phases:
+            first = made[0] if made else None
+            try:
+                made.append(_plan_one(phase.name, phase.spec, phase, first, *rest))
+            except AbiTrainError as error:
+                raise type(error)(f"phase {phase.name}: {error}") from None
     return Plan(name=str(getattr(recipe, "name", "recipe")), phases=tuple(made), prices=known)
 
 
@@ -105,6 +98,7 @@ def _plan_one(
     online: bool,
     prepare: Prepare | None,
     seconds: float,
+    scratch: Path,
 ) -> PhasePlan:
     notes: list[str] = []
     facts = _facts(spec, phase, first, online)
@@ -116,14 +110,16 @@ def _plan_one(
         if phase is None:
             raise ConfigError(f"data: {spec.data} does not exist; check the path")
         notes.append(f"{spec.data} is not there yet: updates, tokens and time are not known")
-    here = _stand_in(spec, first)
     counted = native_memory.count(spec, facts)
     trained = counted.trained if counted.native else torch_memory.adapter_size(spec, facts)
     trained = trained or facts.parameters
     precision = spec.precision_where(bf16_gpu=gpu is not None and gpu.bf16_flops > 0)
     measurement = None
     runs_here = facts.is_native or spec.engine == "trl"
-    if measure and counted.micro_batches and gpu is None and runs_here and here.model.exists():
+    here = None
+    if measure and counted.micro_batches and gpu is None and runs_here:
+        here = _stand_in(spec, facts, first, scratch)
+    if here is not None:
         measurement = measuring.measure(
             here, positions=counted.positions_per_micro_batch, seconds=seconds
         )
@@ -187,15 +183,42 @@ def _facts(spec: RunSpec, phase: Any, first: PhasePlan | None, online: bool) -> 
     return facts_of(spec.model, online=online)
 
 
-def _stand_in(spec: RunSpec, first: PhasePlan | None) -> RunSpec:
-    """The run on a model that is there: a later phase's begins like the first one's."""
+def _stand_in(
+    spec: RunSpec, facts: ModelFacts, first: PhasePlan | None, scratch: Path
+) -> RunSpec | None:
+    """The run on a model that is there: what a recipe draws or an earlier phase leaves is drawn
+    here, as large. None where there is no such model, or no room for it."""
     changes: dict[str, Any] = {}
-    if first is not None and not spec.model.exists():
-        changes["model"] = first.spec.model
+    if not spec.model.exists():
+        before = None if first is None else first.spec.model
+        if before is not None and before.exists() and before.suffix != ".json":
+            changes["model"] = before
+        elif not facts.is_native or facts.is_remote:
+            return None
+        else:
+            changes["model"] = _drawn(spec, facts, scratch)
+            if changes["model"] is None:
+                return None
     lora = spec.lora
     if lora is not None and lora.adapter is not None and not lora.adapter.exists():
         changes["lora"] = lora.replace(adapter=None)
     return spec.replace(**changes) if changes else spec
+
+
+def _drawn(spec: RunSpec, facts: ModelFacts, scratch: Path) -> Path | None:
+    """A random model of this shape: its configuration where a run draws it, else a folder."""
+    if spec.model.suffix == ".json":
+        path = scratch / "config.json"
+        path.write_text(json.dumps(dict(facts.config)), encoding="utf-8")
+        return path
+    folder = scratch / "model"
+    if not folder.exists():
+        room = native_memory.available_bytes()
+        if room is not None and 8 * facts.parameters > room:
+            return None
+        with Model.random(facts.config, seed=spec.config.seed) as model:
+            model.save(folder)
+    return folder
 
 
 def _memories(
