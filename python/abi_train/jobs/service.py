@@ -165,7 +165,8 @@ def wait(
     """The job as it ended. tell: called when its stage changes. limit: seconds after which to stop
     waiting; the job then goes on.
 
-    every: seconds between two looks, less at first. A Hub that does not answer is asked again for a while. Raises `HubError`.
+    every: seconds between two looks, less at first. A Hub that does not answer is asked again for a
+    while. Raises `HubError`.
     """
     hub = client.api()
     owner = namespace or client.namespace(hub, what="waiting for a job")
