@@ -38,10 +38,11 @@ VERBS = [
     "merge",
     "export",
     "chat",
+    "eval",
     "inspect",
     "doctor",
 ]
-GROUPS = {"data": ("get", "sets", "prepare", "report", "info"), "runs": ("list", "show")}
+GROUPS = {"data": ("get", "sets", "pairs", "prepare", "report", "info"), "runs": ("list", "show")}
 
 
 def call(*arguments: str | Path) -> int:

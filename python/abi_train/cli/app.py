@@ -23,12 +23,14 @@ from . import (
     jobs,
     listen,
     merge,
+    pairs,
     plan,
     runs,
     sets,
     train,
 )
 from . import demo as demo_verb
+from . import eval as evaluation
 from .common import HELP_SETTINGS, error_line, say
 from .streams import prepare_streams
 
@@ -45,6 +47,7 @@ VERBS = (
     "merge",
     "export",
     "chat",
+    "eval",
     "jobs",
     "inspect",
     "doctor",
@@ -107,6 +110,7 @@ app.command("demo", epilog=demo_verb.EXAMPLES)(demo_verb.demo)
 app.command("init", epilog=init.EXAMPLES)(init.init)
 data.app.command("get", epilog=sets.GET_EXAMPLES)(sets.get)
 data.app.command("sets", epilog=sets.SETS_EXAMPLES)(sets.sets)
+data.app.command("pairs", epilog=pairs.EXAMPLES)(pairs.pairs)
 data.app.command("formats", epilog=formats.EXAMPLES)(formats.formats)
 app.add_typer(data.app, name="data")
 app.command("plan", epilog=plan.EXAMPLES)(plan.plan)
@@ -122,6 +126,7 @@ app.command(
     epilog=chat.EXAMPLES,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, **HELP_SETTINGS},
 )(chat.chat)
+app.command("eval", epilog=evaluation.EXAMPLES)(evaluation.evaluate_model)
 app.add_typer(jobs.app, name="jobs")
 app.command("inspect", epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)

@@ -248,6 +248,16 @@ def reviewed(pairs: Sequence[Pair], marks: Mapping[str, tuple[bool, str, str]]) 
         mark = marks.get(pair.id)
         if mark is not None:
             accepted, chosen, rejected = mark
-            pair = replace(pair, accepted=accepted, chosen=chosen, rejected=rejected)
+            pair = replace(
+                pair,
+                accepted=accepted,
+                chosen=_corrected(pair.chosen, chosen),
+                rejected=_corrected(pair.rejected, rejected),
+            )
         found.append(pair)
     return found
+
+
+def _corrected(text: str, read: str) -> str:
+    """What a review says, unless it differs in spaces alone, which the page does not keep."""
+    return text if text.split() == read.split() else read

@@ -115,12 +115,12 @@ def _filled(form: str, parts: dict[str, str | None]) -> str | None:
         if name in ("answer", "wrong"):
             value = value.rstrip(".!")
             if not form.startswith(slot):
-                value = _inside(value)
+                value = inside(value)
         form = form.replace(slot, value)
     return form[:1].upper() + form[1:]
 
 
-def _inside(value: str) -> str:
+def inside(value: str) -> str:
     """As it stands inside a sentence: `A fish` begins small there, `Paris` and `I` do not."""
     first, _, rest = value.partition(" ")
     small = first.lower() in _SMALL and first != "I"

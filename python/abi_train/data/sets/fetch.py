@@ -118,7 +118,7 @@ def fetch_set(
     tables = _tables(data_set, report, source=source, hub_id=hub_id, revision=revision)
     records = _records(data_set, tables, report, on_progress)
     rows = data_set.convert(records, job)
-    with _together(report.side_file, output) as (side, target):
+    with together(report.side_file, output) as (side, target):
         for line in _drawn(rows, report, limit, seed):
             target.write(line)
         report.left_out, report.examples = job.left_out, job.examples
@@ -324,7 +324,7 @@ def _side_text(data_set: DataSet, report: Fetched, job: Converting, limit: int |
 
 
 @contextlib.contextmanager
-def _together(side: Path, rows: Path) -> Iterator[Sequence[Any]]:
+def together(side: Path, rows: Path) -> Iterator[Sequence[Any]]:
     """Two files to write that get their names together, the old ones gone first."""
     works = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (side, rows)]
     try:

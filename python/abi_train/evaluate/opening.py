@@ -1,0 +1,114 @@
+"""A model to evaluate: which engine runs it, and getting it there.
+
+A GGUF file is run as it is. A folder is opened by transformers, or written as a GGUF in float32
+beside the temporary files, whose numbers are the same. A run folder means what its run ended with;
+an adapter stands on its base.
+
+Does not know: tasks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ..adapters import base_of, is_adapter, merge_adapter
+from ..errors import ConfigError, EngineError, FormatError, MissingFileError
+from ..export import model_folder
+from .scorer import NativeRunner, Runner, Scorer, open_tokenizer
+
+ENGINES: Final = ("auto", "native", "torch")
+SAME_AS: Final = {"trl": "torch"}
+"""The name recipes have for the engine that torch computes."""
+
+
+@contextlib.contextmanager
+def opened(
+    model: Path, *, engine: str = "auto", chat_format: str | None = None, threads: int = 0
+) -> Iterator[Scorer]:
+    """The model, ready to be asked; freed at the end.
+
+    engine: `auto` is native for a GGUF file, and for a folder torch, or native without it.
+    Raises `ConfigError`, `FormatError`, `MissingFileError`, `EngineError`.
+    """
+    engine = SAME_AS.get(engine, engine)
+    if engine not in ENGINES:
+        raise ConfigError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}")
+    if not model.exists():
+        raise MissingFileError(f"{model}: no such file or folder; check the path")
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="abi-train-eval-")))
+        if model.is_file():
+            runner, home = _file(model, engine, threads)
+        else:
+            runner, home = _folder(model, engine, threads, scratch)
+        stack.callback(runner.close)
+        tokenizer = open_tokenizer(home)
+        stack.callback(tokenizer.close)
+        if tokenizer.vocab_size > runner.vocab_size:
+            raise FormatError(
+                f"{home}: the tokenizer has {tokenizer.vocab_size} ids, the model "
+                f"{runner.vocab_size}; they do not belong together"
+            )
+        yield Scorer(runner, tokenizer, chat_format=chat_format)
+
+
+def _file(model: Path, engine: str, threads: int) -> tuple[Runner, Path]:
+    if model.suffix != ".gguf":
+        raise FormatError(f"{model}: neither a .gguf file nor a model folder; name one of these")
+    if engine == "torch":
+        raise ConfigError(f"{model} is run by the native engine; leave out the engine torch")
+    return NativeRunner(model, threads=threads), model
+
+
+def _folder(model: Path, engine: str, threads: int, scratch: Path) -> tuple[Runner, Path]:
+    folder = model if is_adapter(model) else model_folder(model)
+    adapter = folder if is_adapter(folder) else None
+    weights = folder if adapter is None else _base(adapter)
+    home = folder if (folder / "tokenizer.json").is_file() else weights
+    if engine == "auto":
+        engine = "torch" if _has_torch() else "native"
+    if engine == "torch":
+        from ..engines.trl.runner import TorchRunner
+
+        return TorchRunner(weights, adapter=adapter, scratch=scratch), home
+    return _exported(weights, adapter, home, scratch, threads), home
+
+
+def _base(adapter: Path) -> Path:
+    try:
+        return base_of(adapter)
+    except ConfigError as error:
+        said = str(error).removesuffix("; name the folder with --model")
+        raise ConfigError(
+            f"{said}; correct base_model_name_or_path there, or merge the adapter first"
+        ) from None
+
+
+def _has_torch() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "trl"))
+
+
+def _exported(
+    weights: Path, adapter: Path | None, home: Path, scratch: Path, threads: int
+) -> Runner:
+    """The folder as a GGUF in float32, run natively."""
+    from .. import _native
+
+    if adapter is not None:
+        merge_adapter(weights, adapter, scratch / "merged")
+        weights = scratch / "merged"
+    if weights.is_file():
+        return NativeRunner(weights, threads=threads)
+    if not (home / "tokenizer.json").is_file():
+        open_tokenizer(home)
+    path = scratch / "model.gguf"
+    try:
+        _native.export.gguf(weights, path, dtype="f32", name="model", tokenizer_dir=home)
+    except (FormatError, ConfigError) as error:
+        raise EngineError(f"{error}. The engine torch may run it: --engine torch") from None
+    return NativeRunner(path, threads=threads)
