@@ -37,7 +37,7 @@ TORCH_BETWEEN_PROCESSES = "engines.gloo"  # torch alone, and only where there ar
 DATASETS_HOMES = {"data.sets.hub", "data.shards"}  # `datasets` alone, and only when it is used
 HUB_HOMES = {"hub.client", "recipes.places"}  # `huggingface_hub` alone, and only when it is used
 TERMINAL = {"typer", "click", "rich"}
-TERMINAL_HOMES = {"cli", "progress", "check.table"}
+TERMINAL_HOMES = {"cli", "progress", "check.table", "evaluate.show"}
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from ..adapters import base_of, is_adapter, merge_adapter
-from ..errors import ConfigError, EngineError, FormatError, MissingFileError
+from ..errors import ConfigError, FormatError, MissingFileError
 from ..export import model_folder
 from .scorer import NativeRunner, Runner, Scorer, open_tokenizer
 
 ENGINES: Final = ("auto", "native", "torch")
+SMALL_BYTES: Final = 32 << 20
 SAME_AS: Final = {"trl": "torch"}
 """The name recipes have for the engine that torch computes."""
 
@@ -62,7 +63,7 @@ def _file(model: Path, engine: str, threads: int) -> tuple[Runner, Path]:
         raise FormatError(f"{model}: neither a .gguf file nor a model folder; name one of these")
     if engine == "torch":
         raise ConfigError(f"{model} is run by the native engine; leave out the engine torch")
-    return NativeRunner(model, threads=threads), model
+    return NativeRunner(model, threads=_threads(threads, model)), model
 
 
 def _folder(model: Path, engine: str, threads: int, scratch: Path) -> tuple[Runner, Path]:
@@ -75,7 +76,8 @@ def _folder(model: Path, engine: str, threads: int, scratch: Path) -> tuple[Runn
     if engine == "torch":
         from ..engines.trl.runner import TorchRunner
 
-        return TorchRunner(weights, adapter=adapter, scratch=scratch), home
+        own = _threads(threads, weights)
+        return TorchRunner(weights, adapter=adapter, scratch=scratch, threads=own), home
     return _exported(weights, adapter, home, scratch, threads), home
 
 
@@ -103,12 +105,23 @@ def _exported(
         merge_adapter(weights, adapter, scratch / "merged")
         weights = scratch / "merged"
     if weights.is_file():
-        return NativeRunner(weights, threads=threads)
+        return NativeRunner(weights, threads=_threads(threads, weights))
     if not (home / "tokenizer.json").is_file():
         open_tokenizer(home)
     path = scratch / "model.gguf"
     try:
         _native.export.gguf(weights, path, dtype="f32", name="model", tokenizer_dir=home)
-    except (FormatError, ConfigError) as error:
-        raise EngineError(f"{error}. The engine torch may run it: --engine torch") from None
-    return NativeRunner(path, threads=threads)
+    except FormatError as error:
+        if "not supported natively" not in str(error):
+            raise
+        said = str(error).split(". The TRL engine")[0]
+        raise FormatError(f"{said}. Torch may know it: --engine torch") from None
+    return NativeRunner(path, threads=_threads(threads, path))
+
+
+def _threads(asked: int, weights: Path) -> int:
+    """One for a model so small that handing work over takes longer than doing it."""
+    if asked:
+        return asked
+    files = [weights] if weights.is_file() else list(weights.glob("*.safetensors"))
+    return 1 if sum(file.stat().st_size for file in files) < SMALL_BYTES else 0

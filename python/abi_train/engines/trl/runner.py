@@ -6,6 +6,7 @@ tasks, training.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ...errors import ConfigError, NumericsError
 from .libraries import adapters, torch
 from .model import attention_kind, load_model
 from .surroundings import one_line, quiet
+from .surroundings import threads as computing_with
 
 MAX_CONTEXT = 4096
 BATCH_LOGITS = 1 << 25
@@ -31,7 +33,11 @@ class TorchRunner:
 
     engine = "torch"
 
-    def __init__(self, folder: Path, *, adapter: Path | None, scratch: Path) -> None:
+    def __init__(
+        self, folder: Path, *, adapter: Path | None, scratch: Path, threads: int = 0
+    ) -> None:
+        self._own = contextlib.ExitStack()
+        self._own.enter_context(computing_with(threads))
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         precision = "bf16" if self._device == "cuda" else "float32"
         with quiet():
@@ -59,6 +65,7 @@ class TorchRunner:
     def close(self) -> None:
         """Free the model."""
         self._model = None
+        self._own.close()
 
     def log_probs(self, wanted: Sequence[tuple[Ids, int]]) -> list[Judged]:
         """Of each id from `first` on its log-probability, and whether no other is likelier."""
