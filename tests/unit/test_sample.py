@@ -12,11 +12,12 @@ import pytest
 
 from abi_train import sample
 from abi_train.data.sets.emotions import ABBEY
-from abi_train.data.sources import Chat, Preference, read_rows
+from abi_train.data.sources import Chat, Preference, Text, read_rows
 from abi_train.errors import ConfigError
 from abi_train.sample.generate import FEELINGS, generate
 
-MADE = ("base", "emotional", "reasoning", "calibration")
+MADE = ("base", "words", "emotional", "reasoning", "calibration")
+KINDS = {"words": Text, "calibration": Preference}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -29,12 +30,12 @@ def asked(row: dict[str, Any]) -> str:
         return str(row["prompt"][0]["content"])
     if "messages" in row:
         return str(row["messages"][0]["content"])
-    return str(row.get("instruction") or row["question"])
+    return str(row.get("instruction") or row.get("text") or row["question"])
 
 
 def test_the_packaged_files_are_those_of_the_generator_byte_for_byte(tmp_path: Path) -> None:
     counts = generate(tmp_path)
-    assert len(counts) == 8
+    assert len(counts) == 9
     for name, count in counts.items():
         packaged = sample.FOLDER / name
         assert (tmp_path / name).read_bytes() == packaged.read_bytes(), name
@@ -88,14 +89,14 @@ def test_every_sum_is_right_and_its_last_line_is_the_result(path: Path) -> None:
 def test_prepare_reads_all_training_files_and_they_are_small() -> None:
     for name in MADE:
         rows = [row for _, _, row in read_rows([sample.rows(name)])]
-        assert all(isinstance(row, Preference if name == "calibration" else Chat) for row in rows)
+        assert all(isinstance(row, KINDS.get(name, Chat)) for row in rows)
     files = [*map(sample.rows, MADE), *map(sample.held_out, sample.HELD_OUT)]
     files.append(sample.FOLDER / sample.QUESTIONS)
-    assert sum(path.stat().st_size for path in files) < 400_000
+    assert sum(path.stat().st_size for path in files) < 450_000
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no rows 'emotion'; it has base, emotional"):
+    with pytest.raises(ConfigError, match="no rows 'emotion'; it has base, words"):
         sample.rows("emotion")
     with pytest.raises(ConfigError, match="no held-out rows 'base'; it has emotional"):
         sample.held_out("base")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from ..data.visible import visible
 from ..recipes.listener import Listener
@@ -184,30 +183,10 @@ def _summary(result: RecipeResult) -> None:
 
 def print_scores(names: Sequence[str], columns: Mapping[str, Mapping[str, Any]]) -> None:
     """Evaluations, one a row, before the first phase and after each."""
-    rows = dict.fromkeys(
-        (task, metric)
-        for name in names
-        for task, metrics in columns[name].items()
-        for metric in metrics
-    )
-    if not rows:
-        return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("evaluation")
-    for name in names:
-        table.add_column(name, justify="right")
-    for task, metric in rows:
-        cells = [_number(columns[name].get(task, {}).get(metric)) for name in names]
-        table.add_row(f"{task} {metric}", *cells)
-    out().print(table)
+    if any(columns[name] for name in names):
+        from ..evaluate import table
 
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return str(value)
+        out().print(table({name: columns[name] for name in names}))
 
 
 def show_plan(recipe: Recipe, only: Sequence[str], *, as_json: bool) -> None:

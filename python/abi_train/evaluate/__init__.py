@@ -175,14 +175,19 @@ def _task(
     return calibration.evaluate(scorer, items, **most)
 
 
-def table(reports: Mapping[str, EvalReport] | Sequence[EvalReport]) -> Table:
+def table(
+    reports: Mapping[str, EvalReport | Mapping[str, Mapping[str, float]]] | Sequence[EvalReport],
+) -> Table:
     """The scores of several reports side by side, for a terminal: before and after each phase.
 
-    reports: a column's title and report each, in order; a plain list is titled by models. Each
-    figure but the first column's stands with its change from the one before it.
+    reports: a column's title and report (or its scores) each, in order; a plain list is titled by
+    models. Each figure but the first column's stands with its change from the one before it.
     """
     from .show import table as drawn
 
     if not isinstance(reports, Mapping):
         reports = {report.model: report for report in reports}
-    return drawn(reports)
+    scores = {
+        title: one.scores if isinstance(one, EvalReport) else one for title, one in reports.items()
+    }
+    return drawn(scores)

@@ -36,7 +36,8 @@ def opened(
     engine: `auto` is native for a GGUF file, and for a folder torch, or native without it.
     Raises `ConfigError`, `FormatError`, `MissingFileError`, `EngineError`.
     """
-    engine = SAME_AS.get(engine, engine)
+    if engine in SAME_AS:  # a recipe's engine also trains from a GGUF file, which torch cannot run
+        engine = "auto" if model.is_file() else SAME_AS[engine]
     if engine not in ENGINES:
         raise ConfigError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}")
     if not model.exists():
@@ -106,11 +107,12 @@ def _exported(
         weights = scratch / "merged"
     if weights.is_file():
         return NativeRunner(weights, threads=_threads(threads, weights))
-    if not (home / "tokenizer.json").is_file():
-        open_tokenizer(home)
+    words = None if home.is_file() else home
+    if words is not None and not (words / "tokenizer.json").is_file():
+        open_tokenizer(words)
     path = scratch / "model.gguf"
     try:
-        _native.export.gguf(weights, path, dtype="f32", name="model", tokenizer_dir=home)
+        _native.export.gguf(weights, path, dtype="f32", name="model", tokenizer_dir=words)
     except FormatError as error:
         if "not supported natively" not in str(error):
             raise

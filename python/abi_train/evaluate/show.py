@@ -8,7 +8,7 @@ from typing import Final
 
 from rich.table import Table
 
-from .report import BETTER, EvalReport
+from .report import BETTER
 
 SHARES: Final = frozenset(
     {
@@ -43,16 +43,16 @@ WORDS: Final[Mapping[str, str]] = {
 }
 
 
-def table(reports: Mapping[str, EvalReport]) -> Table:
+def table(reports: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
     """See `abi_train.evaluate.table`."""
     drawn = Table(box=None, pad_edge=False, show_edge=False, header_style="bold")
     drawn.add_column("task")
     drawn.add_column("score")
     for title in reports:
         drawn.add_column(title, justify="right", overflow="fold")
-    tasks = dict.fromkeys(task for report in reports.values() for task in report.scores)
+    tasks = dict.fromkeys(task for scores in reports.values() for task in scores)
     for task in tasks:
-        every = [report.scores.get(task, {}) for report in reports.values()]
+        every = [scores.get(task, {}) for scores in reports.values()]
         names = dict.fromkeys(name for scores in every for name in scores if name not in QUIET)
         for at, name in enumerate(names):
             drawn.add_row(

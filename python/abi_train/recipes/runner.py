@@ -376,7 +376,7 @@ class _Work:
         tasks = self._missing(phase, self.state.before)
         if not tasks or phase.model_config is not None:
             return
-        self.state.before.update(self._scores(spec.model, tasks))
+        self.state.before.update(self._scores(spec.model, tasks, spec.engine))
         self.state.save()
         self._listener.on_scores(None, self.state.before)
 
@@ -385,18 +385,18 @@ class _Work:
         tasks = self._missing(phase, found.scores)
         if not tasks:
             return
-        found.scores.update(self._scores(folder, tasks))
+        found.scores.update(self._scores(folder, tasks, phase.spec.engine))
         self.state.save()
         self._listener.on_scores(phase.name, found.scores)
 
     def _missing(self, phase: Phase, scores: Mapping[str, Any]) -> list[str]:
         return [task for task in phase.evals if task not in scores]
 
-    def _scores(self, model: Path, tasks: Sequence[str]) -> dict[str, Any]:
+    def _scores(self, model: Path, tasks: Sequence[str], engine: str) -> dict[str, Any]:
         from .. import evaluate
 
         self._listener.on_note(f"evaluating {model}: {', '.join(tasks)}")
-        scores: dict[str, Any] = json_plain(evaluate.run(model, tasks).scores)
+        scores: dict[str, Any] = json_plain(evaluate.run(model, tasks, engine=engine).scores)
         return scores
 
 
