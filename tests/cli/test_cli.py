@@ -32,6 +32,7 @@ VERBS = [
     "demo",
     "init",
     "data",
+    "plan",
     "train",
     "runs",
     "check",
@@ -39,10 +40,15 @@ VERBS = [
     "export",
     "chat",
     "eval",
+    "jobs",
     "inspect",
     "doctor",
 ]
-GROUPS = {"data": ("get", "sets", "pairs", "prepare", "report", "info"), "runs": ("list", "show")}
+GROUPS = {
+    "data": ("get", "sets", "pairs", "prepare", "report", "info"),
+    "runs": ("list", "show"),
+    "jobs": ("submit",),
+}
 
 
 def call(*arguments: str | Path) -> int:
