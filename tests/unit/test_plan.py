@@ -17,7 +17,7 @@ from abi_train.adapters import LoraConfig
 from abi_train.checkpoint import list_checkpoints
 from abi_train.cli import main
 from abi_train.dataset import TokenizedWriter
-from abi_train.errors import ConfigError
+from abi_train.errors import ConfigError, EngineError
 from abi_train.plan import Plan, hardware, native_memory, plan
 from abi_train.plan.model_facts import facts_of
 from abi_train.preference import DpoConfig
@@ -192,9 +192,10 @@ def test_what_does_not_fit_says_what_would(
     monkeypatch.setattr(native_memory, "available_bytes", lambda: room)
     recipe = spec_of(place, tmp_path / "run").save(tmp_path / "recipe.yaml")
     with pytest.raises(SystemExit) as left:
-        main(["plan", str(recipe), "--offline", "--no-measure"])
+        main(["plan", str(recipe), "--offline"])
     assert left.value.code == 1
     said = capsys.readouterr().out
+    assert "not measured: it does not fit" in said
     assert "DOES NOT FIT" in said
     assert "--set recompute_activations=true" in said and "which fits" in said
     assert "--method lora" in said
@@ -293,6 +294,12 @@ def test_public_data_is_guessed_where_it_cannot_be_fetched(tmp_path: Path, capsy
     assert told["phases"][1]["updates"] == 2 * -(-round(7473 * 0.95) // (2 * 16))
     fits = {item["flavor"]: item["fits"] for item in told["flavors"]}
     assert fits["a100-large"] and not fits["l40sx1"] and not fits["a10g-large"]
+
+
+def test_a_run_that_would_fail_says_why_with_its_own_names(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, tmp_path / "run", data=place / "pairs.bin", eval_data=None)
+    with pytest.raises(EngineError, match=r"would fail: .*plan0?.*pairs\.bin holds pairs"):
+        plan(spec, measure=True, seconds=0.0)
 
 
 def test_missing_data_and_models_are_named(place: Path, tmp_path: Path) -> None:

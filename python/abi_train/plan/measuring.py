@@ -31,8 +31,11 @@ from ..runspec import RunSpec
 MICRO_BATCHES: Final = 8
 """An update of more is measured with so many; the optimizer then weighs a little more."""
 
+MOST_OPERATIONS: Final = 8e12
+"""Of an update that is measured: a dozen seconds on two cores."""
+
 LEAST_UPDATES: Final = 4
-"""Updates that are made, however long they take."""
+"""Updates that are made; two of a run whose updates take long."""
 
 MOST_MICRO_BATCHES: Final = 512
 EVAL_MICRO_BATCHES: Final = 4
@@ -70,19 +73,25 @@ class Measurement:
 
 
 def measure(
-    spec: RunSpec, *, positions: float, seconds: float = 15.0, limit: float = 600.0
+    spec: RunSpec,
+    *,
+    positions: float,
+    operations: float = 0.0,
+    seconds: float = 15.0,
+    limit: float = 900.0,
 ) -> Measurement:
     """Run a few updates of `spec` in a process beside this one.
 
     positions: the average micro-batch of the whole run, in tokens with padding: what is measured is
-    brought to it. seconds: how long updates are timed. limit: seconds after which it is given up.
+    brought to it. operations: of such a micro-batch, about: of large ones fewer make an update.
+    seconds: how long updates are timed. limit: seconds after which it is given up.
 
     Raises `EngineError` when the run cannot be started here, with what it said.
     """
     begin = time.time()
     with tempfile.TemporaryDirectory(prefix="abi-train-plan-") as scratch:
         folder = Path(scratch)
-        small, sampled = _small(spec, folder)
+        small, sampled = _small(spec, folder, operations)
         request = folder / "request.json"
         wanted = {"spec": small.to_dict(), "seconds": seconds, "least": LEAST_UPDATES}
         request.write_text(json.dumps(wanted), encoding="utf-8")
@@ -106,7 +115,10 @@ def measure(
                 said = f"it was ended by signal {-done.returncode}, as when memory runs out"
             raise EngineError(f"measuring ended with {done.returncode}: {said}") from None
     if "error" in record:
-        raise EngineError(f"measuring failed: {record['error']}")
+        said = str(record["error"])
+        for name, path in (("train.bin", spec.data), ("eval.bin", spec.eval_data)):
+            said = said.replace(str(folder / name), str(path))
+        raise EngineError(f"the run would fail: {said}")
     return _read(record, small, sampled, positions, begin, end)
 
 
@@ -116,10 +128,11 @@ def _env() -> dict[str, str]:
     return {**values, "HF_HUB_OFFLINE": "1"}
 
 
-def _small(spec: RunSpec, folder: Path) -> tuple[RunSpec, list[int]]:
+def _small(spec: RunSpec, folder: Path, operations: float) -> tuple[RunSpec, list[int]]:
     """The run on a little data, and the positions of each of its micro-batches as they come."""
     config = spec.config
-    group = min(config.grad_accum_steps, MICRO_BATCHES)
+    most = MICRO_BATCHES if not operations else int(MOST_OPERATIONS / operations)
+    group = min(config.grad_accum_steps, max(1, min(most, MICRO_BATCHES)))
     data = folder / "train.bin"
     batches = _sample(spec.data, data, spec, MOST_MICRO_BATCHES, longest=True)
     eval_data = None

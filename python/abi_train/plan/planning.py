@@ -116,15 +116,17 @@ def _plan_one(
     precision = spec.precision_where(bf16_gpu=gpu is not None and gpu.bf16_flops > 0)
     measurement = None
     runs_here = facts.is_native or spec.engine == "trl"
+    room = _memories(spec, facts, counted, trained, gpu, None)[0].fits is not False
     here = None
-    if measure and counted.micro_batches and gpu is None and runs_here:
+    if measure and counted.micro_batches and gpu is None and runs_here and room:
         here = _stand_in(spec, facts, first, scratch)
     if here is not None:
+        positions = counted.positions_per_micro_batch
         measurement = measuring.measure(
-            here, positions=counted.positions_per_micro_batch, seconds=seconds
+            here, positions=positions, operations=6 * facts.active * positions, seconds=seconds
         )
     elif measure:
-        notes.append("not measured: " + _why_not(counted.micro_batches, gpu, runs_here))
+        notes.append("not measured: " + _why_not(counted.micro_batches, gpu, runs_here, room))
     disk = native_memory.disk(spec, facts, counted)
     if disk.gguf_note is not None:
         notes.append(f"the size of the GGUF is not known: {disk.gguf_note}")
@@ -162,13 +164,15 @@ def _plan_one(
     )
 
 
-def _why_not(micro_batches: int, gpu: Gpu | None, runs_here: bool) -> str:
+def _why_not(micro_batches: int, gpu: Gpu | None, runs_here: bool, room: bool) -> str:
     if gpu is not None:
         return "the GPU is not on this machine"
     if not micro_batches:
         return "the data is not there yet"
     if not runs_here:
         return "the native engine has no such model"
+    if not room:
+        return "it does not fit into the memory there is now"
     return "the model is not on this machine"
 
 
