@@ -21,7 +21,7 @@ const layers = [_]Layer{
     .{ .name = "tokenizer", .may_import = &.{ "base", "kernels" } },
     .{ .name = "data", .may_import = &.{"base"} },
     .{ .name = "prepare", .may_import = &.{ "base", "tokenizer", "data" } },
-    .{ .name = "quant", .may_import = &.{ "base", "tensor" } },
+    .{ .name = "quant", .may_import = &.{ "base", "tensor", "kernels" } },
     .{ .name = "formats", .may_import = &.{ "base", "tensor", "arch", "quant" } },
     .{ .name = "model", .may_import = &.{ "base", "tensor", "arch", "ops" } },
     .{ .name = "checkpoint", .may_import = &.{ "base", "tensor", "arch", "formats" } },
@@ -40,7 +40,7 @@ const x86_levels = [_]Level{
 const other_levels = [_]Level{.{ .suffix = "base", .cpu = "baseline", .fma = true, .vector_bytes = 16 }};
 
 /// Layers whose tests are run again on every lower level: those which compute with kernels.
-const computing_layers = [_][]const u8{ "kernels", "ops", "tokenizer", "model", "train", "infer" };
+const computing_layers = [_][]const u8{ "kernels", "ops", "tokenizer", "quant", "model", "train", "infer" };
 
 pub fn build(b: *std.Build) !void {
     const target = b.standardTargetOptions(.{ .default_target = .{ .cpu_model = .baseline } });

@@ -97,6 +97,30 @@ pub const TextTable = struct {
     text_merge_long: *const fn (table: *const MergeTable, count: usize, texts: [*]const [*]const u8, lengths: [*]const u32, ids: [*]const [*]u32, counts: [*]u32) callconv(.c) void,
 };
 
+pub const Quantise = *const fn (blocks: usize, x: [*]const f32, out: [*]u8) callconv(.c) c_int;
+pub const Weigh = *const fn (blocks: usize, x: [*]const f32, importance: [*]const f32, columns: usize, out: [*]u8) callconv(.c) c_int;
+
+/// f32 to stored blocks (quantise.zig).
+pub const QuantiseTable = struct {
+    quantise_q8_0: Quantise,
+    quantise_q4_0: Quantise,
+    quantise_q4_1: Quantise,
+    quantise_q5_0: Quantise,
+    quantise_q5_1: Quantise,
+    quantise_q4_k: Quantise,
+    quantise_q5_k: Quantise,
+    quantise_q6_k: Quantise,
+    quantise_mxfp4: Quantise,
+    weigh_q4_0: Weigh,
+    weigh_q4_1: Weigh,
+    weigh_q5_0: Weigh,
+    weigh_q5_1: Weigh,
+    weigh_q4_k: Weigh,
+    weigh_q5_k: Weigh,
+    weigh_q6_k: Weigh,
+    largest_bits: *const fn (n: usize, x: [*]const f32) callconv(.c) u32,
+};
+
 fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.len]TableType {
     @setEvalBranchQuota(100_000);
     var list: [config.levels.len]TableType = undefined;
@@ -114,6 +138,7 @@ const tables_f64 = tables(Table(f64), "_f64");
 const tables_weights = tables(WeightTable, "");
 const tables_low = tables(LowTable, "");
 const tables_text = tables(TextTable, "");
+const tables_quantise = tables(QuantiseTable, "");
 
 /// Kernels of the level in use.
 pub fn table(comptime T: type) *const Table(T) {
@@ -135,6 +160,10 @@ pub fn weightTable() *const WeightTable {
 
 pub fn weightTableAt(index: usize) *const WeightTable {
     return &tables_weights[index];
+}
+
+pub fn quantiseTable() *const QuantiseTable {
+    return &tables_quantise[levelIndex()];
 }
 
 pub fn lowTable() *const LowTable {

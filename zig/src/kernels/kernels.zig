@@ -13,6 +13,7 @@ pub const Table = dispatch.Table;
 pub const WeightTable = dispatch.WeightTable;
 pub const table = dispatch.table;
 pub const weightTable = dispatch.weightTable;
+pub const quantiseTable = dispatch.quantiseTable;
 pub const lowTable = dispatch.lowTable;
 pub const textTable = dispatch.textTable;
 pub const level = dispatch.level;

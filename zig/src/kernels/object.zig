@@ -13,6 +13,7 @@ const gates = @import("gates.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
 const expand = @import("expand.zig");
+const quantise = @import("quantise.zig");
 const text = @import("text.zig");
 const merging = @import("merging.zig");
 
@@ -28,7 +29,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, quantise.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

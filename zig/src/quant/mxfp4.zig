@@ -20,6 +20,15 @@ pub fn quantize(values: []const f32, out: []u8) void {
     }
 }
 
+/// The first byte of each block alone; the kernel that finds the codes goes by it.
+pub fn storeExponents(values: []const f32, out: []u8) void {
+    for (0..values.len / len) |b| {
+        var largest: f32 = 0;
+        for (values[b * len ..][0..len]) |v| largest = @max(largest, @abs(v));
+        out[b * size] = exponent(largest);
+    }
+}
+
 /// The largest value of the table is 6, so the block's largest number should lie at 4 to 8 times the scale.
 fn exponent(largest: f32) u8 {
     if (!(largest > 0)) return 0;
