@@ -17,6 +17,10 @@ const verbs = [_]struct { *const arguments.Verb, Run }{
     .{ &@import("cli/agent.zig").verb, @import("cli/agent.zig").run },
     .{ &@import("cli/generate.zig").verb, @import("cli/generate.zig").run },
     .{ &@import("cli/inspect.zig").verb, @import("cli/inspect.zig").run },
+    .{ &@import("cli/quantize.zig").verb, @import("cli/quantize.zig").run },
+    .{ &@import("cli/imatrix.zig").verb, @import("cli/imatrix.zig").run },
+    .{ &@import("cli/split.zig").split_verb, @import("cli/split.zig").runSplit },
+    .{ &@import("cli/split.zig").join_verb, @import("cli/split.zig").runJoin },
     .{ &@import("cli/train.zig").verb, @import("cli/train.zig").run },
     .{ &@import("cli/doctor.zig").verb, @import("cli/doctor.zig").run },
     .{ &@import("cli/version.zig").verb, @import("cli/version.zig").run },
@@ -157,4 +161,5 @@ fn colorWanted(environment: *const std.process.Environ.Map) bool {
 test {
     _ = arguments;
     _ = help;
+    _ = @import("cli/split.zig");
 }

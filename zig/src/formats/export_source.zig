@@ -8,6 +8,7 @@ const std = @import("std");
 const base = @import("base");
 const tensor = @import("tensor");
 const arch = @import("arch");
+const quant = @import("quant");
 const hf_config = @import("hf_config.zig");
 const safetensors = @import("safetensors.zig");
 const Diagnostic = base.Diagnostic;
@@ -90,8 +91,7 @@ pub const Opened = struct {
     pub fn readElements(self: *const Opened, index: usize, first: usize, out: []f32) void {
         const s = self.stored[index];
         const size = s.dtype.blockBytes();
-        const ok = safetensors.readFloats(f32, s.dtype, s.bytes[first * size ..][0 .. out.len * size], out);
-        std.debug.assert(ok); // Float types only, checked when opened.
+        quant.expand(s.dtype, s.bytes[first * size ..][0 .. out.len * size], out) catch unreachable; // Float types only, checked when opened.
     }
 
     /// Gives the pages of a tensor that will not be read again back to the system: they count as this program's memory

@@ -18,6 +18,7 @@ const gguf_writer = @import("gguf_writer.zig");
 const export_source = @import("export_source.zig");
 const export_tokenizer = @import("export_tokenizer.zig");
 const name_map = @import("name_map.zig");
+const row_writer = @import("row_writer.zig");
 const DType = tensor.DType;
 const Diagnostic = base.Diagnostic;
 const Storage = base.storage.Storage;
@@ -207,41 +208,34 @@ fn nameOf(source: Source) []const u8 {
     return if (path.len > 0 and std.unicode.utf8ValidateSlice(path)) path else "abi_train";
 }
 
-/// Rows on their way: some of one tensor, as f32 and as they will be stored.
+/// One tensor after the other, each in pieces of rows.
 const Pieces = struct {
     source: *const export_source.Opened,
     header: *const gguf_writer.Header,
-    pool: ?*base.Pool,
-    values: []f32,
-    bytes: []u8,
+    writer: row_writer.RowWriter,
     pages_can_go: bool = false,
-
-    /// Elements a piece: 4 MiB of f32, or one row where a row is longer.
-    const piece_len = 1 << 20;
 
     fn init(gpa: std.mem.Allocator, source: *const export_source.Opened, header: *const gguf_writer.Header, pool: ?*base.Pool) error{OutOfMemory}!Pieces {
         var longest: usize = 0;
-        for (source.layout.parameters) |p| longest = @max(longest, export_source.rowLen(p), @min(p.len, piece_len));
-        const values = try gpa.alloc(f32, longest);
-        errdefer gpa.free(values);
-        return .{ .source = source, .header = header, .pool = pool, .values = values, .bytes = try gpa.alloc(u8, longest * 4) };
+        for (source.layout.parameters) |p| longest = @max(longest, export_source.rowLen(p));
+        return .{ .source = source, .header = header, .writer = try .init(gpa, pool, longest, longest * 4) };
     }
 
     fn deinit(self: *Pieces, gpa: std.mem.Allocator) void {
-        gpa.free(self.bytes);
-        gpa.free(self.values);
+        self.writer.deinit(gpa);
         self.* = undefined;
     }
 
-    fn writeAll(self: *Pieces, out: *std.Io.Writer, diag: *Diagnostic) (std.Io.Writer.Error || error{NotFinite})!void {
+    fn writeAll(self: *Pieces, out: *std.Io.Writer, diag: *Diagnostic) row_writer.Error!void {
         try self.header.write(out);
         var stream: gguf_writer.Stream = .init(self.header, out);
         if (self.source.config.rope_scaling == .llama3) {
             var divisors: [arch.config.max_head_dim / 2]f32 = undefined;
+            var bytes: [divisors.len * 4]u8 = undefined;
             const used = divisors[0 .. self.source.config.head_dim / 2];
             arch.rope.divisors(self.source.config, used);
-            tensor.convert.f32ToF32Bytes(used, self.bytes[0 .. used.len * 4]);
-            try stream.write(self.bytes[0 .. used.len * 4]);
+            tensor.convert.f32ToF32Bytes(used, bytes[0 .. used.len * 4]);
+            try stream.write(bytes[0 .. used.len * 4]);
         }
         for (self.source.layout.parameters, 0..) |p, index| {
             try self.writeTensor(&stream, p, index, diag);
@@ -250,56 +244,34 @@ const Pieces = struct {
         stream.finish();
     }
 
-    fn writeTensor(self: *Pieces, stream: *gguf_writer.Stream, p: arch.Parameter, index: usize, diag: *Diagnostic) (std.Io.Writer.Error || error{NotFinite})!void {
+    fn writeTensor(self: *Pieces, stream: *gguf_writer.Stream, p: arch.Parameter, index: usize, diag: *Diagnostic) row_writer.Error!void {
         const planned = self.header.tensors.items[stream.current];
         const architecture: name_map.Architecture = .of(self.source.config.model_type);
         const order = name_map.rowOrder(architecture, p.role, self.source.config.head_dim);
         // A permuted bias is rows of one element; any other vector is one row.
         const columns = if (p.rank == 1 and order != .same) 1 else export_source.rowLen(p);
-        const rows = p.len / columns;
-        const step = @max(1, self.values.len / columns);
-        var first: usize = 0;
-        while (first < rows) : (first += step) {
-            const count = @min(step, rows - first);
-            var job: Job = .{
-                .source = self.source,
-                .index = index,
-                .order = order,
-                .dtype = planned.dtype,
-                .columns = columns,
-                .row_bytes = planned.bytes / rows,
-                .first = first,
-                .values = self.values[0 .. count * columns],
-                .bytes = self.bytes[0 .. planned.bytes / rows * count],
-            };
-            if (self.pool) |pool| pool.parallelFor(&job, count, Job.convertRow) else for (0..count) |row| Job.convertRow(&job, row, 0);
-            if (job.bad.load(.monotonic)) {
-                diag.set("tensor {s} has a value that is not finite in {s}: NaN, infinity, or too large. Check the training run; if only the range is at fault, export as bf16 or f32", .{ p.name, planned.dtype.label() });
-                return error.NotFinite;
-            }
-            try stream.write(job.bytes);
-        }
+        const from: Tensor = .{ .source = self.source, .index = index, .order = order, .columns = columns };
+        self.writer.writeTensor(stream, columns, .{ .context = &from, .read = Tensor.read }, null) catch |err| {
+            if (err == error.NotFinite) diag.set("tensor {s} has a value that is not finite in {s}: NaN, infinity, or too large. Check the training run; if only the range is at fault, export as bf16 or f32", .{ p.name, planned.dtype.label() });
+            return err;
+        };
     }
 };
 
-const Job = struct {
+/// A parameter's rows in the file's order.
+const Tensor = struct {
     source: *const export_source.Opened,
     index: usize,
     order: name_map.RowOrder,
-    dtype: DType,
     columns: usize,
-    row_bytes: usize,
-    first: usize,
-    values: []f32,
-    bytes: []u8,
-    bad: std.atomic.Value(bool) = .init(false),
 
-    fn convertRow(self: *Job, row: usize, _: usize) void {
-        const values = self.values[row * self.columns ..][0..self.columns];
-        const bytes = self.bytes[row * self.row_bytes ..][0..self.row_bytes];
-        const hf_row = self.order.hfRow(self.first + row);
-        self.source.readElements(self.index, hf_row * self.columns, values);
-        quant.encode(self.dtype, values, bytes) catch self.bad.store(true, .monotonic);
+    fn read(context: *const anyopaque, first: usize, out: []f32) void {
+        const self: *const Tensor = @ptrCast(@alignCast(context));
+        if (self.order == .same) return self.source.readElements(self.index, first * self.columns, out);
+        for (0..out.len / self.columns) |row| {
+            const hf_row = self.order.hfRow(first + row);
+            self.source.readElements(self.index, hf_row * self.columns, out[row * self.columns ..][0..self.columns]);
+        }
     }
 };
 

@@ -201,7 +201,8 @@ const never = [_][]const u8{
     ".rel_pos",                   ".patch_embd",           ".patch_merger",           "a.rvq.codebook",        "mm.a.code_embd",
 };
 
-fn canQuantize(name: []const u8, ne: [4]usize) bool {
+/// Whether a tensor of this name and shape is ever stored in blocks or rounded.
+pub fn canQuantize(name: []const u8, ne: [4]usize) bool {
     if (ne[1] == 1 and ne[2] == 1 and ne[3] == 1) return false; // One row: a vector to ggml.
     if (!std.mem.endsWith(u8, name, "weight")) return false;
     for (never) |part| if (contains(name, part)) return false;

@@ -66,6 +66,21 @@ pub const Header = struct {
         self.key_count += 1;
     }
 
+    /// Adds a key as another file has it.
+    pub fn putValue(self: *Header, key: []const u8, value: gguf.Value) Error!void {
+        switch (value) {
+            .array => |array| {
+                try self.string(key);
+                try self.int(u32, @backingInt(gguf.ValueType.array));
+                try self.int(u32, @backingInt(array.element));
+                try self.int(u64, array.count);
+                try self.keys.appendSlice(self.arena.allocator(), array.raw);
+                self.key_count += 1;
+            },
+            inline else => |v| try self.put(@TypeOf(v), key, v),
+        }
+    }
+
     /// Describes the next tensor. `dims` in PyTorch's order; GGUF stores them reversed.
     pub fn addTensor(self: *Header, name: []const u8, dtype: DType, dims: []const usize) Error!void {
         if (name.len == 0 or name.len > gguf.limits.tensor_name_bytes) return error.InvalidTensor;

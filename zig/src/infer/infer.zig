@@ -5,6 +5,7 @@ pub const session = @import("session.zig");
 pub const sampler = @import("sampler.zig");
 pub const generate = @import("generate.zig");
 pub const matrix = @import("matrix.zig");
+pub const importance = @import("importance.zig");
 
 pub const Model = model.Model;
 pub const Session = session.Session;
@@ -20,4 +21,5 @@ test {
     _ = sampler;
     _ = generate;
     _ = matrix;
+    _ = importance;
 }

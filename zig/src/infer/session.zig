@@ -23,8 +23,27 @@ pub const SessionError = error{
     InvalidToken,
 };
 
+/// What a layer's products read.
+pub const Inputs = enum {
+    /// Of q, k and v.
+    attention,
+    /// Of the attention's output.
+    attended,
+    /// Of gate and up.
+    mlp,
+    /// Of down.
+    activated,
+};
+
+/// Is shown the inputs of each layer's products: rows of one token each. Called by the thread that feeds.
+pub const Observer = struct {
+    context: *anyopaque,
+    see: *const fn (context: *anyopaque, layer: usize, what: Inputs, rows: []const f32) void,
+};
+
 pub const Session = struct {
     gpa: Allocator,
+    observer: ?Observer = null,
     model: *const Model,
     pool: *base.Pool,
     /// Most ids the cache holds.
@@ -219,6 +238,7 @@ pub const Session = struct {
         self.angles(start, n);
         for (m.layers, 0..) |*layer, l| {
             norm(normed, hidden, layer.attention_norm, c.rms_norm_eps);
+            self.show(l, .attention, normed);
             self.multiply(&.{
                 .{ .linear = &layer.q, .out = query },
                 .{ .linear = &layer.k, .out = key },
@@ -230,12 +250,15 @@ pub const Session = struct {
             self.rotate(key, c.num_key_value_heads, n);
             self.remember(l, start, n);
             self.attend(l, start, n);
+            self.show(l, .attended, attended);
             self.multiply(&.{.{ .linear = &layer.o, .out = normed }}, attended, n);
             add(hidden, normed);
 
             norm(normed, hidden, layer.mlp_norm, c.rms_norm_eps);
+            self.show(l, .mlp, normed);
             self.multiply(&.{ .{ .linear = &layer.gate, .out = gate }, .{ .linear = &layer.up, .out = up } }, normed, n);
             self.activate(gate, up);
+            self.show(l, .activated, gate);
             self.multiply(&.{.{ .linear = &layer.down, .out = normed }}, gate, n);
             add(hidden, normed);
         }
@@ -248,6 +271,10 @@ pub const Session = struct {
         const normed = self.normed[0..width];
         norm(normed, self.hidden[t * width ..][0..width], self.model.final_norm, self.model.config.rms_norm_eps);
         self.multiply(&.{.{ .linear = &self.model.head, .out = self.logits }}, normed, 1);
+    }
+
+    fn show(self: *Session, layer: usize, what: Inputs, rows: []const f32) void {
+        if (self.observer) |o| o.see(o.context, layer, what, rows);
     }
 
     fn multiply(self: *Session, jobs: []const matrix.Job, inp: []const f32, tokens: usize) void {
