@@ -6,11 +6,13 @@ purpose: zeros, one constant, all of one sign, a lone large number. No tokenizer
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from safetensors.numpy import save_file
 
@@ -113,3 +115,38 @@ def write_model(folder: Path, kind: str) -> Path:
     tensors = {name: numbers(name, shape) for name, shape in shapes.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def write_importance(path: Path, source: Path) -> Path:
+    """An importance matrix for a GGUF's layers in llama.cpp's format; numbers follow from names."""
+    writer = gguf.GGUFWriter(str(path), "none")
+    writer.kv_data[0].clear()
+    writer.add_string("general.type", "imatrix")
+    writer.add_array("imatrix.datasets", ["text.txt"])
+    writer.add_uint32("imatrix.chunk_count", 3)
+    writer.add_uint32("imatrix.chunk_size", 512)
+    for tensor in sorted(gguf.GGUFReader(source).tensors, key=lambda t: t.name):
+        if not tensor.name.startswith("blk.") or len(tensor.shape) < 2:
+            continue
+        squares = np.square(numbers(tensor.name, (int(tensor.shape[0]),))) * np.float32(1000)
+        writer.add_tensor(f"{tensor.name}.in_sum2", squares)
+        writer.add_tensor(f"{tensor.name}.counts", np.array([1536], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tensors_of(path: Path) -> str:
+    """SHA-256 of a GGUF's tensors in order: names, types, shapes, places, and all bytes from the
+    first on. What stands in the keys, and so where the data begins, is left out."""
+    reader = gguf.GGUFReader(path)
+    said = [
+        (t.name, t.tensor_type.name, [int(n) for n in t.shape], int(t.data_offset))
+        for t in reader.tensors
+    ]
+    start = min(place for *_, place in said)
+    del reader
+    lines = "".join(f"{name} {kind} {shape} {at - start}\n" for name, kind, shape, at in said)
+    return hashlib.sha256(lines.encode() + path.read_bytes()[start:]).hexdigest()

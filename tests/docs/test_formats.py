@@ -34,6 +34,11 @@ SETS = {
         "formats/export_pre.zig",
         "formats/name_map.zig",
     ],
+    "quantising.md": [
+        "formats/gguf_parts.zig",
+        "formats/gguf_quantise.zig",
+        "formats/imatrix.zig",
+    ],
     "safetensors.md": ["formats/safetensors.zig"],
     "ablc.md": ["checkpoint/ablc.zig"],
     "adapter.md": [

@@ -641,6 +641,7 @@ abt_status abt_plan_layout_json(const char *model_config_json, char *buffer, siz
 typedef struct abt_export_options {
     size_t struct_size;
     const char *source;               /* a Hugging Face folder */
+    const char *adapter;              /* NULL, or a PEFT folder whose adapter is added to the model on the way */
     const char *out_path;             /* *.gguf */
     const char *dtype;                /* of all matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k or
                                        * mxfp4; not read where mix is given */

@@ -22,11 +22,13 @@ class _Options:
         pre: str | None,
         without_tokenizer: bool,
         threads: int,
+        adapter: str | os.PathLike[str] | None = None,
     ) -> None:
         self.struct = ffi.new("abt_export_options *")
         self.struct.struct_size = ffi.sizeof("abt_export_options")
         self.kept = {
             "source": c_path(source, "source"),
+            "adapter": c_optional_path(adapter, "adapter"),
             "out_path": c_path(out_path, "out_path"),
             "dtype": c_string(dtype, "dtype"),
             "mix": ffi.NULL if mix is None else c_string(mix, "mix"),
@@ -51,13 +53,15 @@ def gguf(
     pre: str | None = None,
     without_tokenizer: bool = False,
     threads: int = 0,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> tuple[int, int]:
     """Writes a GGUF file from a Hugging Face folder; its bytes and number of tensors.
 
     mix: a type for each matrix, as llama.cpp's quantiser chooses; dtype is not read then.
+    adapter: a PEFT folder that is added on the way, summed in double and rounded once.
     """
     options = _Options(
-        source, out_path, dtype, mix, name, tokenizer_dir, pre, without_tokenizer, threads
+        source, out_path, dtype, mix, name, tokenizer_dir, pre, without_tokenizer, threads, adapter
     )
     size = ffi.new("uint64_t *")
     tensors = ffi.new("uint64_t *")

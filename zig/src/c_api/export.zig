@@ -19,6 +19,13 @@ pub fn abt_export_gguf(options: ?*const c.abt_export_options, bytes: ?*u64, tens
     given.pool = pool;
     var diag: failure.Diagnostic = .{};
     abi.checkpoint.checkModelSums(out.gpa, out.io(), given.source.folder, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
+    var merged: Merged = .{};
+    defer merged.deinit();
+
+    if (out.optionalString(options.?.adapter)) |path| {
+        merged.open(given.source.folder, path, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
+        given.delta = merged.rows.?.delta();
+    }
     const report = gguf_export.exportGguf(out.gpa, out.io(), given, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
     if (bytes) |p| p.* = report.bytes;
     if (tensors) |p| p.* = report.tensors;
@@ -34,6 +41,32 @@ pub fn abt_export_gguf_size(options: ?*const c.abt_export_options, bytes: ?*u64)
     result.* = gguf_export.predictSize(out.gpa, out.io(), given, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
     return c.ABT_STATUS_OK;
 }
+
+/// An adapter that is added to the model on its way into the file.
+const Merged = struct {
+    layout: ?abi.arch.Layout = null,
+    adapter: ?abi.checkpoint.LoadedAdapter(f32) = null,
+    rows: ?abi.checkpoint.MergedRows = null,
+
+    fn open(self: *Merged, folder: []const u8, path: []const u8, diag: *failure.Diagnostic) !void {
+        var model = try abi.checkpoint.openMapped(out.gpa, out.io(), folder, diag);
+        defer model.deinit();
+
+        self.layout = try abi.arch.Layout.init(out.gpa, model.config);
+        self.adapter = try abi.checkpoint.loadAdapter(f32, out.gpa, out.io(), path, .{ .config = model.config, .layout = &self.layout.? }, diag);
+        if (abi.checkpoint.MergedRows.changesTied(&self.layout.?, &self.adapter.?)) {
+            diag.set("{s} changes the embedding or the head, but the model has one matrix for both. Merge it into a model folder first, and export that", .{path});
+            return error.InvalidAdapter;
+        }
+        self.rows = try .init(out.gpa, &self.layout.?, &self.adapter.?);
+    }
+
+    fn deinit(self: *Merged) void {
+        if (self.rows) |*rows| rows.deinit(out.gpa);
+        if (self.adapter) |*adapter| adapter.deinit(out.gpa);
+        if (self.layout) |*layout| layout.deinit();
+    }
+};
 
 fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_export.Options {
     const o = options orelse {

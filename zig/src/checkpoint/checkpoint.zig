@@ -31,6 +31,7 @@ pub const LoadedAdapter = adapter.LoadedAdapter;
 pub const loadAdapter = adapter.loadAdapter;
 pub const initAdapter = adapter.initAdapter;
 pub const saveAdapter = adapter.saveAdapter;
+pub const MergedRows = @import("merged_rows.zig").MergedRows;
 pub const mergeInto = merge.mergeInto;
 pub const verify = seal_file.verify;
 pub const seal = seal_file.seal;
@@ -52,6 +53,7 @@ test {
     _ = model_folder;
     _ = adapter;
     _ = merge;
+    _ = @import("merged_rows.zig");
     _ = seal_file;
     _ = store;
     _ = ablc;

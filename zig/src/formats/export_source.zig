@@ -42,6 +42,13 @@ pub const Source = union(enum) {
     weights: Weights,
 };
 
+/// Something added to parameters as they are read, whole rows at a time, by several threads at once.
+pub const Delta = struct {
+    context: *const anyopaque,
+    /// `out`: elements of parameter `index` of the layout, from element `first` on.
+    add: *const fn (context: *const anyopaque, index: usize, first: usize, out: []f32) void,
+};
+
 /// A parameter's numbers as they are stored.
 const Stored = struct { dtype: tensor.DType, bytes: []const u8 };
 
@@ -53,6 +60,7 @@ pub const Opened = struct {
     stored: []const Stored,
     /// `lm_head.weight` of a tied model, where a file has it anyway.
     second_head: ?Stored = null,
+    delta: ?Delta = null,
     mappings: std.ArrayList(base.storage.Mapping),
 
     /// Caller calls `deinit`; weights in memory must outlive it.
@@ -92,6 +100,7 @@ pub const Opened = struct {
         const s = self.stored[index];
         const size = s.dtype.blockBytes();
         quant.expand(s.dtype, s.bytes[first * size ..][0 .. out.len * size], out) catch unreachable; // Float types only, checked when opened.
+        if (self.delta) |d| d.add(d.context, index, first, out);
     }
 
     /// Gives the pages of a tensor that will not be read again back to the system: they count as this program's memory

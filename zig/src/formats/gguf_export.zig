@@ -24,6 +24,7 @@ const Diagnostic = base.Diagnostic;
 const Storage = base.storage.Storage;
 
 pub const Source = export_source.Source;
+pub const Delta = export_source.Delta;
 pub const Weights = export_source.Weights;
 
 pub const Tokenizer = union(enum) {
@@ -46,6 +47,8 @@ pub const Options = struct {
     tokenizer: Tokenizer = .from_source,
     /// llama.cpp's name for the pre-tokenizer, where its regex is not known.
     pre: ?[]const u8 = null,
+    /// Added to the source's numbers on the way: an adapter.
+    delta: ?Delta = null,
     /// Converts rows on its threads; null = on this one.
     pool: ?*base.Pool = null,
 };
@@ -146,6 +149,7 @@ fn openSource(gpa: std.mem.Allocator, storage: Storage, options: Options, diag: 
     errdefer source.deinit();
 
     try name_map.checkExpressible(source.config, diag);
+    source.delta = options.delta;
     return source;
 }
 
