@@ -78,7 +78,7 @@ def train_phases(
         for name in only:
             recipe.phase(name)
     if dry_run:
-        show_plan(recipe, only, as_json=as_json)
+        _dry_run(recipe, path, given, settings, only, as_json=as_json)
         return
     listener = Shown()
     with listener.stop.installed():
@@ -189,9 +189,19 @@ def print_scores(names: Sequence[str], columns: Mapping[str, Mapping[str, Any]])
         out().print(table({name: columns[name] for name in names}))
 
 
-def show_plan(recipe: Recipe, only: Sequence[str], *, as_json: bool) -> None:
-    """What the recipe comes to. Nothing is written or fetched."""
+def _dry_run(
+    recipe: Recipe,
+    path: Path,
+    options: Mapping[str, Any],
+    settings: Sequence[str],
+    only: Sequence[str],
+    *,
+    as_json: bool,
+) -> None:
+    """What the recipe comes to, and what it needs. Nothing is written or fetched."""
+    from ..errors import AbiTrainError
     from ..recipes.preparing import count_rows
+    from .plan import planned, show
 
     phases = [phase for phase in recipe.phases if not only or phase.name in only]
     counted = {
@@ -203,6 +213,11 @@ def show_plan(recipe: Recipe, only: Sequence[str], *, as_json: bool) -> None:
         values["phases"] = [
             {**phase.to_dict(), "source_rows": counted[phase.name]} for phase in phases
         ]
+        try:
+            with planned(path, dict(options), list(settings), **OFFLINE) as made:
+                values["plan"] = made.to_dict()
+        except AbiTrainError as error:
+            values["plan"] = {"error": str(error)}
         print_json(values)
         return
     console = out()
@@ -211,6 +226,16 @@ def show_plan(recipe: Recipe, only: Sequence[str], *, as_json: bool) -> None:
         console.print(f"\n{phase.name}", style="bold", markup=False)
         for key, value in _facts(phase, counted[phase.name]).items():
             console.print(f"  {key:<12}{visible(value)}", markup=False, highlight=False)
+    console.print()
+    try:
+        with planned(path, dict(options), list(settings), **OFFLINE) as made:
+            show(made)
+    except AbiTrainError as error:
+        say(f"no plan of memory and time: {error}")
+
+
+OFFLINE: dict[str, Any] = {"device": "cpu", "measure": False, "online": False}
+"""A plan that asks nobody and takes no time. `abi-train plan` asks the Hub and measures."""
 
 
 def _facts(phase: Phase, rows: int | None) -> dict[str, str]:
