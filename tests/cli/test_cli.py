@@ -38,6 +38,7 @@ VERBS = [
     "check",
     "merge",
     "export",
+    "push",
     "chat",
     "eval",
     "jobs",

@@ -25,6 +25,7 @@ from . import (
     merge,
     pairs,
     plan,
+    push,
     runs,
     sets,
     train,
@@ -46,6 +47,7 @@ VERBS = (
     "check",
     "merge",
     "export",
+    "push",
     "chat",
     "eval",
     "jobs",
@@ -121,6 +123,7 @@ app.add_typer(runs.app, name="runs")
 app.command("check", epilog=check.EXAMPLES)(check.check)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("export", epilog=export.EXAMPLES)(export.export)
+app.command("push", epilog=push.EXAMPLES)(push.push)
 app.command(
     "chat",
     epilog=chat.EXAMPLES,

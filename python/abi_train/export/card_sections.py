@@ -16,7 +16,8 @@ from typing import Any, Final
 from .handover import read_reports
 
 PHASES, SCORES, CHECK, EXPORTS = "## Phases", "## Evaluation", "## Check", "## Exports"
-HEADINGS: Final = (PHASES, SCORES, CHECK, EXPORTS)
+RECIPE: Final = "## Recipe"
+HEADINGS: Final = (PHASES, SCORES, CHECK, EXPORTS, RECIPE)
 CHECK_FILES: Final = ("check.json", "check/check.json", "check-report/check.json")
 
 
