@@ -15,7 +15,7 @@ from abi_train import runs
 from abi_train.checkpoint import run_lock
 from abi_train.cli import main
 from abi_train.errors import EngineError, MissingFileError
-from abi_train.runs.curves import Point, axis, short, thin
+from abi_train.runs.curves import Point, axis, segments, short, thin
 from abi_train.runs.terminal import Canvas, draw
 
 
@@ -154,6 +154,8 @@ def test_phases_are_one_line_after_the_other(tmp_path: Path) -> None:
     curves = runs.open_curves(phased(tmp_path / "abbey"))
     assert curves.points("loss") == ([1, 2, 3, 4, 5, 6], [3.0, 2.5, 2.0, 1.5, 1.0, 0.5])
     assert curves.borders == [(0, "emotional"), (2, "reasoning"), (4, "calibrated")]
+    parts = segments(curves, thin(*curves.points("loss"), 100))
+    assert [[point.x for point in part] for part in parts] == [[1, 2], [3, 4], [5, 6]]
     one = runs.open_curves(tmp_path / "abbey" / "reasoning")
     assert one.borders == [] and one.steps == 2
 
@@ -231,7 +233,7 @@ def test_the_page_stands_alone_and_shows_text_as_text(tmp_path: Path) -> None:
     assert "<script" not in text and "\x1b" not in text and "<i>" not in text
     assert not re.search(r"(?:src|href)=|https?:|url\(|@import", text)
     assert "prefers-color-scheme: dark" in text
-    assert text.count("<figure>") == 3 and text.count("<polyline") == 6
+    assert text.count("<figure>") == 3 and text.count("<polyline") == 3 * (1 + 3)
     assert "&lt;i&gt;evil" in text and "abbey / reasoning" in text
 
 

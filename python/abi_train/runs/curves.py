@@ -152,6 +152,15 @@ def _together(bucket: Iterable[tuple[float, float]]) -> Point:
     return Point(x, math.fsum(values) / len(values), min(values), max(values))
 
 
+def segments(run: Curves, points: Sequence[Point]) -> list[list[Point]]:
+    """The points phase by phase: no line leads from the end of one to the begin of the next."""
+    ends = [at for at, _ in run.borders[1:]]
+    found: list[list[Point]] = [[] for _ in range(len(ends) + 1)]
+    for point in points:
+        found[sum(point.x > at for at in ends)].append(point)
+    return [some for some in found if some]
+
+
 @dataclass(frozen=True)
 class Axis:
     """The stretch of values a drawing shows; on a logarithmic one when they are far apart."""

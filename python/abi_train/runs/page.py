@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..data.visible import visible
-from .curves import CHARTS, Axis, Chart, Curves, Point, axis, short, thin
+from .curves import CHARTS, Axis, Chart, Curves, Point, axis, segments, short, thin
 from .listing import Row, row_of
 
 WIDTH, HEIGHT = 640, 250
@@ -140,9 +140,9 @@ def _figure(chart: Chart, runs: Sequence[Curves]) -> str:
         return HEIGHT - BOTTOM - where.share(value) * (HEIGHT - TOP - BOTTOM)
 
     shapes = [_grid(where, first, last, y_of)]
-    shapes += [_borders(run, x_of) for run in runs[:1]]
+    shapes += [_borders(run, x_of, first, last) for run in runs[:1]]
     for number, some in enumerate(lines):
-        shapes.append(_curve(number, some, x_of, y_of))
+        shapes += [_curve(number, part, x_of, y_of) for part in segments(runs[number], some)]
     for number, some in enumerate(tested):
         shapes += [
             f"<circle class='f{number % COLORS}' r='3.2' cx='{x_of(p.x):.1f}' "
@@ -195,7 +195,7 @@ def _grid(where: Axis, first: float, last: float, y_of: object) -> str:
     return "".join(parts)
 
 
-def _borders(run: Curves, x_of: object) -> str:
+def _borders(run: Curves, x_of: object, first: float, last: float) -> str:
     """Where the phases of a run begin."""
     assert callable(x_of)
     if len(run.borders) < 2:
@@ -203,8 +203,8 @@ def _borders(run: Curves, x_of: object) -> str:
     parts, free = [], 0.0
     for at, name in run.borders:
         x = x_of(at)
-        if not LEFT - 8 <= x < WIDTH - RIGHT - 8:
-            continue  # the phase has no such figure
+        if not first - 1 <= at < last or x > WIDTH - RIGHT - 8:
+            continue  # the phase has no such figure, or no room
         parts.append(
             f"<line class='border' x1='{x:.1f}' x2='{x:.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}'/>"
         )

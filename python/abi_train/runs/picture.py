@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..data.visible import visible
 from ..errors import EngineError
-from .curves import CHARTS, Chart, Curves, Point, axis, thin
+from .curves import CHARTS, Chart, Curves, Point, axis, segments, thin
 
 POINTS: Final = 1000
 COLUMNS: Final = 2
@@ -61,18 +61,13 @@ def _draw(axes: Any, chart: Chart, runs: Sequence[Curves]) -> None:
     for number, run in enumerate(runs):
         color, style = COLORS[number % len(COLORS)], STYLES[number // len(COLORS) % len(STYLES)]
         points = thin(*run.points(chart.key, scale=chart.scale), POINTS)
-        x = [point.x for point in points]
-        axes.plot(
-            x,
-            [p.mean for p in points],
-            color=color,
-            linestyle=style,
-            linewidth=1.3,
-            label=_plain(run.name),
-        )
-        low, high = [p.low for p in points], [p.high for p in points]
-        if low != high:
-            axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+        for at, part in enumerate(segments(run, points)):
+            x, mean = [p.x for p in part], [p.mean for p in part]
+            low, high = [p.low for p in part], [p.high for p in part]
+            name = _plain(run.name) if at == 0 else None
+            axes.plot(x, mean, color=color, linestyle=style, linewidth=1.3, label=name)
+            if low != high:
+                axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
         seen += points
         if chart.evaluated:
             tested = thin(*run.points(chart.evaluated, scale=chart.scale), POINTS)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from .curves import CHARTS, TERMINAL, Axis, Chart, Curves, Point, axis, short, thin
+from .curves import CHARTS, TERMINAL, Axis, Chart, Curves, Point, axis, segments, short, thin
 
 Piece = tuple[str, int | None]
 """Text, and the run it is of; None for what is of no run."""
@@ -84,11 +84,12 @@ def _chart(chart: Chart, runs: Sequence[Curves], width: int, height: int) -> Ite
         return round(share * (2 * columns - 1)), round(up * (4 * height - 1))
 
     for number, points in enumerate(lines):
-        before: tuple[int, int] | None = None
-        for point in points:
-            x, y = place(point)
-            canvas.line(*(before or (x, y)), x, y, number)
-            before = (x, y)
+        for part in segments(runs[number], points):
+            before = place(part[0])
+            for point in part:
+                x, y = place(point)
+                canvas.line(*before, x, y, number)
+                before = (x, y)
     for number, points in enumerate(tested):
         for point in points:
             x, y = place(point)
