@@ -134,6 +134,11 @@ def submit(
             processes=max(plan.on(machine).flavor.gpus, 1) if len(plan.phases) == 1 else 1,
             stamp=time.strftime("%Y%m%d-%H%M%S", time.gmtime()),
         )
+        if wheel is None and _is_from_a_folder():
+            say(
+                f"this abi-train is not from the package index, and the job installs {__version__} "
+                "from there; take this one along with --wheel (pip wheel . --no-deps)"
+            )
         if dry_run:
             _show_request(request, plan, as_json=as_json)
             return
@@ -148,6 +153,16 @@ def submit(
         return
     say(f"look in: abi-train jobs logs {job.id} --follow")
     out().print(job.id, markup=False, highlight=False)
+
+
+def _is_from_a_folder() -> bool:
+    """Whether this package was installed from a checkout or a file, as pip notes it."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return distribution("abi-train").read_text("direct_url.json") is not None
+    except PackageNotFoundError:
+        return True
 
 
 def _machine(plan: Any, flavor: str | None, force: bool) -> str:
