@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from published_sets import published
 
 from abi_train import Tokenizer, evaluate, sample
 from abi_train.data.pair_templates import ABSTENTIONS, Question
+from abi_train.data.sets import fetch_set
 from abi_train.errors import (
     ConfigError,
     DataError,
@@ -356,6 +358,47 @@ def test_lm_eval_that_is_not_there_says_what_to_install(
     (tmp_path / "no.gguf").write_bytes(b"x")
     with pytest.raises(EngineError, match=r"pip install 'abi-train\[eval\]'"):
         evaluate.run(tmp_path / "no.gguf", ["lm-eval:gsm8k"])
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "config"),
+    [
+        ("emotion", "go-emotions", "simplified"),
+        ("answers", "gsm8k", "main"),
+        ("calibration", "truthful-qa", "generation"),
+    ],
+)
+def test_a_public_set_is_a_test_and_a_file_of_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parrot: Any, task: str, name: str, config: str
+) -> None:
+    home = published(tmp_path / "hub", name, config).parent
+    asked: list[dict[str, Any]] = []
+
+    def from_disk(data_set: Any, output: Path, **choices: Any) -> Any:
+        asked.append(dict(choices))
+        choices["split"] = "validation" if name == "truthful-qa" else "train"  # all that is here
+        return fetch_set(data_set, output, source=home, config=config, **choices)
+
+    monkeypatch.setattr(rows, "fetch_set", from_disk)
+    source = rows.resolve(task, f"set:{name}", tmp_path, limit=None)
+    assert asked[0]["split"] == ("validation" if name == "truthful-qa" else "test")
+    kept = rows.resolve(task, str(source.path), tmp_path, limit=None)
+    assert kept.path == source.path
+    module = {"emotion": emotion, "answers": answers, "calibration": calibration}[task]
+    _, scorer = parrot
+    if task == "calibration":
+        questions = rows.questions(source, None)
+        assert kept.evaluations == source.evaluations == ("truthfulqa",)
+        assert len({q.question for q in questions}) == len(questions)
+        assert all(q.answers and q.wrong for q in questions)
+        assert any(len(q.wrong) > 1 for q in questions)
+        items: list[Any] = questions
+    else:
+        items = rows.chats(source, None)
+    scorer.runner.context = 4096
+    scores, _ = module.evaluate(scorer, items)
+    assert scores["rows"] == len(items) >= 1
+    assert len(rows.questions(source, 1) if task == "calibration" else rows.chats(source, 1)) == 1
 
 
 # ---- Perplexity's windows ----
