@@ -12,6 +12,7 @@ renamed, and the parent folder synced. Does not know: torch, models, the native 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -266,8 +267,11 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one. Raises `OSError`."""
+    """Write a file so that it is either the old one or the whole new one. Raises `OSError`, also
+    where the name is taken by what is no file: a device would be gone for good."""
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     work = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with work.open("wb") as file:

@@ -113,6 +113,7 @@ class TrackioLog(Observer):
         settings = self._spec.monitor
         try:
             with _quiet(), _without(SPACE_VARIABLE):
+                _require_folder()
                 name, resumed = self._name(bool(info.get("start_step")))
                 if resumed:
                     self._seen = _sent(self._project, name)
@@ -263,6 +264,13 @@ def _imported() -> Any:
             f"monitor.trackio needs the package trackio, which cannot be imported{said}: pip "
             "install 'abi-train[trackio]', or leave --trackio out; log.jsonl has every figure"
         ) from error
+
+
+def _require_folder() -> None:
+    """Trackio's folder, made if need be; later it would only warn. Raises `OSError`."""
+    place = getattr(importlib.import_module("trackio"), "TRACKIO_DIR", None)
+    if isinstance(place, Path):
+        place.mkdir(parents=True, exist_ok=True)
 
 
 def _refused(project: str, error: Exception) -> Exception:

@@ -316,6 +316,30 @@ def test_a_project_trackio_refuses_is_named_before_the_first_update(
     assert list((made / "run").glob("checkpoint-*")) == []
 
 
+def test_a_folder_trackio_cannot_have_is_named_before_the_first_update(made: Path) -> None:
+    pytest.importorskip("trackio")
+    (made / "file").write_text("")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_monitor as here\n"
+        "from pathlib import Path; from abi_train import engines\n"
+        "engines.run(here.spec_of(Path(sys.argv[2])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent), str(made)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "TRACKIO_DIR": str(made / "file" / "x"),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        },
+    )
+    assert done.returncode == 1
+    assert "set TRACKIO_DIR to a folder that can be written" in done.stderr.splitlines()[-1]
+    assert list((made / "run").glob("checkpoint-*")) == []
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path

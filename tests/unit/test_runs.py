@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -298,6 +299,10 @@ def test_show_draws_and_writes(
     assert found["series"]["loss"] == {"step": [1, 2], "value": [3.0, 2.0]}
     assert call("runs", "show", "x/none") == 1
     assert "`abi-train runs`" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    assert call("runs", "show", "x/a", "--html", "pipe") == 1
+    assert "pipe: cannot be written (not a regular file)" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
     assert call("runs", "show") == 2
 
 
