@@ -9,9 +9,12 @@ import gguf
 import numpy as np
 import pytest
 from ggml_quants import quantize
-from quantised_models import MODELS, write_model
+from quantised_models import MODELS, numbers, write_model
+from safetensors.numpy import load_file, save_file
+from tiny_models import make_tiny_model
 
-from abi_train import _native
+from abi_train import Model, _native
+from abi_train.adapters import LoraConfig, create_adapter, merge_adapter
 from abi_train.errors import AbiTrainError, ConfigError
 from abi_train.export import MIXES, export_gguf
 
@@ -103,3 +106,32 @@ def test_names_of_mixes_are_checked_and_told(folder: Path, tmp_path: Path) -> No
     with pytest.raises(AbiTrainError, match=r'mix is "q9"; it must be f32, .* or mxfp4_moe'):
         _native.export.gguf(folder, tmp_path / "m.gguf", mix="q9")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_is_added_on_the_way_with_the_bits_of_merging_first(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base", "llama_gqa_untied", hidden_size=256)
+    lora = LoraConfig(r=4, target_modules=("q_proj", "down_proj", "lm_head"))
+    with Model.load(base) as model:
+        adapter = create_adapter(model, lora, tmp_path / "adapter", seed=1)
+    file = adapter / "adapter_model.safetensors"
+    values = load_file(file)
+    for name in values:  # B begins as zeros.
+        values[name] = numbers(name, values[name].shape) * np.float32(0.1)
+    save_file(values, file, metadata={"format": "pt"})
+    merged = merge_adapter(base, adapter, tmp_path / "merged", tokenizer_dir=base)
+    options: dict[str, Any] = {"mix": "q4_k_m", "name": "m", "modelfile": False, "card": False}
+    first = export_gguf(merged, tmp_path / "first.gguf", **options)
+    once = export_gguf(base, tmp_path / "once.gguf", adapter=adapter, **options)
+    plain = export_gguf(base, tmp_path / "plain.gguf", **options)
+    assert once.path.read_bytes() == first.path.read_bytes()
+    assert once.path.read_bytes() != plain.path.read_bytes()
+
+
+def test_an_adapter_that_would_part_head_and_embedding_is_refused(tmp_path: Path) -> None:
+    base = make_tiny_model(tmp_path / "base", "llama_tied")
+    lora = LoraConfig(r=4, target_modules=("lm_head",))
+    with Model.load(base) as model:
+        adapter = create_adapter(model, lora, tmp_path / "adapter", seed=1)
+    with pytest.raises(ConfigError, match=r"one matrix for both\. Merge it"):
+        export_gguf(base, tmp_path / "m.gguf", adapter=adapter)
+    assert not (tmp_path / "m.gguf").exists()

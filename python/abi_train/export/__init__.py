@@ -55,6 +55,7 @@ def export_gguf(
     *,
     dtype: str = "q8_0",
     mix: str | None = None,
+    adapter: str | Path | None = None,
     name: str | None = None,
     tokenizer: str | Path | None = None,
     modelfile: bool = True,
@@ -67,7 +68,9 @@ def export_gguf(
     that are not whole blocks of it get the next larger type that fits. mix: instead of it one of
     `MIXES`, in any case: each matrix gets the type that llama.cpp's quantiser gives it under that
     name, so `q4_k_m` keeps the head and some layers finer (`q4_k`, `q5_k` mean `q4_k_m`, `q5_k_m`
-    here). The names that only mixes have are taken as dtype, too. modelfile: write a Modelfile
+    here). The names that only mixes have are taken as dtype, too. adapter: a PEFT folder that is
+    added to the model on the way, with the bits of `merge_adapter` first but without a merged model
+    anywhere; the tokenizer is then the adapter's if it has one. modelfile: write a Modelfile
     for Ollama beside it, with the template and stops of the model's chat format; system: its system
     text. card: put the model card beside it. A model whose answers end with a token that does not
     end generation is refused.
@@ -90,6 +93,8 @@ def export_gguf(
             f"{folder} holds an adapter, not a model. `abi-train export {source} --adapter` writes "
             f"it for use beside its base; with --gguf TYPE it is added into its base on the way."
         )
+    if adapter is not None and tokenizer is None and (Path(adapter) / "tokenizer.json").is_file():
+        tokenizer = adapter
     has_tokenizer = (Path(tokenizer or folder) / "tokenizer.json").is_file()
     if not has_tokenizer:
         raise MissingFileError(
@@ -99,9 +104,10 @@ def export_gguf(
     chats = check_ends(Path(tokenizer or folder))
     output.parent.mkdir(parents=True, exist_ok=True)
     size, tensors = _native.export.gguf(
-        folder, output, dtype=dtype, mix=mix, name=name, tokenizer_dir=tokenizer
+        folder, output, dtype=dtype, mix=mix, name=name, tokenizer_dir=tokenizer, adapter=adapter
     )
-    report = _reported(output, folder, mix or dtype, size, tensors, card=card)
+    origin = folder if adapter is None else Path(adapter)
+    report = _reported(output, origin, mix or dtype, size, tensors, card=card)
     if not (modelfile and chats):
         return report
     written = write_modelfile(output, system=system, parameters=sampling_of(folder))
