@@ -348,6 +348,32 @@ def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFix
     assert "none.jsonl: no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"\xff\xfe{\x00", "not valid JSON"),
+        (b'{"question": "\\ud83d", "kind": "unknowable"}', "half of a surrogate pair"),
+        (
+            b'{"question": "q", "kind": "known", "answers": "a", "wrong": "b"}',
+            "wrong is not a list",
+        ),
+        (
+            b'{"question": "q", "kind": "known", "answers": ["a"], "wrong": ["A"]}',
+            "both among answers and wrong",
+        ),
+        (b'{"question": "q", "kind": "ambiguous", "ask": 3}', "ask is not text"),
+        (b'{"chosen": "x"}', "chosen without"),
+        (b'{"best_answer": " ", "question": "q"}', "best_answer is empty"),
+    ],
+)
+def test_a_row_that_cannot_be_used_names_its_place(tmp_path: Path, line: bytes, said: str) -> None:
+    (tmp_path / "q.jsonl").write_bytes(b"\n" + line + b"\n")
+    with pytest.raises(DataError) as caught:
+        make_pairs([tmp_path / "q.jsonl"], tmp_path / "p.jsonl")
+    assert f"{tmp_path / 'q.jsonl'}:2: " in str(caught.value) and said in str(caught.value)
+    assert not (tmp_path / "p.jsonl").exists()
+
+
 def test_nothing_left_to_write_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     source = write(tmp_path / "q.jsonl", {"prompt": "a", "chosen": "x", "rejected": " x"})
     with pytest.raises(DataError, match="1 x chosen and rejected are the same"):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import FileAccessError
 from .common import JsonFlag, err, from_the_command_line, out, print_json, say
+
+if TYPE_CHECKING:
+    from ..evaluate import EvalReport
 
 EXAMPLES = """[bold]Examples[/]
 
@@ -65,10 +69,12 @@ def evaluate_model(
         tasks = list(
             evaluate.check_tasks(",".join(task) if task else "emotion,answers,calibration")
         )
-    reports: dict[str, evaluate.EvalReport] = {}
+    if output is not None and output.is_dir():
+        raise FileAccessError(f"{output} is a folder; name a file in it, as report.json")
+    reports: dict[str, EvalReport] = {}
     with err().status("reading", spinner="dots") as status:
 
-        def run(path: Path) -> evaluate.EvalReport:
+        def run(path: Path) -> EvalReport:
             return evaluate.run(
                 path,
                 tasks,
@@ -87,13 +93,20 @@ def evaluate_model(
             reports["before"] = evaluate.EvalReport.load(compare) if is_report else run(compare)
         report = run(model)
         reports["after" if compare is not None else model.name] = report
-    if output is not None:
-        say(f"wrote {report.save(output)}")
     if as_json:
         before = reports.get("before")
         values = report.to_dict()
         print_json(values if before is None else {**values, "before": before.to_dict()})
-        return
+    else:
+        _show(reports, report)
+    if output is not None:  # last: what was computed is not lost where it cannot be written
+        say(f"wrote {report.save(output)}")
+
+
+def _show(reports: dict[str, EvalReport], report: EvalReport) -> None:
+    """The table, a wrong answer of each task, and the notes."""
+    from .. import evaluate
+
     out().print(evaluate.table(reports))
     for task_name, details in report.details.items():
         if details.get("wrong"):

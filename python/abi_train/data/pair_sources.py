@@ -81,9 +81,10 @@ _EXAMPLE: Final = '{"question": "…", "kind": "known", "answers": ["…"]}'
 
 def _row(line: bytes, place: str, *, pairs: bool) -> tuple[Question | None, Any]:
     try:
-        values = json.loads(line)
+        values = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: not valid JSON ({error}); each line must be one row") from None
+    _require_text(values, place)
     if not isinstance(values, dict):
         raise DataError(f"{place}: not an object; a question is a line as {_EXAMPLE}")
     if "best_answer" in values or "Best Answer" in values:
@@ -91,6 +92,14 @@ def _row(line: bytes, place: str, *, pairs: bool) -> tuple[Question | None, Any]
     if pairs and "chosen" in values:
         return None, _given(line, place)
     return question_of(values, place), False
+
+
+def _require_text(values: Any, place: str) -> None:
+    """Raise `DataError` for half a character, which JSON can spell and no file can hold."""
+    try:
+        json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{place}: half of a surrogate pair; correct the text") from None
 
 
 def question_of(values: Mapping[str, Any], place: str) -> Question:
@@ -208,6 +217,7 @@ def _session(path: Path) -> list[dict[str, str]]:
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise DataError(f"{path}: not a recorded session") from None
+    _require_text(turns, str(path))
     if any(turn["role"] not in ROLES for turn in turns):
         raise DataError(f"{path}: a turn whose role is not {', '.join(ROLES)}")
     return turns

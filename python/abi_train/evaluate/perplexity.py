@@ -79,11 +79,9 @@ def evaluate(
     if count == 0:
         raise DataError(f"{path}: nothing to predict in it; it needs two tokens, or rows with loss")
     mean = total / count
-    scores = {
-        "perplexity": math.exp(mean) if mean < 700 else math.inf,
-        "nll_per_token": mean,
-        "tokens": float(count),
-    }
+    scores = {"nll_per_token": mean, "tokens": float(count)}
+    if mean < 700:  # more than that no float holds, nor does JSON
+        scores = {"perplexity": math.exp(mean), **scores}
     if size:
         scores["bits_per_byte"] = total / math.log(2) / size
     details: dict[str, Any] = {"file": str(path)}
