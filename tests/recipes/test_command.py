@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,40 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(inside: Path) -> None:
     state = json.loads((inside / "runs" / "tiny" / "recipe.json").read_text())
     assert state["phases"]["talk"]["state"] == "interrupted"
     assert state["phases"]["base"]["state"] == "finished"
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    """For `preexec_fn`: no file may grow beyond `size` bytes."""
+
+    def apply() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    return apply
+
+
+@pytest.mark.parametrize("size", [1_000, 9_000, 20_000])
+def test_a_disk_without_room_keeps_the_finished_phases(inside: Path, size: int) -> None:
+    """The state cannot be written, then the token files cannot, then the adapter."""
+    assert call("train", "tiny.json", "--phase", "base") == 0
+    base = inside / "runs" / "tiny" / "base" / "checkpoint-4" / "model.safetensors"
+    before = base.read_bytes(), base.stat().st_mtime_ns
+    command = [sys.executable, "-m", "abi_train.cli", "train", "tiny.json"]
+    done = subprocess.run(
+        [*command, "--set", "phases.talk.lora.r=16"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        preexec_fn=limit_files(size),
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("error: ") and "Traceback" not in done.stderr
+    assert "runs/tiny" in said
+    if "recipe.json" not in said:
+        assert "phase talk: " in said and "kept: base. Go on with: abi-train train" in said
+    assert (base.read_bytes(), base.stat().st_mtime_ns) == before
+    assert call("train", "tiny.json", "--set", "phases.talk.lora.r=16") == 0
+    state = json.loads((inside / "runs" / "tiny" / "recipe.json").read_text())["phases"]
+    assert {one["state"] for one in state.values()} == {"finished"}
+    assert base.stat().st_mtime_ns == before[1]
