@@ -7,7 +7,7 @@ const std = @import("std");
 const builtin = @import("builtin");
 const config = @import("config");
 const UpdateArgs = @import("update_args.zig").UpdateArgs;
-const MergeTable = @import("merge_args.zig").MergeTable;
+const Joins = @import("merge_args.zig").Joins;
 const AttentionArgs = @import("attention_args.zig").Args;
 
 /// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, update.zig.
@@ -93,8 +93,8 @@ pub const LowTable = struct {
 /// Work on text (text.zig, merging.zig).
 pub const TextTable = struct {
     text_starts: *const fn (rule: c_int, text: [*]const u8, len: usize, from: usize, starts: [*]u32, capacity: usize, count: *usize) callconv(.c) usize,
-    text_merge: *const fn (table: *const MergeTable, count: usize, keys: [*]const u8, ids: [*]u32, counts: [*]u8) callconv(.c) void,
-    text_merge_long: *const fn (table: *const MergeTable, count: usize, texts: [*]const [*]const u8, lengths: [*]const u32, ids: [*]const [*]u32, counts: [*]u32) callconv(.c) void,
+    text_merge: *const fn (joins: *const Joins, count: usize, keys: [*]const u8, ids: [*]u32, counts: [*]u8) callconv(.c) void,
+    text_merge_long: *const fn (joins: *const Joins, count: usize, texts: [*]const [*]const u8, lengths: [*]const u32, ids: [*]const [*]u32, counts: [*]u32) callconv(.c) void,
 };
 
 pub const Quantise = *const fn (blocks: usize, x: [*]const f32, out: [*]u8) callconv(.c) c_int;

@@ -5,14 +5,13 @@
 //! at symbol i, with the lane's number in the low bits, so that the least lane says what is joined next and where.
 //! Does not know: what a piece is, or what becomes of the ids.
 
-const Table = @import("merge_args.zig").MergeTable;
+const Joins = @import("merge_args.zig").Joins;
 
 /// Longest pieces of `text_merge` and `text_merge_long`: with a border on each side they fill lanes and places.
 pub const short_max = 15;
 pub const long_max = 254;
 
-/// Id of the borders; no token has it.
-const border: u32 = 0xFFFF_FFFF;
+const border = Joins.border;
 /// Pieces in turns.
 const turns = 4;
 
@@ -22,41 +21,41 @@ const Piece = struct {
     alive: u64,
     /// Which piece of the list this is.
     index: usize,
-    ids: [lanes + 2]u32,
+    symbols: [lanes + 2]u32,
 
     const lanes = 16;
     const lane_bits = 4;
     const V = @Vector(lanes, u32);
-    const nothing: u32 = Table.none << lane_bits;
+    const nothing: u32 = Joins.none << lane_bits;
 
-    inline fn begin(self: *Piece, table: *const Table, text: [*]const u8, len: usize, index: usize) void {
+    inline fn begin(self: *Piece, joins: *const Joins, text: [*]const u8, len: usize, index: usize) void {
         self.index = index;
         self.alive = (@as(u64, 4) << @intCast(len)) - 1;
-        self.ids[0] = border;
-        self.ids[len + 1] = border;
+        self.symbols[0] = border;
+        self.symbols[len + 1] = border;
         var places: [lanes]u32 = @splat(nothing);
-        self.ids[1] = table.byte_ids[text[0]];
+        self.symbols[1] = text[0];
         for (1..len) |i| {
-            self.ids[i + 1] = table.byte_ids[text[i]];
-            places[i] = table.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
+            self.symbols[i + 1] = text[i];
+            places[i] = joins.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
         }
         self.places = places;
     }
 
     /// Joins the best pair; false when there is none.
-    inline fn step(self: *Piece, table: *const Table) bool {
+    inline fn step(self: *Piece, joins: *const Joins) bool {
         const best = @reduce(.Min, self.places);
         if (best >= nothing) return false;
         const i: u6 = @intCast(best & (lanes - 1));
-        const id = table.merges[best >> lane_bits].id;
-        self.ids[i] = id;
+        const joined = best >> lane_bits;
+        self.symbols[i] = joined;
         const up_to: u64 = (@as(u64, 2) << i) - 1;
         const gone: u6 = @intCast(@ctz(self.alive & ~up_to));
         self.alive &= ~(@as(u64, 1) << gone);
         const next: u6 = @intCast(@ctz(self.alive & ~up_to));
         const before: u6 = @intCast(63 - @clz(self.alive & (up_to >> 1)));
-        const with_next = table.find(id, self.ids[next]) << lane_bits | i;
-        const with_before = table.find(self.ids[before], id) << lane_bits | before;
+        const with_next = joins.find(joined, self.symbols[next]) << lane_bits | i;
+        const with_before = joins.find(self.symbols[before], joined) << lane_bits | before;
         const numbers = comptime numbers: {
             var out: [lanes]u32 = undefined;
             for (&out, 0..) |*number, lane| number.* = lane;
@@ -70,11 +69,11 @@ const Piece = struct {
         return true;
     }
 
-    inline fn finish(self: *const Piece, out: [*]u32) u8 {
+    inline fn finish(self: *const Piece, joins: *const Joins, out: [*]u32) u8 {
         var alive = self.alive & ~@as(u64, 1);
         var n: u8 = 0;
         while (alive & (alive - 1) != 0) : (alive &= alive - 1) { // The last is the border.
-            out[n] = self.ids[@ctz(alive)];
+            out[n] = joins.ids[self.symbols[@ctz(alive)]];
             n += 1;
         }
         return n;
@@ -84,63 +83,63 @@ const Piece = struct {
 pub const Kernels = struct {
     /// Merges `count` pieces: 16 bytes each, the text and in the last byte how many bytes it has, 1 to 15. The ids of
     /// piece i go to `ids[16 * i]` and on, their number to `counts[i]`.
-    pub fn text_merge(table: *const Table, count: usize, keys: [*]const u8, ids: [*]u32, counts: [*]u8) callconv(.c) void {
+    pub fn text_merge(joins: *const Joins, count: usize, keys: [*]const u8, ids: [*]u32, counts: [*]u8) callconv(.c) void {
         var pieces: [turns]Piece = undefined;
         var next: usize = 0;
         while (next < turns and next < count) : (next += 1) {
             const key = keys + 16 * next;
-            pieces[next].begin(table, key, key[short_max], next);
+            pieces[next].begin(joins, key, key[short_max], next);
         }
         const first = next;
         var going = next == turns;
         while (going) {
             inline for (&pieces) |*piece| {
-                if (!piece.step(table)) {
-                    counts[piece.index] = piece.finish(ids + 16 * piece.index);
+                if (!piece.step(joins)) {
+                    counts[piece.index] = piece.finish(joins, ids + 16 * piece.index);
                     piece.index = next;
                     if (next == count) {
                         going = false;
                         break;
                     }
                     const key = keys + 16 * next;
-                    piece.begin(table, key, key[short_max], next);
+                    piece.begin(joins, key, key[short_max], next);
                     next += 1;
                 }
             }
         }
         for (pieces[0..first]) |*piece| {
             if (piece.index == count) continue;
-            while (piece.step(table)) {}
-            counts[piece.index] = piece.finish(ids + 16 * piece.index);
+            while (piece.step(joins)) {}
+            counts[piece.index] = piece.finish(joins, ids + 16 * piece.index);
         }
     }
 
     /// Merges `count` pieces of 1 to 254 bytes. The ids of piece i go to `ids[i]`, where there is room for as many as it
     /// has bytes, their number to `counts[i]`.
-    pub fn text_merge_long(table: *const Table, count: usize, texts: [*]const [*]const u8, lengths: [*]const u32, ids: [*]const [*]u32, counts: [*]u32) callconv(.c) void {
+    pub fn text_merge_long(joins: *const Joins, count: usize, texts: [*]const [*]const u8, lengths: [*]const u32, ids: [*]const [*]u32, counts: [*]u32) callconv(.c) void {
         var pieces: [long_turns]LongPiece = undefined;
         var next: usize = 0;
-        while (next < long_turns and next < count) : (next += 1) pieces[next].begin(table, texts[next], lengths[next], next);
+        while (next < long_turns and next < count) : (next += 1) pieces[next].begin(joins, texts[next], lengths[next], next);
         const first = next;
         var going = next == long_turns;
         while (going) {
             for (&pieces) |*piece| {
-                if (!piece.step(table)) {
-                    counts[piece.index] = piece.finish(ids[piece.index]);
+                if (!piece.step(joins)) {
+                    counts[piece.index] = piece.finish(joins, ids[piece.index]);
                     piece.index = next;
                     if (next == count) {
                         going = false;
                         break;
                     }
-                    piece.begin(table, texts[next], lengths[next], next);
+                    piece.begin(joins, texts[next], lengths[next], next);
                     next += 1;
                 }
             }
         }
         for (pieces[0..first]) |*piece| {
             if (piece.index == count) continue;
-            while (piece.step(table)) {}
-            counts[piece.index] = piece.finish(ids[piece.index]);
+            while (piece.step(joins)) {}
+            counts[piece.index] = piece.finish(joins, ids[piece.index]);
         }
     }
 };
@@ -150,7 +149,7 @@ const long_turns = 4;
 /// The same with memory instead of registers.
 const LongPiece = struct {
     places: [lanes]u32 align(64),
-    ids: [lanes + 2]u32,
+    symbols: [lanes + 2]u32,
     /// Neighbours of a symbol that is alive; the borders are 0 and one after the last.
     after: [lanes + 2]u8,
     before: [lanes + 2]u8,
@@ -159,53 +158,53 @@ const LongPiece = struct {
 
     const lanes = 256;
     const lane_bits = 8;
-    const nothing: u32 = Table.none << lane_bits;
+    const nothing: u32 = Joins.none << lane_bits;
     const V = @Vector(16, u32);
 
-    fn begin(self: *LongPiece, table: *const Table, text: [*]const u8, len: usize, index: usize) void {
+    fn begin(self: *LongPiece, joins: *const Joins, text: [*]const u8, len: usize, index: usize) void {
         self.index = index;
         self.vectors = len / 16 + 1;
-        self.ids[0] = border;
-        self.ids[len + 1] = border;
-        self.ids[1] = table.byte_ids[text[0]];
+        self.symbols[0] = border;
+        self.symbols[len + 1] = border;
+        self.symbols[1] = text[0];
         self.places[0] = nothing;
         for (0..len + 1) |i| {
             self.after[i] = @intCast(i + 1);
             self.before[i + 1] = @intCast(i);
         }
         for (1..len) |i| {
-            self.ids[i + 1] = table.byte_ids[text[i]];
-            self.places[i] = table.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
+            self.symbols[i + 1] = text[i];
+            self.places[i] = joins.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
         }
         for (len..self.vectors * 16) |i| self.places[i] = nothing;
     }
 
-    inline fn step(self: *LongPiece, table: *const Table) bool {
+    inline fn step(self: *LongPiece, joins: *const Joins) bool {
         const vectors: [*]const V = @ptrCast(&self.places);
         var least = vectors[0];
         for (1..self.vectors) |i| least = @min(least, vectors[i]);
         const best = @reduce(.Min, least);
         if (best >= nothing) return false;
         const i: usize = best & (lanes - 1);
-        const id = table.merges[best >> lane_bits].id;
-        self.ids[i] = id;
+        const joined = best >> lane_bits;
+        self.symbols[i] = joined;
         const gone = self.after[i];
         const next = self.after[gone];
         self.after[i] = next;
         self.before[next] = @intCast(i);
         self.places[gone] = nothing;
         const before = self.before[i];
-        self.places[i] = table.find(id, self.ids[next]) << lane_bits | @as(u32, @intCast(i));
-        const with_before = table.find(self.ids[before], id) << lane_bits | @as(u32, before);
+        self.places[i] = joins.find(joined, self.symbols[next]) << lane_bits | @as(u32, @intCast(i));
+        const with_before = joins.find(self.symbols[before], joined) << lane_bits | @as(u32, before);
         self.places[before] = with_before;
         return true;
     }
 
-    fn finish(self: *const LongPiece, out: [*]u32) u32 {
+    fn finish(self: *const LongPiece, joins: *const Joins, out: [*]u32) u32 {
         var at: usize = self.after[0];
         var n: u32 = 0;
-        while (self.ids[at] != border) : (at = self.after[at]) {
-            out[n] = self.ids[at];
+        while (self.symbols[at] != border) : (at = self.after[at]) {
+            out[n] = joins.ids[self.symbols[at]];
             n += 1;
         }
         return n;

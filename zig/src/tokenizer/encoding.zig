@@ -21,6 +21,7 @@ const Tokenizer = bpe.Tokenizer;
 
 const batch = lookup.batch;
 const batch_room = lookup.batch_room;
+const merged_max = kernels.merging.long_max;
 /// A scratch that has seen this many bytes gets a cache.
 const cache_from = 1 << 14;
 /// Working memory of one thread's calls: kept between them, so that a call allocates only where a text is larger than
@@ -186,7 +187,7 @@ pub const Call = struct {
         var to: [*]u32 = self.out.items.ptr + self.out.items.len;
         if (self.kept.cache) |*cache| {
             if (index.byte_ids != null) {
-                to = try lookup.run(index, &self.tokenizer.ordinary, &self.tokenizer.ranked.table, cache, self.kept.work.?, self.gpa, text, starts, .{ .context = self, .resolve = resolveOpaque }, to);
+                to = try lookup.run(index, &self.tokenizer.ordinary, cache, self.kept.work.?, self.gpa, text, starts, .{ .context = self, .resolve = resolveOpaque }, to);
             } else for (starts[0 .. starts.len - 1], starts[1..]) |start, end| {
                 to = try self.remembered(cache, text[start..end], to);
             }
@@ -254,15 +255,15 @@ pub const Call = struct {
     fn mergeParts(self: *Call, piece: []const u8, to: [*]u32) error{OutOfMemory}![*]u32 {
         const tokenizer = self.tokenizer;
         const byte_ids = tokenizer.index.byte_ids.?;
-        if (piece.len <= merge.short_max) return to + merge.mergeShort(&tokenizer.ranked, piece, to);
+        if (piece.len <= merged_max) return to + self.mergeShort(piece, to);
         var next = to;
         var at: usize = 0;
         while (at < piece.len) {
             const end = at + tokenizer.index.borders.next(piece[at..], 0);
             const one = piece[at..end];
             at = end;
-            if (one.len <= merge.short_max) {
-                next += merge.mergeShort(&tokenizer.ranked, one, next);
+            if (one.len <= merged_max) {
+                next += self.mergeShort(one, next);
                 continue;
             }
             const symbols = &self.kept.merging.symbols;
@@ -274,6 +275,14 @@ pub const Call = struct {
             next += symbols.items.len;
         }
         return next;
+    }
+
+    /// Writes the ids of a byte-level piece of at most `merged_max` bytes, merged, to `to` and returns how many there are.
+    fn mergeShort(self: *Call, piece: []const u8, to: [*]u32) usize {
+        if (piece.len == 0) return 0;
+        var count: [1]u32 = undefined;
+        kernels.textTable().text_merge_long(&self.tokenizer.index.joins, 1, &.{piece.ptr}, &.{@intCast(piece.len)}, &.{to}, &count);
+        return count[0];
     }
 
     fn mergePiece(self: *Call, one: []const u8) error{OutOfMemory}!void {

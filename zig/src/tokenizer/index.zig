@@ -11,6 +11,7 @@ const merge = @import("merge.zig");
 const unicode = @import("unicode.zig");
 const words_module = @import("words.zig");
 const Borders = @import("borders.zig").Borders;
+const JoinTable = @import("joins.zig").Table;
 const Pass = @import("pre_tokenizer.zig").Pass;
 const Parts = @import("parts.zig").Parts;
 
@@ -24,6 +25,7 @@ pub const Index = struct {
     serial: u64 = 0,
     /// Byte level with a token for each byte.
     byte_ids: ?*const [256]u32 = null,
+    joins: kernels.merge_args.Joins = (JoinTable{}).joins,
     words: words_module.Words = .{},
     /// Tokens that a piece of just their bytes becomes.
     whole: std.bit_set.Dynamic = .{},
@@ -36,7 +38,7 @@ pub const Index = struct {
     /// Characters: a space mark after something else begins a piece of its own.
     words_apart: bool = false,
 
-    pub fn init(arena: Allocator, parts: *const Parts, ordinary: *const std.StringHashMapUnmanaged(u32), ranked: *merge.Ranked, byte_ids: *const [256]?u32) !Index {
+    pub fn init(arena: Allocator, parts: *const Parts, ordinary: *const std.StringHashMapUnmanaged(u32), ranked: *const merge.Ranked, byte_ids: *const [256]?u32) !Index {
         var self: Index = .{ .serial = serials.fetchAdd(1, .monotonic), .whole = try .initEmpty(arena, parts.tokens.len) };
         unicode.prepare();
         self.rule = ruleOf(parts.passes);
@@ -45,17 +47,16 @@ pub const Index = struct {
             .byte_level => {
                 const all = try arena.create([256]u32);
                 for (all, byte_ids) |*id, known| id.* = known orelse return self;
+                const table = try JoinTable.init(arena, parts, ranked, all) orelse return self;
                 self.byte_ids = all;
-                try ranked.indexBytes(arena, all);
-                try self.indexWords(arena, parts, ordinary, ranked);
+                self.joins = table.joins;
+                try self.indexWords(arena, parts, ordinary, &table.reached);
             },
         }
         return self;
     }
 
-    fn indexWords(self: *Index, arena: Allocator, parts: *const Parts, ordinary: *const std.StringHashMapUnmanaged(u32), ranked: *const merge.Ranked) !void {
-        var scratch: merge.Scratch = .{};
-        defer scratch.deinit(arena);
+    fn indexWords(self: *Index, arena: Allocator, parts: *const Parts, ordinary: *const std.StringHashMapUnmanaged(u32), reached: *const std.bit_set.Dynamic) !void {
         self.borders = try .init(arena);
         self.words = try .init(arena, ordinary.count(), parts.tokens.len);
         var entries = ordinary.iterator();
@@ -63,7 +64,7 @@ pub const Index = struct {
             const text = entry.key_ptr.*;
             const id = entry.value_ptr.*;
             self.borders.addToken(text);
-            if (!try reached(arena, &scratch, ranked, self.byte_ids.?, text, id)) {
+            if (!reached.isSet(id)) {
                 if (!parts.ignore_merges) continue;
                 try self.strays.put(arena, text, {});
             }
@@ -92,17 +93,6 @@ pub const Index = struct {
         return true;
     }
 };
-
-fn reached(gpa: Allocator, scratch: *merge.Scratch, ranked: *const merge.Ranked, byte_ids: *const [256]u32, text: []const u8, id: u32) !bool {
-    if (text.len <= merge.short_max) {
-        var ids: [merge.short_max]u32 = undefined;
-        return merge.mergeShort(ranked, text, &ids) == 1 and ids[0] == id;
-    }
-    scratch.symbols.clearRetainingCapacity();
-    for (text, 0..) |byte, i| try scratch.symbols.append(gpa, .{ .id = byte_ids[byte], .start = @intCast(i), .len = 1 });
-    try merge.merge(ranked, gpa, scratch, text);
-    return scratch.symbols.items.len == 1 and scratch.symbols.items[0].id == id;
-}
 
 fn ruleOf(passes: []const Pass) ?Rule {
     if (std.mem.eql(Pass, passes, &.{ .digits_each, .gpt2 })) return .smollm;

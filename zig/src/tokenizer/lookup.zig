@@ -60,14 +60,14 @@ pub const Slow = struct {
 };
 
 /// Writes the ids of the pieces between `starts` to `to`, where there is room for one for each byte and `slack`.
-pub fn run(index: *const Index, ordinary: *const std.StringHashMapUnmanaged(u32), ranked: *const kernels.merge_args.MergeTable, cache: *words.Cache, work: *Work, gpa: Allocator, text: []const u8, starts: []const u32, slow: Slow, to: [*]u32) Error![*]u32 {
+pub fn run(index: *const Index, ordinary: *const std.StringHashMapUnmanaged(u32), cache: *words.Cache, work: *Work, gpa: Allocator, text: []const u8, starts: []const u32, slow: Slow, to: [*]u32) Error![*]u32 {
     work.more.clearRetainingCapacity();
     work.long_count = 0;
     var missed: usize = 0;
     var at: usize = 0;
     while (at + 1 < starts.len) : (at += block) try askCache(index, cache, work, gpa, text, starts, at, &missed);
-    if (missed > 0) try askWords(index, ranked, cache, work, gpa, missed);
-    if (work.long_count > 0) try mergeLong(index, ordinary, ranked, cache, work, gpa, text, starts);
+    if (missed > 0) try askWords(index, cache, work, gpa, missed);
+    if (work.long_count > 0) try mergeLong(index, ordinary, cache, work, gpa, text, starts);
     return write(cache, work, text, starts, slow, to);
 }
 
@@ -144,7 +144,7 @@ fn remember(work: *Work, gpa: Allocator, found: *Found, ids: []const u32) Error!
     try work.more.appendSlice(gpa, ids);
 }
 
-fn askWords(index: *const Index, ranked: *const kernels.merge_args.MergeTable, cache: *words.Cache, work: *Work, gpa: Allocator, missed: usize) Error!void {
+fn askWords(index: *const Index, cache: *words.Cache, work: *Work, gpa: Allocator, missed: usize) Error!void {
     for (work.misses[0..missed]) |*miss| {
         miss.candidate = index.words.candidate(miss.hash);
         @prefetch(&index.words.keys[miss.candidate], .{});
@@ -161,7 +161,7 @@ fn askWords(index: *const Index, ranked: *const kernels.merge_args.MergeTable, c
         work.missed_keys[left] = key;
         left += 1;
     }
-    kernels.textTable().text_merge(ranked, left, @ptrCast(&work.missed_keys), @ptrCast(&work.merged), &work.merged_counts);
+    kernels.textTable().text_merge(&index.joins, left, @ptrCast(&work.missed_keys), @ptrCast(&work.merged), &work.merged_counts);
     for (work.misses[0..left], work.missed_keys[0..left], work.merged[0..left], work.merged_counts[0..left]) |miss, key, *merged, count| {
         const ids = merged[0..count];
         cache.insert(cache.shortSet(miss.hash), key, ids);
@@ -170,7 +170,7 @@ fn askWords(index: *const Index, ranked: *const kernels.merge_args.MergeTable, c
     }
 }
 
-fn mergeLong(index: *const Index, ordinary: *const std.StringHashMapUnmanaged(u32), ranked: *const kernels.merge_args.MergeTable, cache: *words.Cache, work: *Work, gpa: Allocator, text: []const u8, starts: []const u32) Error!void {
+fn mergeLong(index: *const Index, ordinary: *const std.StringHashMapUnmanaged(u32), cache: *words.Cache, work: *Work, gpa: Allocator, text: []const u8, starts: []const u32) Error!void {
     var left: usize = 0;
     var bytes: usize = 0;
     for (work.long_pieces[0..work.long_count], work.long_texts[0..work.long_count], work.long_lengths[0..work.long_count]) |i, pointer, len| {
@@ -193,7 +193,7 @@ fn mergeLong(index: *const Index, ordinary: *const std.StringHashMapUnmanaged(u3
         ids.* = to;
         to += len;
     }
-    kernels.textTable().text_merge_long(ranked, left, &work.long_texts, &work.long_lengths, &work.long_ids, &work.long_counts);
+    kernels.textTable().text_merge_long(&index.joins, left, &work.long_texts, &work.long_lengths, &work.long_ids, &work.long_counts);
     for (work.long_pieces[0..left], work.long_lengths[0..left], work.long_ids[0..left], work.long_counts[0..left]) |i, len, ids, count| {
         work.found[i] = .{ .ids = .{ @intCast(ids - work.more.items.ptr), 0, 0 }, .count = Found.in_more | count };
         keep(cache, text, starts[i], len, ids[0..count]);

@@ -6,12 +6,6 @@
 //! Does not know: how text was cut, what becomes of a symbol without an id.
 
 const std = @import("std");
-const kernels = @import("kernels");
-
-const Merge = kernels.merge_args.Merge;
-const MergeTable = kernels.merge_args.MergeTable;
-const bucket_slots = kernels.merge_args.bucket_slots;
-
 /// A part of the piece: `piece[start..][0..len]`. `id` is null while no token has this text.
 pub const Symbol = struct {
     id: ?u32,
@@ -28,68 +22,35 @@ pub const Symbol = struct {
 /// A pair that may be joined. Smaller `place` goes first.
 pub const Candidate = struct { place: u32, id: u32 };
 
-/// Merges by rank, in the table that kernels read (kernels/merge_args.zig): numbers are given out in the order of the ranks.
+/// Merges by rank: numbers are given out in the order of the ranks.
 pub const Ranked = struct {
-    table: MergeTable = .{ .slots = &no_slots, .merges = &no_merges, .of_bytes = &no_bytes, .byte_ids = &no_bytes, .bucket_mask = 0, .number_bits = 1 },
-    slots: []align(64) [bucket_slots]u32 = &.{},
+    numbers: std.AutoHashMapUnmanaged([2]u32, u32) = .empty,
     merges: []Merge = &.{},
     count: u32 = 0,
 
-    const no_slots: [1][bucket_slots]u32 align(64) = @splat(@splat(MergeTable.empty));
-    const no_merges: [1]Merge = .{.{ .left = 0, .right = 0, .id = 0, .place = 0 }};
-    const no_bytes: [1]u32 = .{0};
-    pub const none = MergeTable.none;
+    pub const Merge = struct { left: u32, right: u32, id: u32, place: u32 };
     /// As many merges as there may be at most.
     pub const most = 1 << 23;
 
-    /// Room for `count` merges, at most `most`. Buckets are half full on average.
+    /// Room for `count` merges, at most `most`.
     pub fn init(arena: std.mem.Allocator, count: usize) !Ranked {
-        const buckets = std.math.ceilPowerOfTwoAssert(usize, @max(count * 2 / bucket_slots, 1));
-        var self: Ranked = .{ .slots = try arena.alignedAlloc([bucket_slots]u32, .@"64", buckets), .merges = try arena.alloc(Merge, @max(count, 1)) };
-        @memset(self.slots, @splat(MergeTable.empty));
-        self.merges[0] = no_merges[0];
-        self.table.slots = self.slots.ptr;
-        self.table.merges = self.merges.ptr;
-        self.table.bucket_mask = buckets - 1;
-        self.table.number_bits = @as(u32, std.math.log2_int(usize, count + 1)) + 1;
+        var self: Ranked = .{ .merges = try arena.alloc(Merge, count) };
+        try self.numbers.ensureTotalCapacity(arena, @intCast(count));
         return self;
     }
 
     /// A pair that is there already gets the new place. Places only grow.
     pub fn put(self: *Ranked, left: u32, right: u32, candidate: Candidate) void {
         std.debug.assert(self.count == 0 or self.merges[self.count - 1].place < candidate.place);
-        const low = self.table.numberMask();
-        const hash = MergeTable.hashOf(left, right);
-        var bucket = self.table.bucketOf(hash);
-        const slot: *u32 = search: while (true) : (bucket = (bucket + 1) & self.table.bucket_mask) {
-            for (&self.slots[bucket]) |*slot| {
-                if (slot.* == MergeTable.empty) break :search slot;
-                const known = &self.merges[slot.* & low];
-                if (known.left == left and known.right == right) break :search slot;
-            }
-        };
         self.merges[self.count] = .{ .left = left, .right = right, .id = candidate.id, .place = candidate.place };
-        slot.* = self.table.slotOf(hash, self.count);
+        self.numbers.putAssumeCapacity(.{ left, right }, self.count);
         self.count += 1;
-    }
-
-    /// Number of the merge that joins the two, the smaller the earlier; `none` when there is none.
-    pub inline fn find(self: *const Ranked, left: u32, right: u32) u32 {
-        return self.table.find(left, right);
     }
 
     pub fn pair(self: *const Ranked, piece: []const u8, left: Symbol, right: Symbol) ?Candidate {
         _ = piece;
-        const number = self.find(left.id orelse return null, right.id orelse return null);
-        return if (number == none) null else .{ .place = number, .id = self.merges[number].id };
-    }
-
-    /// Fills in the table of pairs of bytes. `byte_ids` must live as long as this.
-    pub fn indexBytes(self: *Ranked, arena: std.mem.Allocator, byte_ids: *const [256]u32) !void {
-        const numbers = try arena.alloc(u32, 1 << 16);
-        for (numbers, 0..) |*number, i| number.* = self.find(byte_ids[i >> 8], byte_ids[i & 0xFF]);
-        self.table.of_bytes = numbers.ptr;
-        self.table.byte_ids = byte_ids;
+        const number = self.numbers.get(.{ left.id orelse return null, right.id orelse return null }) orelse return null;
+        return .{ .place = number, .id = self.merges[number].id };
     }
 };
 
@@ -122,6 +83,8 @@ fn before(_: void, a: Waiting, b: Waiting) std.math.Order {
 pub const Scratch = struct {
     symbols: std.ArrayList(Symbol) = .empty,
     queue: std.PriorityQueue(Waiting, void, before) = .initContext({}),
+    /// Ids of the two symbols that were joined last.
+    last: [2]u32 = .{ 0, 0 },
 
     pub fn deinit(self: *Scratch, gpa: std.mem.Allocator) void {
         self.symbols.deinit(gpa);
@@ -135,12 +98,12 @@ const scan_limit = 40;
 /// Joins `scratch.symbols` in place; on return they are the symbols left, in order.
 pub fn merge(rules: anytype, gpa: std.mem.Allocator, scratch: *Scratch, piece: []const u8) !void {
     if (scratch.symbols.items.len < 2) return;
-    if (scratch.symbols.items.len <= scan_limit) return mergeByScan(rules, &scratch.symbols, piece);
+    if (scratch.symbols.items.len <= scan_limit) return mergeByScan(rules, scratch, piece);
     return mergeByHeap(rules, gpa, scratch, piece);
 }
 
-fn mergeByScan(rules: anytype, list: *std.ArrayList(Symbol), piece: []const u8) void {
-    const symbols = list.items;
+fn mergeByScan(rules: anytype, scratch: *Scratch, piece: []const u8) void {
+    const symbols = scratch.symbols.items;
     for (symbols[0 .. symbols.len - 1], symbols[1..]) |*left, right| left.candidate = rules.pair(piece, left.*, right);
     var len = symbols.len;
     symbols[len - 1].candidate = null;
@@ -151,6 +114,7 @@ fn mergeByScan(rules: anytype, list: *std.ArrayList(Symbol), piece: []const u8) 
             if (best == null or candidate.place < symbols[best.?].candidate.?.place) best = i;
         }
         const i = best orelse break;
+        scratch.last = .{ symbols[i].id orelse 0, symbols[i + 1].id orelse 0 };
         symbols[i].id = symbols[i].candidate.?.id;
         symbols[i].len += symbols[i + 1].len;
         std.mem.copyForwards(Symbol, symbols[i + 1 .. len - 1], symbols[i + 2 .. len]);
@@ -158,20 +122,7 @@ fn mergeByScan(rules: anytype, list: *std.ArrayList(Symbol), piece: []const u8) 
         symbols[i].candidate = if (i + 1 < len) rules.pair(piece, symbols[i], symbols[i + 1]) else null;
         if (i > 0) symbols[i - 1].candidate = rules.pair(piece, symbols[i - 1], symbols[i]);
     }
-    list.items.len = len;
-}
-
-/// Most bytes of a piece for `mergeShort`.
-pub const short_max = kernels.merging.long_max;
-
-/// The same as `merge` for a piece whose bytes all have ids, without memory of its own: writes the ids to `out`,
-/// which holds as many as the piece has bytes, and returns how many there are.
-pub fn mergeShort(rules: *const Ranked, piece: []const u8, out: [*]u32) usize {
-    std.debug.assert(piece.len <= short_max);
-    if (piece.len == 0) return 0;
-    var count: [1]u32 = undefined;
-    kernels.textTable().text_merge_long(&rules.table, 1, &.{piece.ptr}, &.{@intCast(piece.len)}, &.{out}, &count);
-    return count[0];
+    scratch.symbols.items.len = len;
 }
 
 /// `merge` as it is done for long pieces.
@@ -191,6 +142,7 @@ pub fn mergeByHeap(rules: anytype, gpa: std.mem.Allocator, scratch: *Scratch, pi
         const right = &symbols[entry.right];
         // A pair whose halves have changed since is out of date: a half only ever grows or goes.
         if (left.len == 0 or right.len == 0 or left.next != entry.right or left.len + right.len != entry.len) continue;
+        scratch.last = .{ left.id orelse 0, right.id orelse 0 };
         left.id = entry.id;
         left.len = entry.len;
         left.next = right.next;
@@ -223,7 +175,7 @@ test "the scan and the heap agree on random rules" {
     for (0..200) |_| {
         var rules: Ranked = try .init(gpa, 30);
         defer {
-            gpa.free(rules.slots);
+            rules.numbers.deinit(gpa);
             gpa.free(rules.merges);
         }
 
@@ -238,7 +190,7 @@ test "the scan and the heap agree on random rules" {
             try first.symbols.append(gpa, symbol);
             try second.symbols.append(gpa, symbol);
         }
-        mergeByScan(&rules, &first.symbols, "");
+        mergeByScan(&rules, &first, "");
         try mergeByHeap(&rules, gpa, &second, "");
         try std.testing.expectEqual(first.symbols.items.len, second.symbols.items.len);
         for (first.symbols.items, second.symbols.items) |a, b| {

@@ -15,6 +15,7 @@ pub const encoding = @import("encoding.zig");
 pub const gguf_vocabulary = @import("gguf_vocabulary.zig");
 pub const hf_folder = @import("hf_folder.zig");
 pub const index = @import("index.zig");
+pub const joins = @import("joins.zig");
 pub const json = @import("json.zig");
 pub const merge = @import("merge.zig");
 pub const parallel = @import("parallel.zig");
@@ -49,6 +50,7 @@ test {
     _ = gguf_vocabulary;
     _ = hf_folder;
     _ = index;
+    _ = joins;
     _ = json;
     _ = merge;
     _ = parallel;
