@@ -4,6 +4,7 @@
 
 pub const dispatch = @import("dispatch.zig");
 pub const attention_args = @import("attention_args.zig");
+pub const chars = @import("chars.zig");
 pub const merging = @import("merging.zig");
 pub const merge_args = @import("merge_args.zig");
 pub const text = @import("text.zig");

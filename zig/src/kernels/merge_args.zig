@@ -3,6 +3,8 @@
 //! Merging works on symbols, not on ids: 0 to 255 are the bytes, the others are numbered in the order of their merges. Only one
 //! merge of those that make a token is ever reached (see tokenizer/joins.zig), so what a pair becomes is also its place.
 
+const Char = @import("chars.zig").Char;
+
 /// Slots of one bucket: a cache line.
 pub const bucket_slots = 16;
 
@@ -16,6 +18,8 @@ pub const Joins = extern struct {
     of_bytes: [*]const u32,
     /// Id of each symbol.
     ids: [*]const u32,
+    /// `chars.count` characters; null when merging has to begin with bytes.
+    chars: ?[*]const Char,
     bucket_mask: u64,
     symbol_bits: u32,
 
@@ -70,6 +74,11 @@ pub const Joins = extern struct {
                 if (slot & ~low == wanted and self.halves[slot & low] == @as(u64, left) << 32 | right) return slot & low;
             }
         }
+    }
+
+    /// What two symbols that a piece begins with become.
+    pub inline fn findFirst(self: *const Joins, left: u32, right: u32) u32 {
+        return if (left | right < 256) self.of_bytes[left << 8 | right] else self.find(left, right);
     }
 
     pub inline fn symbolMask(self: *const Joins) u32 {

@@ -5,6 +5,7 @@
 //! at symbol i, with the lane's number in the low bits, so that the least lane says what is joined next and where.
 //! Does not know: what a piece is, or what becomes of the ids.
 
+const chars = @import("chars.zig");
 const Joins = @import("merge_args.zig").Joins;
 
 /// Longest pieces of `text_merge` and `text_merge_long`: with a border on each side they fill lanes and places.
@@ -30,14 +31,20 @@ const Piece = struct {
 
     inline fn begin(self: *Piece, joins: *const Joins, text: [*]const u8, len: usize, index: usize) void {
         self.index = index;
-        self.alive = (@as(u64, 4) << @intCast(len)) - 1;
+        const symbols = self.symbols[1..];
+        const high = @as(*align(1) const u128, @ptrCast(text)).* & (0x80808080808080808080808080808080 >> 8);
+        var count = len;
+        if (high == 0) {
+            for (0..len) |i| symbols[i] = text[i];
+        } else count = chars.begin(joins, text, len, symbols);
+        self.alive = (@as(u64, 4) << @intCast(count)) - 1;
         self.symbols[0] = border;
-        self.symbols[len + 1] = border;
+        self.symbols[count + 1] = border;
         var places: [lanes]u32 = @splat(nothing);
-        self.symbols[1] = text[0];
-        for (1..len) |i| {
-            self.symbols[i + 1] = text[i];
-            places[i] = joins.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
+        if (high == 0) {
+            for (1..len) |i| places[i] = joins.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
+        } else for (1..count) |i| {
+            places[i] = joins.findFirst(symbols[i - 1], symbols[i]) << lane_bits | @as(u32, @intCast(i));
         }
         self.places = places;
     }
@@ -163,20 +170,18 @@ const LongPiece = struct {
 
     fn begin(self: *LongPiece, joins: *const Joins, text: [*]const u8, len: usize, index: usize) void {
         self.index = index;
-        self.vectors = len / 16 + 1;
+        const symbols = self.symbols[1..];
+        const count = chars.begin(joins, text, len, symbols);
+        self.vectors = count / 16 + 1;
         self.symbols[0] = border;
-        self.symbols[len + 1] = border;
-        self.symbols[1] = text[0];
+        self.symbols[count + 1] = border;
         self.places[0] = nothing;
-        for (0..len + 1) |i| {
+        for (0..count + 1) |i| {
             self.after[i] = @intCast(i + 1);
             self.before[i + 1] = @intCast(i);
         }
-        for (1..len) |i| {
-            self.symbols[i + 1] = text[i];
-            self.places[i] = joins.of_bytes[@as(usize, text[i - 1]) << 8 | text[i]] << lane_bits | @as(u32, @intCast(i));
-        }
-        for (len..self.vectors * 16) |i| self.places[i] = nothing;
+        for (1..count) |i| self.places[i] = joins.findFirst(symbols[i - 1], symbols[i]) << lane_bits | @as(u32, @intCast(i));
+        for (count..self.vectors * 16) |i| self.places[i] = nothing;
     }
 
     inline fn step(self: *LongPiece, joins: *const Joins) bool {

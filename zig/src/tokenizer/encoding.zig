@@ -151,6 +151,10 @@ pub const Call = struct {
                         n += found;
                         if (at == text.len or n >= batch) break;
                     };
+                    if (rule) |known| if (index.chars) |*chars| if (chars.word(known, text, at, base, starts, &n)) |end| {
+                        at = end;
+                        continue;
+                    };
                     whole_end = switch (cuts) {
                         .passes => if (tokenizer.parts.passes.len == 1) pre_tokenizer.scan(tokenizer.parts.passes[0], text, at) else end: {
                             chain.at = at;
@@ -162,6 +166,10 @@ pub const Call = struct {
                         .none => text.len,
                     };
                     if (whole_end - at >= std.math.maxInt(u32)) return error.TextTooLong;
+                    if (index.chars) |*chars| if (whole_end - at <= words.long_max) if (chars.piece(text, at, whole_end, base, starts, &n)) |end| {
+                        at = end;
+                        continue;
+                    };
                     const piece = text[at..whole_end];
                     if (piece.len <= words.short_max or index.byte_ids == null or index.wholeId(&tokenizer.ordinary, piece) != null or !index.mayCut(piece)) {
                         starts[n] = @intCast(at - base);

@@ -11,6 +11,7 @@ const merge = @import("merge.zig");
 const unicode = @import("unicode.zig");
 const words_module = @import("words.zig");
 const Borders = @import("borders.zig").Borders;
+const Chars = @import("chars.zig").Chars;
 const JoinTable = @import("joins.zig").Table;
 const Pass = @import("pre_tokenizer.zig").Pass;
 const Parts = @import("parts.zig").Parts;
@@ -35,6 +36,8 @@ pub const Index = struct {
     /// With `ignore_merges`: tokens that merging does not reach. A part of a piece must not become one.
     strays: std.StringHashMapUnmanaged(void) = .empty,
     rule: ?Rule = null,
+    /// Byte level, where text may be cut between characters.
+    chars: ?Chars = null,
     /// Characters: a space mark after something else begins a piece of its own.
     words_apart: bool = false,
 
@@ -51,6 +54,9 @@ pub const Index = struct {
                 self.byte_ids = all;
                 self.joins = table.joins;
                 try self.indexWords(arena, parts, ordinary, &table.reached);
+                const chars = try Chars.init(arena, &self.joins, table.symbols) orelse return self;
+                self.joins.chars = chars.table.ptr;
+                if (self.strays.count() == 0) self.chars = chars;
             },
         }
         return self;

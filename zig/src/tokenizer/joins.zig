@@ -17,9 +17,11 @@ const Joins = kernels.merge_args.Joins;
 const bucket_slots = kernels.merge_args.bucket_slots;
 
 pub const Table = struct {
-    joins: Joins = .{ .slots = &no_slots, .halves = &no_halves, .of_bytes = &nothing, .ids = &nothing, .bucket_mask = 0, .symbol_bits = 1 },
+    joins: Joins = .{ .slots = &no_slots, .halves = &no_halves, .of_bytes = &nothing, .ids = &nothing, .chars = null, .bucket_mask = 0, .symbol_bits = 1 },
     /// Ids that the bytes of their token become.
     reached: std.bit_set.Dynamic = .{},
+    /// How many there are.
+    symbols: usize = 0,
 
     const no_slots: [1][bucket_slots]u32 align(64) = @splat(@splat(Joins.empty));
     const no_halves: [1]u64 = .{no_pair};
@@ -71,6 +73,7 @@ pub const Table = struct {
         const of_bytes = try arena.alloc(u32, 1 << 16);
         for (of_bytes, 0..) |*joined, i| joined.* = self.joins.find(@intCast(i >> 8), @intCast(i & 0xFF));
         self.joins.of_bytes = of_bytes.ptr;
+        self.symbols = ids.len;
         return self;
     }
 

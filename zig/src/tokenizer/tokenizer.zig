@@ -9,6 +9,7 @@ pub const added_tokens = @import("added_tokens.zig");
 pub const borders = @import("borders.zig");
 pub const bpe = @import("bpe.zig");
 pub const byte_level = @import("byte_level.zig");
+pub const chars = @import("chars.zig");
 pub const chat_format = @import("chat_format.zig");
 pub const decoder = @import("decoder.zig");
 pub const encoding = @import("encoding.zig");
@@ -44,6 +45,7 @@ test {
     _ = borders;
     _ = bpe;
     _ = byte_level;
+    _ = chars;
     _ = chat_format;
     _ = decoder;
     _ = encoding;
