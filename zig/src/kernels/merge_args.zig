@@ -48,7 +48,15 @@ pub const Joins = extern struct {
 
     /// What the two become, or `none`. Without branches that depend on whether there is something.
     pub inline fn find(self: *const Joins, left: u32, right: u32) u32 {
-        const hash = hashOf(left, right);
+        return self.findAt(hashOf(left, right), left, right);
+    }
+
+    pub inline fn prefetch(self: *const Joins, hash: u64) void {
+        @prefetch(&self.slots[self.bucketOf(hash)], .{});
+    }
+
+    /// The same when the hash is known.
+    pub inline fn findAt(self: *const Joins, hash: u64, left: u32, right: u32) u32 {
         const bucket = &self.slots[self.bucketOf(hash)];
         const slots: V = bucket.*;
         const low = self.symbolMask();
@@ -58,9 +66,20 @@ pub const Joins = extern struct {
             @branchHint(.unlikely);
             return self.findFurther(left, right);
         }
-        const symbol = bucket[@ctz(equal) & 15] & low;
-        const real = if (equal != 0 and symbol != low) symbol else 0; // A byte has no halves.
-        return if (self.halves[real] == @as(u64, left) << 32 | right) real else none;
+        const symbol = bucket[@ctz(equal) & 15] & low; // Where all bits are set there are halves, too: no pair's.
+        const real = if (equal != 0) symbol else 0; // A byte has no halves.
+        const difference = self.halves[real] ^ (@as(u64, left) << 32 | right);
+        return real | (otherwise(difference) & none);
+    }
+
+    /// All bits unless the value is zero. Hidden from the compiler, which would make a branch of it that nobody can predict:
+    /// `none` has all bits of every symbol.
+    inline fn otherwise(value: u64) u32 {
+        var high: u64 = (value | (0 -% value)) >> 63;
+        asm (""
+            : [high] "+r" (high),
+        );
+        return 0 -% @as(u32, @truncate(high));
     }
 
     noinline fn findFurther(self: *const Joins, left: u32, right: u32) u32 {

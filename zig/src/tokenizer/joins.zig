@@ -55,17 +55,18 @@ pub const Table = struct {
             ids[symbol] = one.id;
             symbols[one.id] = @intCast(symbol);
         }
+        self.joins.symbol_bits = @as(u32, std.math.log2_int(usize, 256 + list.items.len)) + 1;
         const buckets = std.math.ceilPowerOfTwoAssert(usize, @max(list.items.len * 2 / bucket_slots, 1));
         const slots = try arena.alignedAlloc([bucket_slots]u32, .@"64", buckets);
-        const halves = try arena.alloc(u64, 256 + list.items.len);
+        const halves = try arena.alloc(u64, @as(usize, 1) << @intCast(self.joins.symbol_bits));
         @memset(halves[0..256], no_pair);
+        halves[halves.len - 1] = no_pair;
         @memset(slots, @splat(Joins.empty));
         self.joins.slots = slots.ptr;
         self.joins.bucket_mask = buckets - 1;
-        self.joins.symbol_bits = @as(u32, std.math.log2_int(usize, 256 + list.items.len)) + 1;
         self.joins.ids = ids.ptr;
         self.joins.halves = halves.ptr;
-        for (list.items, halves[256..], 256..) |one, *pair, symbol| {
+        for (list.items, halves[256..][0..list.items.len], 256..) |one, *pair, symbol| {
             pair.* = @as(u64, symbols[one.left]) << 32 | symbols[one.right];
             put(&self.joins, slots, symbols[one.left], symbols[one.right], @intCast(symbol));
         }
