@@ -53,19 +53,23 @@ pub inline fn decode(text: [*]const u8, len: usize) ?Decoded {
     const first = text[0];
     if (first < 0x80) return .{ .place = first, .len = 1 };
     if (first < 0xE0) {
-        if (first < 0xC2 or len < 2 or text[1] & 0xC0 != 0x80) return null;
+        if (first < 0xC2 or len < 2 or !continues(text[1])) return null;
         return .{ .place = @as(usize, first & 0x1F) << 6 | (text[1] & 0x3F), .len = 2 };
     }
     if (first < 0xF0) {
-        if (len < 3 or (text[1] & 0xC0) ^ 0x80 | (text[2] & 0xC0) ^ 0x80 != 0) return null;
+        if (len < 3 or !continues(text[1]) or !continues(text[2])) return null;
         const code = @as(u32, first & 0x0F) << 12 | @as(u32, text[1] & 0x3F) << 6 | (text[2] & 0x3F);
         if (code < 0x800 or code -% 0xD800 < 0x800) return null;
         return .{ .place = code, .len = 3 };
     }
-    if (len < 4 or first > 0xF4 or (text[1] & 0xC0) ^ 0x80 | (text[2] & 0xC0) ^ 0x80 | (text[3] & 0xC0) ^ 0x80 != 0) return null;
+    if (len < 4 or first > 0xF4 or !continues(text[1]) or !continues(text[2]) or !continues(text[3])) return null;
     const code = @as(u32, first & 0x07) << 18 | @as(u32, text[1] & 0x3F) << 12 | @as(u32, text[2] & 0x3F) << 6 | (text[3] & 0x3F);
     if (code < first_plane) return null;
     return .{ .place = placeOf(code) orelse return null, .len = 4 };
+}
+
+inline fn continues(byte: u8) bool {
+    return byte & 0xC0 == 0x80;
 }
 
 /// Writes the symbols that merging of a piece begins with to `out`, which has room for `len`, and returns how many there are.

@@ -232,9 +232,8 @@ pub const Chars = struct {
 
     /// Whether some token has the two side by side. ASCII next to ASCII counts as if one had.
     inline fn meet(self: *const Chars, before: usize, after: usize) bool {
-        if (before | after < 0x80) return true;
         const hash = hashOf(before, after);
-        return self.together[hash >> 6] >> @truncate(hash) & 1 != 0;
+        return @intFromBool(before | after < 0x80) | @as(u1, @truncate(self.together[hash >> 6] >> @truncate(hash))) != 0;
     }
 
     /// The pre-tokenizers' words, or a piece whose end is known.
@@ -275,6 +274,7 @@ pub const Chars = struct {
         if (kind == .smollm and before.kinds & odd_number != 0) return null;
         starts[n] = @intCast(at - base);
         n += 1;
+        // Where the group of characters begins that may disturb each other, and whether that is so.
         var group_n = n;
         var parted = false;
         while (true) {
@@ -293,19 +293,14 @@ pub const Chars = struct {
                 break;
             }
             if (kind == .cased) seen &= after.kinds;
+            if (n + 1 >= starts.len) return null;
+            // Whether to cut is as good as random: no branches from here on.
             const apart = before.apart(after);
-            if (apart) {
-                parted = false;
-            } else if (before.parted(after)) {
-                parted = true;
-                n = group_n; // What was cut since the group began was cut too soon.
-            }
-            if (!parted and !self.meet(place, got.place)) {
-                if (n + 1 >= starts.len) return null;
-                starts[n] = @intCast(at - base);
-                n += 1;
-            }
-            if (apart) group_n = n;
+            parted = !apart and (parted or before.parted(after));
+            n = if (parted) group_n else n; // What was cut since the group began was cut too soon.
+            starts[n] = @intCast(at - base);
+            n += @intFromBool(!parted) & @intFromBool(!self.meet(place, got.place));
+            group_n = if (apart) n else group_n;
             before = after;
         }
         count.* = n;

@@ -8,6 +8,7 @@
 const std = @import("std");
 const kernels = @import("kernels");
 const bpe = @import("bpe.zig");
+const long_pieces = @import("long_pieces.zig");
 const lookup = @import("lookup.zig");
 const merge = @import("merge.zig");
 const parts_module = @import("parts.zig");
@@ -272,6 +273,10 @@ pub const Call = struct {
             at = end;
             if (one.len <= merged_max) {
                 next += self.mergeShort(one, next);
+                continue;
+            }
+            if (long_pieces.merge(&tokenizer.index.joins, tokenizer.decoded, one, next)) |count| {
+                next += count;
                 continue;
             }
             const symbols = &self.kept.merging.symbols;

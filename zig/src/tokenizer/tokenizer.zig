@@ -18,6 +18,7 @@ pub const hf_folder = @import("hf_folder.zig");
 pub const index = @import("index.zig");
 pub const joins = @import("joins.zig");
 pub const json = @import("json.zig");
+pub const long_pieces = @import("long_pieces.zig");
 pub const merge = @import("merge.zig");
 pub const parallel = @import("parallel.zig");
 pub const parts = @import("parts.zig");
@@ -54,6 +55,7 @@ test {
     _ = index;
     _ = joins;
     _ = json;
+    _ = long_pieces;
     _ = merge;
     _ = parallel;
     _ = parts;
