@@ -13,6 +13,8 @@ pub const Added = struct {
     control: bool,
     lstrip: bool = false,
     rstrip: bool = false,
+    /// Only where no character of a word is right before or after it.
+    single_word: bool = false,
 };
 
 pub const Match = struct { start: usize, end: usize, id: u32 };
@@ -113,7 +115,8 @@ pub const Matcher = struct {
                 continue;
             };
             const end = at + token.text.len;
-            if (token.control and !allow_control) {
+            const within = token.single_word and (unicode.wordEnds(text, at) or unicode.wordBegins(text, end));
+            if (within or (token.control and !allow_control)) {
                 at = end;
                 continue;
             }
@@ -142,4 +145,14 @@ test "the longest token at the leftmost place wins, a forbidden one is stepped o
     try std.testing.expectEqual(Match{ .start = 0, .end = 5, .id = 3 }, matcher.next("<|end|", 0, false).?);
     try std.testing.expectEqual(Match{ .start = 1, .end = 6, .id = 4 }, matcher.next("a  x \n", 0, false).?);
     try std.testing.expectEqual(null, matcher.next("plain", 0, true));
+}
+
+test "a single word is not found within another" {
+    var tokens = [_]Added{.{ .text = "cat", .id = 1, .control = false, .single_word = true, .lstrip = true }};
+    var arena_state: std.heap.ArenaAllocator = .init(std.testing.allocator);
+    defer arena_state.deinit();
+    const matcher: Matcher = try .init(arena_state.allocator(), &tokens);
+    for ([_][]const u8{ "cats", "acat", "_cat", "cat1", "écat", "cat中", "concatenate" }) |text| try std.testing.expectEqual(null, matcher.next(text, 0, true));
+    try std.testing.expectEqual(Match{ .start = 5, .end = 9, .id = 1 }, matcher.next("catty cat, cat", 0, true).?);
+    try std.testing.expectEqual(Match{ .start = 4, .end = 7, .id = 1 }, matcher.next("½²¼"[0..4] ++ "cat.", 0, true).?);
 }

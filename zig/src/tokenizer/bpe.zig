@@ -255,6 +255,7 @@ pub const Tokenizer = struct {
                 .control = token.special,
                 .lstrip = token.lstrip,
                 .rstrip = token.rstrip,
+                .single_word = token.single_word,
             };
             if (!token.normalized) {
                 try raw.append(arena, entry);

@@ -2,7 +2,7 @@
 //!
 //! The caller reads the file and fills in `GgufVocabulary`; this file does not know the container. Strings are copied.
 //! One deliberate difference from llama.cpp: text is pre-tokenized (and, for Qwen, normalised) exactly as in training,
-//! where llama.cpp approximates o200k and leaves normalisation out.
+//! where llama.cpp leaves normalisation out and approximates o200k, which is done here only when asked for (`as_llama_cpp`).
 
 const std = @import("std");
 const base = @import("base");
@@ -35,6 +35,8 @@ pub const GgufVocabulary = struct {
     add_eos: ?bool = null,
     add_space_prefix: ?bool = null,
     chat_template: ?[]const u8 = null,
+    /// Cut text as llama.cpp does where it approximates the expression of the model (`gpt-4o`).
+    as_llama_cpp: bool = false,
 };
 
 const Family = struct { names: []const []const u8, passes: []const Pass, add_bos: bool = false, ignore_merges: bool = false, form_c: bool = false };
@@ -46,6 +48,7 @@ const families = [_]Family{
     .{ .names = &.{ "qwen2", "deepseek-r1-qwen", "megrez" }, .passes = &.{.qwen2}, .form_c = true },
     .{ .names = &.{"smollm"}, .passes = &.{ .digits_each, .gpt2 } },
     .{ .names = &.{ "gpt-4o", "llama4" }, .passes = &.{.o200k} },
+    .{ .names = &.{"deepseek-v3"}, .passes = &.{ .numbers_three, .han_kana, .deepseek } },
     .{ .names = &.{"tekken"}, .passes = &.{.tekken}, .add_bos = true, .ignore_merges = true },
 };
 
@@ -90,10 +93,11 @@ fn read(arena: std.mem.Allocator, v: GgufVocabulary, diag: *base.Diagnostic) par
     } else {
         parts.merges = .{ .ranked = try readMerges(arena, v.merges, diag) };
         const family = familyOf(v.pre) orelse {
-            diag.set("tokenizer.ggml.pre is \"{s}\", which is not a known pre-tokenizer (gpt-2, llama-bpe, qwen2, smollm, gpt-4o, tekken, default)", .{bpe.clip(v.pre)});
+            diag.set("tokenizer.ggml.pre is \"{s}\", which is not a known pre-tokenizer (gpt-2, llama-bpe, qwen2, smollm, gpt-4o, deepseek-v3, tekken, default)", .{bpe.clip(v.pre)});
             return error.UnsupportedTokenizer;
         };
-        parts.passes = family.passes;
+        const approximate = v.as_llama_cpp and std.mem.eql(Pass, family.passes, &.{.o200k});
+        parts.passes = if (approximate) &.{.o200k_approximate} else family.passes;
         parts.ignore_merges = family.ignore_merges;
         if (family.form_c) parts.steps = &.{.form_c};
         add_bos = v.add_bos orelse family.add_bos;

@@ -190,8 +190,6 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
         if (token.text.len > 0 and !std.mem.eql(u8, token.text, text))
             return invalid(diag, "tokenizer.json: added token \"{s}\" has id {d}, which is \"{s}\" in the vocabulary", .{ bpe.clip(text), id, bpe.clip(token.text) });
         if (token.added) return invalid(diag, "tokenizer.json: added token \"{s}\" is listed twice", .{bpe.clip(text)});
-        if (try node.flag("single_word") orelse false)
-            return unsupported(diag, "tokenizer.json: added token \"{s}\" has single_word, which is not supported", .{bpe.clip(text)});
         const special = try node.flag("special") orelse false;
         token.* = .{
             .text = text,
@@ -201,6 +199,7 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
             .in_model = token.in_model,
             .lstrip = try node.flag("lstrip") orelse false,
             .rstrip = try node.flag("rstrip") orelse false,
+            .single_word = try node.flag("single_word") orelse false,
             .normalized = try node.flag("normalized") orelse !special,
         };
     }
@@ -267,11 +266,11 @@ fn appendPass(arena: Allocator, node: json.Node, passes: *std.ArrayList(Pass), p
         const pattern = try (try node.required("pattern")).text("Regex") orelse
             return unsupported(diag, "tokenizer.json: a Split pre-tokenizer has a pattern that is not a Regex", .{});
         const pass = Pass.ofRegex(pattern) orelse
-            return unsupported(diag, "tokenizer.json: the Split expression \"{s}\" is not one of the known ones (gpt2, llama3, qwen2, o200k, tekken)", .{pattern[0..@min(pattern.len, 300)]});
+            return unsupported(diag, "tokenizer.json: the Split expression \"{s}\" is not one of the known ones (gpt2, llama3, qwen2, o200k, tekken, cl100k, those of DeepSeek)", .{pattern[0..@min(pattern.len, 300)]});
         const behavior = try node.requiredText("behavior");
         const invert = try node.flag("invert") orelse false;
-        // The expressions match every character, so "keep the matches" and "cut at the matches" are one.
-        const isolated = std.mem.eql(u8, behavior, "Isolated") or (std.mem.eql(u8, behavior, "Removed") and invert);
+        // Where an expression matches every character, "keep the matches" and "cut at the matches" are one.
+        const isolated = std.mem.eql(u8, behavior, "Isolated") or (std.mem.eql(u8, behavior, "Removed") and invert and pass.matchesAll());
         if (!isolated) return unsupported(diag, "tokenizer.json: a Split pre-tokenizer has behavior {s}, invert {}; only Isolated is supported", .{ bpe.clip(behavior), invert });
         try passes.append(arena, pass);
     } else if (std.mem.eql(u8, name, "Metaspace")) {
@@ -480,7 +479,6 @@ test "each fault in the files has its message" {
         .{ "{\"decoder\":{\"type\":\"WordPiece\"}," ++ small_model ++ "}", null, unsupported_file, "decoder WordPiece" },
         .{ "{\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]," ++ small_model ++ "}", null, invalid_file, "has id 1, which is \"a\"" },
         .{ "{\"added_tokens\":[{\"id\":9,\"content\":\"ab\"}]," ++ small_model ++ "}", null, invalid_file, "have the same text \"ab\"" },
-        .{ "{\"added_tokens\":[{\"id\":4,\"content\":\"x\",\"single_word\":true}]," ++ small_model ++ "}", null, unsupported_file, "single_word" },
         .{ "{" ++ small_model ++ "}", "{\"eos_token\":\"</s>\"}", invalid_file, "eos_token \"</s>\" is not in the vocabulary" },
         .{ "{" ++ small_model ++ "}", "{\"eos_token\":1}", invalid_file, "eos_token must be an object" },
     };

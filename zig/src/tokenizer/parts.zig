@@ -36,6 +36,8 @@ pub const Token = struct {
     special: bool = false,
     lstrip: bool = false,
     rstrip: bool = false,
+    /// Not within another word.
+    single_word: bool = false,
     /// Looked for after normalisation instead of before.
     normalized: bool = false,
 };

@@ -15,6 +15,14 @@ pub const Pass = enum {
     qwen2,
     o200k,
     tekken,
+    /// llama.cpp's o200k: a letter beyond ASCII is of both cases, a mark is no letter, the long s is no s.
+    o200k_approximate,
+    /// tiktoken's spelling with possessive repeats. For the engine inside the `tokenizers` library `{1,3}+` is any number of threes, so digits stay together.
+    cl100k,
+    /// The three of DeepSeek v3: groups of up to three numbers, runs of Chinese characters and kana, the rest.
+    numbers_three,
+    han_kana,
+    deepseek,
     /// Every number character alone (Digits with individual_digits).
     digits_each,
     /// Runs of number characters (Digits).
@@ -30,6 +38,14 @@ pub const Pass = enum {
         return null;
     }
 
+    /// Whether the expression leaves no character out.
+    pub fn matchesAll(self: Pass) bool {
+        return switch (self) {
+            .gpt2, .llama3, .qwen2, .o200k, .o200k_approximate, .tekken, .cl100k => true,
+            else => false,
+        };
+    }
+
     /// The expression this pass stands for; empty for passes that have none in `tokenizer.json`.
     pub fn regex(self: Pass) []const u8 {
         inline for (known) |entry| if (entry[1] == self) return entry[0];
@@ -42,11 +58,19 @@ const tail = "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 const lead = "[^\\r\\n\\p{L}\\p{N}]?";
 const word_start = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]";
 const word_end = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
+const deepseek_mark = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|";
+const deepseek_words = deepseek_mark ++ "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+";
+const deepseek_escaped = deepseek_mark ++ "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+";
 const known = .{
     .{ contractions ++ "|" ++ lead ++ "\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" ++ tail, Pass.llama3 },
     .{ contractions ++ "|" ++ lead ++ "\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" ++ tail, Pass.qwen2 },
     .{ lead ++ word_start ++ "*" ++ word_end ++ "+" ++ contractions ++ "?|" ++ lead ++ word_start ++ "+" ++ word_end ++ "*" ++ contractions ++ "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" ++ tail, Pass.o200k },
     .{ lead ++ word_start ++ "*" ++ word_end ++ "+|" ++ lead ++ word_start ++ "+" ++ word_end ++ "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" ++ tail, Pass.tekken },
+    .{ "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s", Pass.cl100k },
+    .{ "\\p{N}{1,3}", Pass.numbers_three },
+    .{ "[一-龥぀-ゟ゠-ヿ]+", Pass.han_kana },
+    .{ deepseek_words ++ "[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+", Pass.deepseek },
+    .{ deepseek_escaped ++ "[\\r\\n]*" ++ tail, Pass.deepseek },
     .{ "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", Pass.gpt2 },
 };
 
@@ -91,6 +115,11 @@ pub fn scan(pass: Pass, text: []const u8, at: usize) usize {
         .qwen2 => scanTiktoken(text, at, 1),
         .o200k => scanCased(text, at, 3, true),
         .tekken => scanCased(text, at, 1, false),
+        .o200k_approximate => scanApproximate(text, at),
+        .cl100k => scanCl100k(text, at),
+        .numbers_three => scanWhere(text, at, isNumber, 3),
+        .han_kana => scanWhere(text, at, isHanOrKana, std.math.maxInt(usize)),
+        .deepseek => scanDeepseek(text, at),
         .digits_each => scanWhere(text, at, isNumeric, 1),
         .digits_run => scanWhere(text, at, isNumeric, std.math.maxInt(usize)),
         .default_punctuation => scanWhere(text, at, isDefaultPunctuation, std.math.maxInt(usize)),
@@ -275,6 +304,87 @@ fn scanCased(text: []const u8, at: usize, max_digits: usize, contracted: bool) u
     return scanRest(text, at, max_digits, true);
 }
 
+fn scanCl100k(text: []const u8, at: usize) usize {
+    if (contraction(text, at, true)) |end| return end;
+    const letters = afterLead(text, at);
+    const end = run(text, letters, isLetter, std.math.maxInt(usize));
+    if (end > letters) return end;
+    const white = unicode.spacesAfter(text, at);
+    if (white == text.len) return white;
+    return scanRest(text, at, std.math.maxInt(usize), false);
+}
+
+fn isHanOrKana(char: Char) bool {
+    return (char.code >= 0x4E00 and char.code <= 0x9FA5) or (char.code >= 0x3040 and char.code <= 0x30FF);
+}
+fn isAsciiLetter(char: Char) bool {
+    return char.code < 0x80 and std.ascii.isAlphabetic(@intCast(char.code));
+}
+fn isLetterOrMark(char: Char) bool {
+    return char.class.isLetter() or char.class == .mark;
+}
+fn isPunctuationOrSymbol(char: Char) bool {
+    return char.class == .punctuation or char.class == .symbol;
+}
+
+fn matchDeepseek(text: []const u8, at: usize) ?usize {
+    const all = std.math.maxInt(usize);
+    if (text[at] < 0x80 and std.ascii.isPrint(text[at]) and !std.ascii.isAlphanumeric(text[at]) and text[at] != ' ') {
+        const end = run(text, at + 1, isAsciiLetter, all);
+        if (end > at + 1) return end;
+    }
+    const first = charAt(text, at).?;
+    if (!first.isNewline() and !first.class.isLetter() and !isPunctuationOrSymbol(first)) {
+        const end = run(text, at + first.len, isLetterOrMark, all);
+        if (end > at + first.len) return end;
+    }
+    const word = run(text, at, isLetterOrMark, all);
+    if (word > at) return word;
+    const body = at + @intFromBool(text[at] == ' ');
+    var end = run(text, body, isPunctuationOrSymbol, all);
+    if (end > body) {
+        while (end < text.len and (text[end] == '\r' or text[end] == '\n')) end += 1;
+        return end;
+    }
+    if (!first.isSpace()) return null;
+    return spacesToNewline(text, at) orelse spaces(text, at);
+}
+
+/// What the expression does not match (numbers, what is not assigned) stays together up to the next match.
+fn scanDeepseek(text: []const u8, at: usize) usize {
+    if (matchDeepseek(text, at)) |end| return end;
+    var end = at;
+    while (charAt(text, end)) |char| {
+        end += char.len;
+        if (end < text.len and matchDeepseek(text, end) != null) break;
+    }
+    return end;
+}
+
+fn startsApproximately(char: Char) bool {
+    return char.class.isLetter() and !(char.code < 0x80 and std.ascii.isLower(@intCast(char.code)));
+}
+fn endsApproximately(char: Char) bool {
+    return char.class.isLetter() and !(char.code < 0x80 and std.ascii.isUpper(@intCast(char.code)));
+}
+
+fn scanApproximate(text: []const u8, at: usize) usize {
+    const all = std.math.maxInt(usize);
+    const body = afterLead(text, at);
+    const upper_end = run(text, body, startsApproximately, all);
+    var end = run(text, upper_end, endsApproximately, all);
+    if (end == body) return scanRest(text, at, 3, true);
+    // Without a letter that ends the word the run of capitals gives back; where none of them can end one either, it is the word.
+    var walk = if (end > upper_end) upper_end else body;
+    while (walk < upper_end) {
+        const char = charAt(text, walk).?;
+        walk += char.len;
+        if (endsApproximately(char)) end = walk;
+    }
+    if (std.mem.startsWith(u8, text[end..], "'\u{17f}")) return end;
+    return contraction(text, end, true) orelse end;
+}
+
 fn expectPieces(passes: []const Pass, text: []const u8, joined: []const u8) !void {
     var out: std.ArrayList(u8) = .empty;
     defer out.deinit(std.testing.allocator);
@@ -301,6 +411,10 @@ test "the published examples are cut as published" {
     const mixed = "HelloWorld fooBar x/y//\n";
     try expectPieces(&.{.o200k}, mixed, "Hello|World| foo|Bar| x|/y|//\n");
     try expectPieces(&.{.llama3}, mixed, "HelloWorld| fooBar| x|/y|//\n");
+    try expectPieces(&.{.o200k_approximate}, "\u{c0}B \u{e7}\u{c7} \u{c7}ab", "\u{c0}|B| \u{e7}\u{c7}| \u{c7}ab");
+    try expectPieces(&.{.o200k_approximate}, "HTMLTag it's \u{928}\u{93f} 12345", "HTMLTag| it's| \u{928}|\u{93f}| |123|45");
+    try expectPieces(&.{.cl100k}, "it'S 12345 a1234 \n \n  ", "it|'S| |12345| a|1234| \n \n  ");
+    try expectPieces(&.{ .numbers_three, .han_kana, .deepseek }, "a.b 12345中国かな x_y \u{928}\u{93f}!\n", "a|.b| |123|45|中国かな| x|_y| \u{928}\u{93f}|!\n");
     try expectPieces(&.{.o200k}, "\u{c7}\u{e7} \u{e7}\u{c7} \u{c0}B", "\u{c7}\u{e7}| \u{e7}|\u{c7}| \u{c0}B");
 }
 

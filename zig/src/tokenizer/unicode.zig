@@ -155,6 +155,32 @@ pub fn isNumeric(char: Char) bool {
     return char.class == .number;
 }
 
+/// `\\w` as the added tokens' `single_word` has it.
+pub fn isWord(code: u32) bool {
+    if (code >= invalid_base) return false;
+    var low: usize = 0;
+    var high: usize = tables.word_edges.len;
+    while (low < high) {
+        const middle = low + (high - low) / 2;
+        if (tables.word_edges[middle] <= code) low = middle + 1 else high = middle;
+    }
+    return low % 2 == 1;
+}
+
+/// Whether the character that ends at `text[end]` is one of a word.
+pub fn wordEnds(text: []const u8, end: usize) bool {
+    if (end == 0) return false;
+    var start = end - 1;
+    while (start > 0 and end - start < 4 and text[start] & 0xC0 == 0x80) start -= 1;
+    const got = decode(text[start..end]);
+    return start + got.len == end and isWord(got.code);
+}
+
+/// Whether the character that begins at `text[at]` is one of a word.
+pub fn wordBegins(text: []const u8, at: usize) bool {
+    return at < text.len and isWord(decode(text[at..]).code);
+}
+
 /// Start of the run of spaces that ends at `text[end]`.
 pub fn spacesBefore(text: []const u8, end: usize) usize {
     var start = end;
