@@ -90,12 +90,12 @@ def make(folder: Path, kind: str, size: int = 8000) -> Path:
     return train(folder, kind, corpus, size)
 
 
-def train(folder: Path, kind: str, corpus: list[str], size: int) -> Path:
-    tok = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
+def split_as(tok: Tokenizer, kind: str, pattern: str) -> None:
+    """Gives the tokenizer the normalizer and the pre-tokenizer of `kind`."""
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     by_regex = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if kind in tiny.REGEX:
-        split = pre_tokenizers.Split(Regex(tiny.REGEX[kind]), "isolated")
+    if pattern:
+        split = pre_tokenizers.Split(Regex(pattern), "isolated")
         tok.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_only])
     elif kind == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
@@ -104,6 +104,11 @@ def train(folder: Path, kind: str, corpus: list[str], size: int) -> Path:
         tok.pre_tokenizer = by_regex
     if kind == "qwen2":
         tok.normalizer = normalizers.NFC()
+
+
+def train(folder: Path, kind: str, corpus: list[str], size: int) -> Path:
+    tok = Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
+    split_as(tok, kind, tiny.REGEX.get(kind, ""))
     tok.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
@@ -114,9 +119,11 @@ def train(folder: Path, kind: str, corpus: list[str], size: int) -> Path:
     return folder
 
 
-def tekken(folder: Path) -> tuple[Path, dict[bytes, int], str]:
+def tekken(folder: Path, kind: str = "tekken") -> tuple[Path, dict[bytes, int], str]:
     """Mistral's own 131072 tokens as tokenizer.json; also its ranks and its expression.
 
+    Another `kind` cuts text as that one does, with the same tokens: then the only vocabulary of
+    real size and real languages that is here tells how quick each pre-tokenizer is.
     Raises ImportError without `mistral_common`, which brings the file.
     """
     import mistral_common
@@ -147,11 +154,10 @@ def tekken(folder: Path) -> tuple[Path, dict[bytes, int], str]:
     }
     pairs = [(spell(a), spell(b)) for *_, a, b in merges]
     tok = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=True))
-    split = pre_tokenizers.Split(Regex(config["pattern"]), "isolated")
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tok.pre_tokenizer = pre_tokenizers.Sequence([split, plain])
+    pattern = str(config["pattern"]) if kind == "tekken" else tiny.REGEX.get(kind, "")
+    split_as(tok, kind, pattern)
     tok.decoder = decoders.ByteLevel()
     tok.add_special_tokens([AddedToken(n, normalized=False) for n in names])
     folder.mkdir(parents=True, exist_ok=True)
     tok.save(str(folder / "tokenizer.json"))
-    return folder, ranks, str(config["pattern"])
+    return folder, ranks, pattern

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import regex
 import tokenizers
-from tokenizers import Regex, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 CLASSES = ["Lu", "Ll", "Lt", "Lm", "Lo", "M", "N", "P", "S"]
 POINTS = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
@@ -107,6 +107,23 @@ def normalization() -> Normalization:
     return decompose, compose, classes
 
 
+def word_edges() -> list[int]:
+    """Returns where runs of what `single_word` takes for a word's characters begin and end."""
+    tok = Tokenizer(models.BPE({"<unk>": 0}, [], unk_token="<unk>"))
+    tok.add_tokens([AddedToken("Q", single_word=True, normalized=False)])
+    found = tok.token_to_id("Q")
+    edges, inside = [], False
+    for start in range(0, 0x110000, 0x8000):
+        codes = [c for c in range(start, start + 0x8000) if not 0xD800 <= c < 0xE000]
+        texts = [f"{chr(c)}Q" for c in codes]
+        for c, one in zip(codes, tok.encode_batch_fast(texts), strict=True):
+            word = found not in one.ids or c == ord("Q")
+            if word != inside:
+                edges.append(c)
+                inside = word
+    return edges
+
+
 def rows(values: list[str], width: int = 10) -> str:
     lines = [", ".join(values[i : i + width]) for i in range(0, len(values), width)]
     return "".join(f"    {line},\n" for line in lines)
@@ -147,7 +164,11 @@ def main() -> None:
     out += ["pub const compositions = [_][2]u64{\n"]
     made = [f".{{ {hex(a << 32 | b)}, {hex(c)} }}" for (a, b), c in sorted(compose.items())]
     out += [rows(made, 4)]
-    out += ["};\n"]
+    out += [
+        "};\n\n",
+        "/// Where runs of a word's characters, `\\w` of added tokens, begin and end, in turn.\n",
+    ]
+    out += ["pub const word_edges = [_]u32{\n", rows(list(map(hex, word_edges()))), "};\n"]
     Path(sys.argv[1]).write_text("".join(out), encoding="utf-8")
 
 
