@@ -27,7 +27,7 @@ from abi_train.errors import (
     MissingFileError,
     NumericsError,
 )
-from abi_train.evaluate import answers, calibration, emotion, metrics, perplexity, rows
+from abi_train.evaluate import answers, calibration, emotion, harness, metrics, perplexity, rows
 from abi_train.evaluate.scorer import Scorer
 
 EMOTIONS = emotion.LABELS
@@ -399,6 +399,31 @@ def test_a_public_set_is_a_test_and_a_file_of_it_is_the_same(
     scores, _ = module.evaluate(scorer, items)
     assert scores["rows"] == len(items) >= 1
     assert len(rows.questions(source, 1) if task == "calibration" else rows.chats(source, 1)) == 1
+
+
+def test_a_context_and_its_continuation_are_encoded_together_for_lm_eval(parrot: Any) -> None:
+    _, scorer = parrot
+    words = scorer.tokenizer
+    for context, more in (("Tom has", " 3 apples"), ("Tom has ", "3 apples")):
+        ids, first = harness._joined(scorer, context, more)
+        assert list(ids) == list(words.encode("Tom has 3 apples"))
+        assert words.decode(ids[first:], continues=True) == " 3 apples"
+    ids, first = harness._joined(scorer, "", "Hello")
+    assert first == 1 and int(ids[0]) == words.eos_token_id
+    assert words.decode(ids[1:]) == "Hello"
+    scorer.runner.context = 12
+    ids, first = harness._joined(scorer, "one two three " * 20, "four")
+    assert ids.size == 12 and words.decode(ids[first:], continues=True).strip() == "four"
+    with pytest.raises(DataError, match=r"a question of lm-eval: .* looks back 12"):
+        harness._joined(scorer, "one", " two" * 30)
+
+
+def test_an_answer_for_lm_eval_ends_where_it_asks(parrot: Any) -> None:
+    runner, scorer = parrot
+    runner.says = {"Why": "Because.\nQ: next"}
+    assert harness._until(scorer, "Why?", {"until": ["\n"]}) == "Because."
+    assert harness._until(scorer, "Why?", {"until": "Q:"}) == "Because.\n"
+    assert harness._until(scorer, "Why?", {"max_gen_toks": 1}) != "Because.\nQ: next"
 
 
 # ---- Perplexity's windows ----

@@ -138,8 +138,11 @@ def _until(scorer: Scorer, context: str, options: dict[str, Any]) -> str:
     until = options.get("until") or []
     until = [until] if isinstance(until, str) else list(until)
     most = int(options.get("max_gen_toks") or options.get("max_tokens") or MAX_NEW_TOKENS)
-    most = min(most, scorer.runner.context - 1)
-    ids = scorer.tokenizer.encode(context)[-(scorer.runner.context - most) :]
+    ids = scorer.tokenizer.encode(context)
+    ids = ids if ids.size else _with_beginning(scorer, ids)
+    room = scorer.runner.context
+    most = min(most, max(room // 2, room - int(ids.size)))  # a long prompt keeps half the room
+    ids = ids[-(room - most) :]
     found, _ = scorer.runner.answer(ids, scorer.tokenizer.stop_token_ids, most)
     text = scorer.tokenizer.decode(found, continues=True)
     for stop in until:
