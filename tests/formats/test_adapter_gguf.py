@@ -112,7 +112,7 @@ def test_an_adapter_is_no_model_and_the_words_say_what_to_do(tmp_path: Path) -> 
     base = make_tiny_model(tmp_path / "base", "llama_gqa_untied")
     adapter = make_adapter(base, tmp_path / "adapter", r=2, lora_alpha=2, target_modules=["q_proj"])
     (adapter / "config.json").write_bytes((base / "config.json").read_bytes())
-    with pytest.raises(ConfigError, match=r"an adapter, not a model.*--adapter.*abi-train merge"):
+    with pytest.raises(ConfigError, match=r"an adapter, not a model.*--adapter.*--gguf TYPE"):
         export_gguf(adapter, tmp_path / "model.gguf")
     assert not (tmp_path / "model.gguf").exists()
 

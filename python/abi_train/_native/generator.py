@@ -19,12 +19,15 @@ ENDS = {
 }
 
 
-def open(path: str | os.PathLike[str], threads: int, context: int) -> Handle:
+def open(
+    path: str | os.PathLike[str], threads: int, context: int, *, exact: bool = False
+) -> Handle:
     """Opens a GGUF file to run it."""
     options = ffi.new("abt_generator_options *")
     options.struct_size = ffi.sizeof("abt_generator_options")
     options.threads = whole(threads, "threads", 32)
     options.context = whole(context, "context", 32)
+    options.exact = exact
     result = out_handle()
     check(lib.abt_generator_open(c_path(path), options, result))
     return Handle(result[0], lib.abt_generator_free)

@@ -73,10 +73,12 @@ pub fn abt_generator_open(path: ?[*:0]const u8, options: ?*const c.abt_generator
     result.* = 0;
     var threads: usize = 0;
     var context: usize = 0;
+    var exact = false;
     if (options) |o| {
         if (out.wrongSize(c.abt_generator_options, o.struct_size)) |status| return status;
         threads = o.threads;
         context = o.context;
+        exact = o.exact != 0;
     }
     var status: Status = c.ABT_STATUS_OK;
     const name = out.string(path, "path", &status) orelse return status;
@@ -85,6 +87,7 @@ pub fn abt_generator_open(path: ?[*:0]const u8, options: ?*const c.abt_generator
         const home: Status = if (err == error.CannotRead) c.ABT_STATUS_NOT_FOUND else c.ABT_STATUS_FORMAT;
         return failure.from(err, home, &diag);
     };
+    machine.session.exact = exact;
     result.* = Generator.make(.{ .machine = machine }) catch |err| {
         machine.close();
         return failure.from(err, c.ABT_STATUS_FORMAT, null);

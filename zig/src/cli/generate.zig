@@ -25,6 +25,7 @@ pub const verb: arguments.Verb = .{
         .{ .name = "prompt-logits", .help = "with --json: the logits after every token of the prompt" },
         .{ .name = "ignore-stop", .help = "go on when the model says that it is done" },
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all", .heading = "Machine" },
+        .{ .name = "exact", .help = "multiply quantised weights as floats: slower, exact" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
     }),
     .notes = "Repeat penalty is off here unless given.",
@@ -107,6 +108,7 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     defer pool.deinit();
     var session: infer.Session = try .init(gpa, model, pool, context);
     defer session.deinit();
+    session.exact = parsed.has("exact");
     var sampler: infer.Sampler = try .init(gpa, model.config.vocab_size, sampling.options(app.io, options.settings));
     defer sampler.deinit(gpa);
 

@@ -6,6 +6,7 @@ pub const sampler = @import("sampler.zig");
 pub const generate = @import("generate.zig");
 pub const matrix = @import("matrix.zig");
 pub const importance = @import("importance.zig");
+pub const attention = @import("attention.zig");
 
 pub const Model = model.Model;
 pub const Session = session.Session;
@@ -22,4 +23,5 @@ test {
     _ = generate;
     _ = matrix;
     _ = importance;
+    _ = attention;
 }

@@ -1,8 +1,9 @@
 //! A weight matrix as it lies in the file, and its product with a few rows of activations.
 //!
-//! out[t][r] = Σ_k weight[r][k] · inp[t][k] (+ bias[r]). Weights stay in their file type: one token multiplies each
-//! row straight from it (block types but q8_0: a few rows at a time as f32); several tokens share one expansion of a few rows. Work is divided by rows, and each
-//! output value is computed by one worker in one order, so the bits do not depend on the number of threads.
+//! out[t][r] = Σ_k weight[r][k] · inp[t][k] (+ bias[r]). Weights stay in their file type. Block types are multiplied with activations
+//! rounded to 8 bits, whole numbers within a block: one token straight from the file, several through panels of a few rows
+//! that all of them share. Floats are multiplied as floats, several tokens through one expansion of a few rows. Work is
+//! divided by rows, and each output value is computed by one worker in one order, so the bits do not depend on the number of threads.
 //! Does not know: what a matrix is for.
 
 const std = @import("std");
@@ -11,6 +12,7 @@ const tensor = @import("tensor");
 const kernels = @import("kernels");
 const frozen = @import("ops").frozen;
 const DType = tensor.DType;
+const Activations = kernels.activations.Activations;
 
 /// Row-major (rows, columns), a view into a mapped file. `bytes` is aligned for its type.
 pub const Matrix = struct {
@@ -41,7 +43,7 @@ pub const Matrix = struct {
         return out;
     }
 
-    /// Types without a product of their own are expanded into `buffer` first.
+    /// In f32. Types without a product of their own are expanded into `buffer` first.
     fn timesVector(self: Matrix, row: usize, x: []const f32, out: []f32, buffer: []f32) void {
         const weights = kernels.weightTable();
         const matvec = switch (self.dtype) {
@@ -75,12 +77,17 @@ pub const Job = struct {
 const rows_for_one = 16;
 /// The same when several tokens share the rows: they are packed once a group.
 const rows_for_many = 64;
+/// The same of a block type: the rows of a panel.
+const rows_of_panel = 32;
+/// Columns of a panel: with the activations of a few tokens it stays in the first cache. A multiple of every block.
+const panel_columns = 512;
 
 /// Memory of one worker.
 pub const Scratch = struct {
     packing: []align(64) u8,
     /// Expanded rows.
     rows: []align(64) f32,
+    panel: []align(64) u8,
 
     /// For matrices of at most `columns` columns.
     pub fn init(arena: std.mem.Allocator, columns: usize) error{OutOfMemory}!Scratch {
@@ -88,28 +95,75 @@ pub const Scratch = struct {
         return .{
             .packing = try arena.alignedAlloc(u8, .@"64", kernels.gemmWorkspaceBytes()),
             .rows = try arena.alignedAlloc(f32, .@"64", count),
+            .panel = try arena.alignedAlloc(u8, .@"64", kernels.byteTable().panel_bytes(panel_columns)),
         };
     }
 };
 
-/// inp: (tokens, columns), the same columns for all jobs. One scratch a worker.
-pub fn multiply(pool: *base.Pool, scratch: []const Scratch, jobs: []const Job, inp: []const f32, tokens: usize) void {
+/// Activations of several tokens rounded to 8 bits, in the two forms that block types ask for.
+pub const Rounded = struct {
+    blocks: Activations,
+    superblocks: Activations,
+
+    /// For `count` numbers, tokens times columns.
+    pub fn init(arena: std.mem.Allocator, count: usize) error{OutOfMemory}!Rounded {
+        return .{ .blocks = try form(arena, count), .superblocks = try form(arena, count) };
+    }
+
+    fn form(arena: std.mem.Allocator, count: usize) error{OutOfMemory}!Activations {
+        return .{
+            .q = (try arena.alignedAlloc(i8, .@"64", count)).ptr,
+            .fours = (try arena.alignedAlloc(i32, .@"64", count / 4 + 1)).ptr,
+            .scales = (try arena.alloc(f32, count / kernels.activations.block + 1)).ptr,
+            .sums = (try arena.alloc(i16, count / kernels.activations.block + 1)).ptr,
+            .half_sums = (try arena.alloc(i16, count / 16 + 1)).ptr,
+        };
+    }
+};
+
+/// How a block type is multiplied.
+const Product = struct {
+    matvec: kernels.dispatch.Matvec8,
+    pack: kernels.dispatch.Pack8,
+    gemm: kernels.dispatch.Gemm8,
+    offset: c_int,
+    is_superblock: bool,
+
+    /// Null for floats.
+    fn of(dtype: DType) ?Product {
+        const t = kernels.byteTable();
+        const Offset = kernels.activations.Offset;
+        return switch (dtype) {
+            .q8_0 => .{ .matvec = t.matvec8_q8_0, .pack = t.pack8_q8_0, .gemm = t.gemm8_blocks, .offset = Offset.q8_0, .is_superblock = false },
+            .q4_0 => .{ .matvec = t.matvec8_q4_0, .pack = t.pack8_q4_0, .gemm = t.gemm8_blocks, .offset = Offset.q4_0, .is_superblock = false },
+            .q4_1 => .{ .matvec = t.matvec8_q4_1, .pack = t.pack8_q4_1, .gemm = t.gemm8_blocks_minimum, .offset = 0, .is_superblock = false },
+            .q5_0 => .{ .matvec = t.matvec8_q5_0, .pack = t.pack8_q5_0, .gemm = t.gemm8_blocks, .offset = Offset.q5_0, .is_superblock = false },
+            .q5_1 => .{ .matvec = t.matvec8_q5_1, .pack = t.pack8_q5_1, .gemm = t.gemm8_blocks_minimum, .offset = 0, .is_superblock = false },
+            .mxfp4 => .{ .matvec = t.matvec8_mxfp4, .pack = t.pack8_mxfp4, .gemm = t.gemm8_blocks, .offset = Offset.mxfp4, .is_superblock = false },
+            .q4_k => .{ .matvec = t.matvec8_q4_k, .pack = t.pack8_q4_k, .gemm = t.gemm8_superblocks_minimum, .offset = 0, .is_superblock = true },
+            .q5_k => .{ .matvec = t.matvec8_q5_k, .pack = t.pack8_q5_k, .gemm = t.gemm8_superblocks_minimum, .offset = 0, .is_superblock = true },
+            .q6_k => .{ .matvec = t.matvec8_q6_k, .pack = t.pack8_q6_k, .gemm = t.gemm8_superblocks, .offset = Offset.q6_k, .is_superblock = true },
+            else => null,
+        };
+    }
+};
+
+/// inp: (tokens, columns), the same columns for all jobs. One scratch a worker; `rounded` for as many numbers, or null to multiply
+/// block types, too, as the floats they stand for: slower, and exact but for the rounding of f32.
+pub fn multiply(pool: *base.Pool, scratch: []const Scratch, rounded: ?*const Rounded, jobs: []const Job, inp: []const f32, tokens: usize) void {
     const columns = jobs[0].linear.weight.columns;
     std.debug.assert(inp.len == tokens * columns);
     std.debug.assert(scratch.len >= pool.n);
-    const context: Context = .{
-        .jobs = jobs,
-        .inp = inp,
-        .tokens = tokens,
-        .scratch = scratch,
-        .group = if (tokens == 1) rows_for_one else rows_for_many,
-    };
+    const context: Context = .{ .jobs = jobs, .inp = inp, .tokens = tokens, .columns = columns, .scratch = scratch, .rounded = rounded };
     var groups: usize = 0;
+    var forms: [2]bool = @splat(false);
     for (jobs) |job| {
         std.debug.assert(job.linear.weight.columns == columns);
         std.debug.assert(job.out.len == tokens * job.linear.weight.rows);
         groups += context.groupCount(job);
+        if (context.productOf(job.linear.weight.dtype)) |product| forms[@intFromBool(product.is_superblock)] = true;
     }
+    for (forms, 0..) |wanted, form| if (wanted) context.round(pool, form == 1);
     pool.parallelFor(&context, groups, Context.run);
 }
 
@@ -117,11 +171,45 @@ const Context = struct {
     jobs: []const Job,
     inp: []const f32,
     tokens: usize,
+    columns: usize,
     scratch: []const Scratch,
-    group: usize,
+    rounded: ?*const Rounded,
+
+    /// Null: multiply as floats.
+    fn productOf(self: *const Context, dtype: DType) ?Product {
+        return if (self.rounded == null) null else Product.of(dtype);
+    }
+
+    fn groupSize(self: *const Context, dtype: DType) usize {
+        if (self.tokens == 1) return rows_for_one;
+        return if (self.productOf(dtype) != null) rows_of_panel else rows_for_many;
+    }
 
     fn groupCount(self: *const Context, job: Job) usize {
-        return (job.linear.weight.rows + self.group - 1) / self.group;
+        const size = self.groupSize(job.linear.weight.dtype);
+        return (job.linear.weight.rows + size - 1) / size;
+    }
+
+    /// The activations of token `t` on, from column `column` on.
+    fn activations(self: *const Context, is_superblock: bool, t: usize, column: usize) Activations {
+        const all = if (is_superblock) self.rounded.?.superblocks else self.rounded.?.blocks;
+        const group: usize = if (is_superblock) kernels.activations.superblock else kernels.activations.block;
+        const at = t * self.columns + column;
+        return .{ .q = all.q + at, .fours = all.fours + at / 4, .scales = all.scales + at / group, .sums = all.sums + at / 32, .half_sums = all.half_sums + at / 16 };
+    }
+
+    fn round(self: *const Context, pool: *base.Pool, is_superblock: bool) void {
+        const Task = struct { context: *const Context, is_superblock: bool };
+        const task: Task = .{ .context = self, .is_superblock = is_superblock };
+        const one = struct {
+            fn run(job: Task, t: usize, _: usize) void {
+                const table = kernels.byteTable();
+                const c = job.context;
+                const round_row = if (job.is_superblock) table.round_superblocks else table.round_blocks;
+                round_row(c.columns, c.inp[t * c.columns ..].ptr, &c.activations(job.is_superblock, t, 0));
+            }
+        }.run;
+        if (self.tokens == 1) one(task, 0, 0) else pool.parallelFor(task, self.tokens, one);
     }
 
     fn run(self: *const Context, index: usize, worker: usize) void {
@@ -130,19 +218,36 @@ const Context = struct {
         while (left >= self.groupCount(self.jobs[j])) : (j += 1) left -= self.groupCount(self.jobs[j]);
         const job = self.jobs[j];
         const weight = job.linear.weight;
-        const row = left * self.group;
-        const count = @min(self.group, weight.rows - row);
-        if (self.tokens == 1) {
-            weight.timesVector(row, self.inp, job.out[row..][0..count], self.scratch[worker].rows);
+        const group = self.groupSize(weight.dtype);
+        const row = left * group;
+        const count = @min(group, weight.rows - row);
+        const k = weight.columns;
+        const scratch = self.scratch[worker];
+        if (self.productOf(weight.dtype)) |product| {
+            const first = weight.rowsSlice(row, count);
+            if (self.tokens == 1) {
+                product.matvec(count, k, first.ptr, weight.rowBytes(), &self.activations(product.is_superblock, 0, 0), job.out[row..].ptr);
+            } else self.timesPanels(product, weight, first, count, job.out.ptr + row, scratch);
+        } else if (self.tokens == 1) {
+            weight.timesVector(row, self.inp, job.out[row..][0..count], scratch.rows);
         } else {
-            const scratch = self.scratch[worker];
             const expanded = weight.rowsF32(row, count, scratch.rows);
-            const k = weight.columns;
             kernels.table(f32).gemm(self.tokens, count, k, self.inp.ptr, k, 1, expanded.ptr, 1, k, job.out.ptr + row, weight.rows, 0, scratch.packing.ptr);
         }
         const bias = job.linear.bias orelse return;
         for (0..self.tokens) |t| {
             for (job.out[t * weight.rows + row ..][0..count], bias[row..][0..count]) |*o, b| o.* += b;
+        }
+    }
+
+    fn timesPanels(self: *const Context, product: Product, weight: Matrix, rows: []const u8, count: usize, out: [*]f32, scratch: Scratch) void {
+        var column: usize = 0;
+        while (column < weight.columns) : (column += panel_columns) {
+            const columns = @min(panel_columns, weight.columns - column);
+            const from = column / weight.dtype.blockLen() * weight.dtype.blockBytes();
+            product.pack(count, columns, rows[from..].ptr, weight.rowBytes(), scratch.panel.ptr);
+            const x = self.activations(product.is_superblock, 0, column);
+            product.gemm(count, columns, scratch.panel.ptr, product.offset, self.tokens, weight.columns, &x, out, weight.rows, @intFromBool(column > 0));
         }
     }
 };
@@ -191,15 +296,81 @@ test "one token and several tokens agree with the definition, for every type and
             defer arena.deinit();
             var scratch: [3]Scratch = undefined;
             for (&scratch) |*one| one.* = try .init(arena.allocator(), columns);
+            const rounded: Rounded = try .init(arena.allocator(), tokens * columns);
 
             var out: [tokens * rows]f32 = undefined;
-            multiply(pool, &scratch, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens);
+            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens);
             for (expected, out) |e, o| try testing.expectApproxEqAbs(e, o, 1e-5);
             if (first) |f| try testing.expectEqualSlices(f32, &f, &out) else first = out;
 
             var single: [rows]f32 = undefined;
-            multiply(pool, &scratch, &.{.{ .linear = &linear, .out = &single }}, inp[columns..][0..columns], 1);
+            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &single }}, inp[columns..][0..columns], 1);
             for (expected[rows..][0..rows], single) |e, o| try testing.expectApproxEqAbs(e, o, 1e-5);
+        }
+    }
+}
+
+test "block types are multiplied with rounded activations, alike for one token and several, for any number of threads" {
+    const gpa = testing.allocator;
+    var prng: base.Prng = .init(4);
+    const rows = 75;
+    const columns = 768;
+    const tokens = 9;
+    var inp: [tokens * columns]f32 = undefined;
+    randomRow(&prng, &inp);
+    for ([_]DType{ .q8_0, .q4_0, .q4_1, .q5_0, .q5_1, .mxfp4, .q4_k, .q5_k, .q6_k }) |dtype| {
+        errdefer std.debug.print("{t}\n", .{dtype});
+        const bytes = try gpa.alignedAlloc(u8, .@"64", try dtype.tensorBytes(&.{ rows, columns }));
+        defer gpa.free(bytes);
+        for (bytes) |*b| b.* = @truncate(prng.next());
+        const size = dtype.blockBytes();
+        for (0..bytes.len / size) |b| { // every f16 in a block is made a sound one
+            const block = bytes[b * size ..][0..size];
+            const d: [2]u8 = @bitCast(@as(f16, @floatCast(0.001 * (0.5 + prng.uniform()))));
+            switch (dtype) {
+                .mxfp4 => block[0] = @intCast(116 + prng.below(4)),
+                .q6_k => block[208..210].* = d,
+                .q4_1, .q5_1, .q4_k, .q5_k => block[0..4].* = d ++ d,
+                else => block[0..2].* = d,
+            }
+        }
+        const linear: Linear = .{ .weight = .{ .dtype = dtype, .rows = rows, .columns = columns, .bytes = bytes } };
+        var first: ?[tokens * rows]f32 = null;
+        for ([_]usize{ 1, 3 }) |n| {
+            const pool = try base.Pool.init(gpa, n);
+            defer pool.deinit();
+            var arena: std.heap.ArenaAllocator = .init(gpa);
+            defer arena.deinit();
+            var scratch: [3]Scratch = undefined;
+            for (&scratch) |*one| one.* = try .init(arena.allocator(), columns);
+            const rounded: Rounded = try .init(arena.allocator(), tokens * columns);
+            var out: [tokens * rows]f32 = undefined;
+            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens);
+            if (first) |f| try testing.expectEqualSlices(f32, &f, &out) else first = out;
+
+            var buffer: [columns]f32 = undefined;
+            var single: [rows]f32 = undefined;
+            var exact: [tokens * rows]f32 = undefined;
+            multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact }}, &inp, tokens);
+            for (0..tokens) |t| {
+                var exact_single: [rows]f32 = undefined;
+                multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact_single }}, inp[t * columns ..][0..columns], 1);
+                multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &single }}, inp[t * columns ..][0..columns], 1);
+                for (0..rows) |r| {
+                    var sum: f64 = 0;
+                    var squares: f64 = 0;
+                    for (linear.weight.rowsF32(r, 1, &buffer), inp[t * columns ..][0..columns]) |w, x| {
+                        sum += @as(f64, w) * x;
+                        squares += @as(f64, w) * w;
+                    }
+                    // A step of the activations is at most 4.5/127 here; its rounding error is a twelfth of that squared.
+                    const tolerated = 6 * 0.0103 * @sqrt(squares);
+                    try testing.expectApproxEqAbs(sum, single[r], tolerated);
+                    try testing.expectApproxEqAbs(single[r], out[t * rows + r], 1e-4 * @sqrt(squares));
+                    try testing.expectApproxEqAbs(sum, exact[t * rows + r], 1e-5 * @sqrt(squares));
+                    try testing.expectApproxEqAbs(sum, exact_single[r], 1e-5 * @sqrt(squares));
+                }
+            }
         }
     }
 }

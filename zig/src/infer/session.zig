@@ -9,12 +9,13 @@ const std = @import("std");
 const base = @import("base");
 const model_file = @import("model.zig");
 const matrix = @import("matrix.zig");
+const attention = @import("attention.zig");
 const kernels = @import("kernels");
 const Model = model_file.Model;
 const Allocator = std.mem.Allocator;
 
 /// Ids computed together when a prompt is read.
-pub const block_tokens = 128;
+pub const block_tokens = 512;
 
 pub const SessionError = error{
     /// The ids do not fit in what is left of the context.
@@ -65,10 +66,13 @@ pub const Session = struct {
     up: []f32,
     cosines: []f32,
     sines: []f32,
+    rounded: matrix.Rounded,
+    /// Multiply block types as the floats they stand for, not with activations rounded to 8 bits: slower, for comparisons.
+    exact: bool = false,
     /// One a worker.
     scratch: []matrix.Scratch,
-    /// Attention of one head of one token to everything before it, one a worker.
-    scores: [][]f32,
+    /// One a worker.
+    attention_scratch: []attention.Scratch,
     arena: std.heap.ArenaAllocator,
 
     /// `context` ids at most; it must not be 0. `model` and `pool` must outlive the session.
@@ -81,11 +85,12 @@ pub const Session = struct {
         errdefer arena.deinit();
 
         const a = arena.allocator();
+        const block = @min(block_tokens, context);
         const columns = @max(@as(usize, c.intermediate_size), @max(c.queryWidth(), c.hidden_size));
         const scratch = try a.alloc(matrix.Scratch, pool.n);
         for (scratch) |*one| one.* = try .init(a, columns);
-        const scores = try a.alloc([]f32, pool.n);
-        for (scores) |*one| one.* = try a.alloc(f32, context);
+        const attention_scratch = try a.alloc(attention.Scratch, pool.n);
+        for (attention_scratch) |*one| one.* = try .init(a, context, c.head_dim, block);
         // The cache alone comes from whole pages: what is never reached is never touched.
         const keys = try std.heap.page_allocator.alloc(f32, cache_len);
         errdefer std.heap.page_allocator.free(keys);
@@ -102,18 +107,19 @@ pub const Session = struct {
             .keys = keys,
             .values = values,
             .logits = try a.alloc(f32, c.vocab_size),
-            .hidden = try a.alloc(f32, block_tokens * c.hidden_size),
-            .normed = try a.alloc(f32, block_tokens * c.hidden_size),
-            .query = try a.alloc(f32, block_tokens * c.queryWidth()),
-            .key = try a.alloc(f32, block_tokens * kv),
-            .value = try a.alloc(f32, block_tokens * kv),
-            .attended = try a.alloc(f32, block_tokens * c.queryWidth()),
-            .gate = try a.alloc(f32, block_tokens * c.intermediate_size),
-            .up = try a.alloc(f32, block_tokens * c.intermediate_size),
-            .cosines = try a.alloc(f32, block_tokens * c.head_dim / 2),
-            .sines = try a.alloc(f32, block_tokens * c.head_dim / 2),
+            .hidden = try a.alloc(f32, block * c.hidden_size),
+            .normed = try a.alloc(f32, block * c.hidden_size),
+            .query = try a.alloc(f32, block * c.queryWidth()),
+            .key = try a.alloc(f32, block * kv),
+            .value = try a.alloc(f32, block * kv),
+            .attended = try a.alloc(f32, block * c.queryWidth()),
+            .gate = try a.alloc(f32, block * c.intermediate_size),
+            .up = try a.alloc(f32, block * c.intermediate_size),
+            .cosines = try a.alloc(f32, block * c.head_dim / 2),
+            .sines = try a.alloc(f32, block * c.head_dim / 2),
+            .rounded = try .init(a, block * columns),
             .scratch = scratch,
-            .scores = scores,
+            .attention_scratch = attention_scratch,
             .arena = arena,
         };
     }
@@ -278,7 +284,7 @@ pub const Session = struct {
     }
 
     fn multiply(self: *Session, jobs: []const matrix.Job, inp: []const f32, tokens: usize) void {
-        matrix.multiply(self.pool, self.scratch, jobs, inp, tokens);
+        matrix.multiply(self.pool, self.scratch, if (self.exact) null else &self.rounded, jobs, inp, tokens);
     }
 
     /// gate = silu(gate) · up, cut into parts for the workers.
@@ -347,33 +353,17 @@ pub const Session = struct {
         };
     }
 
-    const Attention = struct { session: *Session, layer: usize, start: usize };
-
     fn attend(self: *Session, layer: usize, start: usize, n: usize) void {
-        const context: Attention = .{ .session = self, .layer = layer, .start = start };
-        self.pool.parallelFor(context, n * self.model.config.num_attention_heads, attendOne);
-    }
-
-    /// One query head of one token. Its position sees itself and everything before it.
-    fn attendOne(context: Attention, index: usize, worker: usize) void {
-        const self = context.session;
         const c = self.model.config;
-        const d: usize = c.head_dim;
-        const heads: usize = c.num_attention_heads;
-        const kv_head = (index % heads) * c.num_key_value_heads / heads;
-        const row = self.cacheRow(context.layer, kv_head);
-        const seen = context.start + index / heads + 1;
-        const query = self.query[index * d ..][0..d];
-        const scores = self.scores[worker][0..seen];
-        const kernel = kernels.table(f32);
-        for (scores, 0..) |*score, j| score.* = kernel.inner(d, query.ptr, self.keys[row + j * d ..].ptr);
-        const scale: f32 = @floatCast(1 / @sqrt(@as(f64, @floatFromInt(d))));
-        var largest: f32 = undefined;
-        var sum: f32 = undefined;
-        kernel.softmax_exp(seen, scores.ptr, scale, &largest, &sum);
-        const out = self.attended[index * d ..][0..d];
-        @memset(out, 0);
-        for (scores, 0..) |score, j| kernel.add_scaled(d, out.ptr, score / sum, self.values[row + j * d ..].ptr);
+        const cached: attention.Cached = .{
+            .keys = self.keys[self.cacheRow(layer, 0)..],
+            .values = self.values[self.cacheRow(layer, 0)..],
+            .context = self.context,
+            .heads = c.num_attention_heads,
+            .kv_heads = c.num_key_value_heads,
+            .head_dim = c.head_dim,
+        };
+        attention.run(self.pool, self.attention_scratch, cached, self.query, self.attended, start, n);
     }
 };
 
@@ -410,7 +400,7 @@ test "any number of threads gives the same bits, and blocks agree with single st
     for ([_]usize{ 1, 2, 3, 7 }) |n| {
         const pool = try base.Pool.init(testing.allocator, n);
         defer pool.deinit();
-        var session: Session = try .init(testing.allocator, &model, pool, 200);
+        var session: Session = try .init(testing.allocator, &model, pool, block_tokens + 20);
         defer session.deinit();
 
         const logits = try session.prefill(&ids);
@@ -466,7 +456,7 @@ test "scores are the log-softmax of the logits that single steps give, over bord
     const model = try test_model.make(arena.allocator());
     const pool = try base.Pool.init(testing.allocator, 2);
     defer pool.deinit();
-    var session: Session = try .init(testing.allocator, &model, pool, 200);
+    var session: Session = try .init(testing.allocator, &model, pool, block_tokens + 40);
     defer session.deinit();
 
     const vocab: usize = test_model.config.vocab_size;

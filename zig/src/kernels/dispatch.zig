@@ -8,6 +8,7 @@ const builtin = @import("builtin");
 const config = @import("config");
 const UpdateArgs = @import("update_args.zig").UpdateArgs;
 const Joins = @import("merge_args.zig").Joins;
+const Activations = @import("activations.zig").Activations;
 const AttentionArgs = @import("attention_args.zig").Args;
 
 /// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, update.zig.
@@ -75,6 +76,41 @@ pub const WeightTable = struct {
     expand_mxfp4: Expand,
 };
 
+pub const Round = *const fn (n: usize, x: [*]const f32, out: *const Activations) callconv(.c) void;
+pub const Matvec8 = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void;
+
+pub const Pack8 = *const fn (rows: usize, columns: usize, w: [*]const u8, row_bytes: usize, out: [*]u8) callconv(.c) void;
+pub const Gemm8 = *const fn (rows: usize, columns: usize, panel: [*]const u8, offset: c_int, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize, accumulate: c_int) callconv(.c) void;
+
+/// Products with quantised weights through activations of 8 bits (quantised.zig, panels.zig).
+pub const ByteTable = struct {
+    round_blocks: Round,
+    round_superblocks: Round,
+    matvec8_q8_0: Matvec8,
+    matvec8_q4_0: Matvec8,
+    matvec8_q4_1: Matvec8,
+    matvec8_q5_0: Matvec8,
+    matvec8_q5_1: Matvec8,
+    matvec8_mxfp4: Matvec8,
+    matvec8_q4_k: Matvec8,
+    matvec8_q5_k: Matvec8,
+    matvec8_q6_k: Matvec8,
+    panel_bytes: *const fn (columns: usize) callconv(.c) usize,
+    pack8_q8_0: Pack8,
+    pack8_q4_0: Pack8,
+    pack8_q4_1: Pack8,
+    pack8_q5_0: Pack8,
+    pack8_q5_1: Pack8,
+    pack8_mxfp4: Pack8,
+    pack8_q4_k: Pack8,
+    pack8_q5_k: Pack8,
+    pack8_q6_k: Pack8,
+    gemm8_blocks: Gemm8,
+    gemm8_blocks_minimum: Gemm8,
+    gemm8_superblocks_minimum: Gemm8,
+    gemm8_superblocks: Gemm8,
+};
+
 /// What is computed on bf16: products of f32 operands rounded to it (gemm.zig, attention.zig), and SwiGLU of what is kept in it (gates.zig).
 pub const LowTable = struct {
     gemm_bf16: @FieldType(Table(f32), "gemm"),
@@ -136,6 +172,7 @@ fn tables(comptime TableType: type, comptime infix: []const u8) [config.levels.l
 const tables_f32 = tables(Table(f32), "_f32");
 const tables_f64 = tables(Table(f64), "_f64");
 const tables_weights = tables(WeightTable, "");
+const tables_byte = tables(ByteTable, "");
 const tables_low = tables(LowTable, "");
 const tables_text = tables(TextTable, "");
 const tables_quantise = tables(QuantiseTable, "");
@@ -164,6 +201,14 @@ pub fn weightTableAt(index: usize) *const WeightTable {
 
 pub fn quantiseTable() *const QuantiseTable {
     return &tables_quantise[levelIndex()];
+}
+
+pub fn byteTable() *const ByteTable {
+    return &tables_byte[levelIndex()];
+}
+
+pub fn byteTableAt(index: usize) *const ByteTable {
+    return &tables_byte[index];
 }
 
 pub fn lowTable() *const LowTable {

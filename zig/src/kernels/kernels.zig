@@ -15,6 +15,8 @@ pub const WeightTable = dispatch.WeightTable;
 pub const table = dispatch.table;
 pub const weightTable = dispatch.weightTable;
 pub const quantiseTable = dispatch.quantiseTable;
+pub const byteTable = dispatch.byteTable;
+pub const activations = @import("activations.zig");
 pub const lowTable = dispatch.lowTable;
 pub const textTable = dispatch.textTable;
 pub const level = dispatch.level;
@@ -32,4 +34,5 @@ pub fn gemmWorkspaceBytes() usize {
 test {
     _ = dispatch;
     _ = @import("kernels_test.zig");
+    _ = @import("quantised_test.zig");
 }
