@@ -1,7 +1,8 @@
 """A GGUF of the 1.1 B shape with random weights in f16, to measure quantising and generation on.
 
 ``python benchmarks/make_model.py FILE.gguf`` writes 2.2 GB. Weights are normal numbers times 0.02;
-quantising takes as long on them as on a trained model. Without vocabulary.
+quantising takes as long on them as on a trained model. The vocabulary is invented: llama.cpp's
+server wants one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ def main(path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_file_type(1)
-    writer.add_tokenizer_model("none")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([f"word{number}" for number in range(VOCAB)])
+    writer.add_token_types([1] * VOCAB)
+    writer.add_token_merges(["w o"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
     writer.add_vocab_size(VOCAB)
     shared = WIDTH // HEADS * SHARED
     shapes: list[tuple[str, tuple[int, ...]]] = [
