@@ -38,6 +38,12 @@ pub inline fn storePart(comptime T: type, p: [*]T, v: Vector(T), count: usize) v
     for (0..count) |i| p[i] = buffer[i];
 }
 
+/// Asks for the `bytes` that lie some pages behind `at`, in a walk over weights that are read once: the processor by itself stops asking at the border
+/// of a page.
+pub inline fn ahead(at: [*]const u8, comptime bytes: comptime_int) void {
+    inline for (0..(bytes + 63) / 64) |line| @prefetch(at + 8192 + 64 * line, .{});
+}
+
 /// a·b + c
 pub inline fn mulAdd(comptime T: type, a: Vector(T), b: Vector(T), c: Vector(T)) Vector(T) {
     return if (has_fma) @mulAdd(Vector(T), a, b, c) else a * b + c;

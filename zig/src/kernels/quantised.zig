@@ -136,6 +136,7 @@ fn smallBlocks(comptime Type: type, rows: usize, n: usize, w: [*]const u8, row_b
         while (b + 2 <= blocks) : (b += 2) {
             const one = row + b * Type.bytes;
             const two = one + Type.bytes;
+            lanes.ahead(one, 2 * Type.bytes);
             const numbers: U64 = both(Type.numbers(one), Type.numbers(two));
             const sums = dot4(before(Type.offset, x.fours[b * 8 ..][0..16].*), numbers, x.q[b * 32 ..][0..64].*);
             const steps = halves(Type.scale(one) * x.scales[b], Type.scale(two) * x.scales[b + 1]);
@@ -364,6 +365,7 @@ fn Q45(comptime fifth: bool) type {
             var minima: @Vector(8, f32) = @splat(0);
             for (0..n / 256) |s| {
                 const block = w + s * bytes;
+                lanes.ahead(block, bytes);
                 const step = x.scales[s];
                 const unpacked = unpack(block);
                 var sums: I16 = @splat(0);
@@ -431,6 +433,7 @@ pub const Q6K = struct {
         var acc: F16 = @splat(0);
         for (0..n / 256) |s| {
             const block = w + s * bytes;
+            lanes.ahead(block, bytes);
             const scales: @Vector(16, i8) = @bitCast(block[192..][0..16].*);
             var sums: I16 = @splat(0);
             inline for (0..2) |h| {

@@ -98,6 +98,7 @@ inline fn dot(comptime Format: type, n: usize, w: [*]const u8, x: [*]const f32) 
     var acc: [4]V = @splat(@splat(0)); // Four chains hide the latency of the multiply-add.
     var i: usize = 0;
     while (i + 4 * vl <= n) : (i += 4 * vl) {
+        lanes.ahead(w + i * Format.size, 4 * vl * Format.size);
         inline for (0..4) |j| {
             const at = i + j * vl;
             acc[j] = lanes.mulAdd(f32, Format.vector(w + at * Format.size), lanes.load(f32, x + at), acc[j]);
@@ -121,6 +122,7 @@ inline fn dotQ8(n: usize, w: [*]const u8, x: [*]const f32) f32 {
     const blocks = n / q8_block;
     var b: usize = 0;
     while (b + 2 <= blocks) : (b += 2) {
+        lanes.ahead(w + b * q8_bytes, 2 * q8_bytes);
         inline for (0..2) |j| acc[j] = q8Block(parts, w + (b + j) * q8_bytes, x + (b + j) * q8_block, acc[j]);
     }
     if (b < blocks) acc[0] = q8Block(parts, w + b * q8_bytes, x + b * q8_block, acc[0]);
