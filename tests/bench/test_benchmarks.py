@@ -109,6 +109,12 @@ def test_scaling_has_all_its_parts(tmp_path: Path) -> None:
     assert result["vocabulary"][0]["logits_kept_mib"] > 0
 
 
+def test_generation_is_measured_beside_llama_cpp(tmp_path: Path) -> None:
+    rows = run_tiny("generate", tmp_path)["rows"]
+    assert [row["engine"] for row in rows] == ["abi", "xllamacpp"]
+    assert all(row["pp"] > 0 and row["tg"] > 0 for row in rows)
+
+
 def test_encode_compares_ids_before_it_times(tmp_path: Path) -> None:
     rows = run_tiny("encode", tmp_path)["rows"]
     assert {row["engine"] for row in rows} == {"abi_train", "tokenizers"}
