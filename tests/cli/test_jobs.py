@@ -132,9 +132,9 @@ def test_a_recipe_is_sent_with_its_files_and_followed_to_its_end(
     assert body["timeoutSeconds"] > 1800 // 2 and body["timeoutSeconds"] % 60 == 0
     assert body["command"][:2] == ["uv", "run"]
     assert body["command"][-2:] == ["--set", "epochs=2"]
-    assert "/work/recipe.yaml" in body["command"]
+    assert "/job/recipe.yaml" in body["command"]
     (volume,) = body["volumes"]
-    assert volume["mountPath"] == "/work" and volume["path"].startswith("abi-train/")
+    assert volume["mountPath"] == "/job" and volume["path"].startswith("abi-train/")
     names = {name.removeprefix(volume["path"] + "/") for name in hub.files}
     assert names >= {
         *("recipe.yaml", "files/config.json", "files/train.bin", "files/train.idx"),
@@ -188,7 +188,7 @@ def test_a_dry_run_prints_the_request_and_sends_nothing(
     request = json.loads(shown.out)
     assert request["secrets"] == {"HF_TOKEN": "***"}
     assert request["timeout_seconds"] == 7200
-    assert f"abi-train[trl,hub] @ file:///work/{wheel.name}" in request["command"]
+    assert f"abi-train[trl,hub] @ file:///job/{wheel.name}" in request["command"]
     assert wheel.name in request["files"]
     assert plain.code == 0 and "nothing was sent" in plain.err and "timeout" in plain.out
     assert hub.asked == []

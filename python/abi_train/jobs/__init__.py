@@ -6,7 +6,7 @@
     for line in jobs.logs(job.id, follow=True): ...
 
 The recipe, the files it names and, where given, our wheel travel to a private bucket of the user's,
-which the job sees as `/work`; what the run leaves is below `/work/run`. Importing this loads
+which the job sees as `/job`; what the run leaves is below `/job/run`. Importing this loads
 nothing.
 """
 

@@ -17,7 +17,7 @@ from .baggage import RECIPE, Staged
 IMAGE: Final = "ghcr.io/astral-sh/uv:python3.12-bookworm"
 """Debian with Python 3.12 and uv, which installs the rest."""
 
-PLACE: Final = "/work"
+PLACE: Final = "/job"
 """Where the job finds what travelled with it, and leaves what it made."""
 
 RESULTS: Final = f"{PLACE}/run"
