@@ -163,6 +163,8 @@ class JsonlLog(Observer):
         self._write({"event": "note", "text": text})
 
     def on_alert(self, alert: Alert) -> None:
+        if self._file is None:
+            return  # refused before it began: nothing is touched
         self._write({"event": "alert", **dataclasses.asdict(alert)})
 
     def on_failure(self, error: BaseException) -> None:
