@@ -4,11 +4,14 @@ costs more than what it does."""
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,7 +21,7 @@ from tiny_models import make_tiny_model
 
 from abi_train import engines, prepare
 from abi_train.config import LlmTrainingConfig
-from abi_train.errors import ConfigError
+from abi_train.errors import CheckpointError, ConfigError, FormatError, MissingFileError
 from abi_train.export.handover import hand_over
 from abi_train.hub.cards import without_paths
 from abi_train.hub.push import push
@@ -257,3 +260,78 @@ def test_paths_become_names() -> None:
 def test_a_kind_nobody_knows_is_named(made: Path) -> None:
     with pytest.raises(ConfigError, match="kind is 'moodel'"):
         push(made / "full", "me/x", kind="moodel", dry=True)
+
+
+def test_what_is_not_whole_is_not_sent(made: Path, tmp_path: Path) -> None:
+    def copy(name: str, of: str = "full/checkpoint-2") -> Path:
+        return Path(shutil.copytree(made / of, tmp_path / name))
+
+    def refused(folder: Path, said: str, **choices: Any) -> None:
+        with pytest.raises((FormatError, CheckpointError, MissingFileError), match=said):
+            push(folder, "me/x", dry=True, **choices)
+
+    sound = push(copy("sound"), "me/x", dry=True)
+    assert "model.safetensors" in dict(sound.files)
+    no_weights = copy("none")
+    (no_weights / "model.safetensors").unlink()
+    refused(no_weights, "model.safetensors: is missing")
+    changed = copy("changed")
+    with (changed / "model.safetensors").open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"\x55")
+    refused(changed, "fails its checksum.*Push another checkpoint")
+    short = copy("short")
+    (short / "checksums.json").unlink()
+    size = (short / "model.safetensors").stat().st_size
+    os.truncate(short / "model.safetensors", size - 4)
+    refused(short, f"has {size - 4} bytes; its header says {size}")
+    (short / "model.safetensors").write_bytes(b"")
+    refused(short, "no whole safetensors file")
+    (short / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    refused(short, "holds no weights")
+    broken = copy("broken", of="model")
+    (broken / "config.json").write_text('{"model_type": ')
+    refused(broken, "config.json: cannot be read as JSON")
+    parts = copy("parts", of="model")
+    (parts / "model.safetensors").rename(parts / "model-00001-of-00001.safetensors")
+    index = parts / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": "model-00001-of-00001.safetensors"}}))
+    names = dict(push(parts, "me/x", dry=True).files)
+    assert {index.name, "model-00001-of-00001.safetensors"} <= set(names)
+    index.write_text(json.dumps({"weight_map": {"x": "model-00001-of-00002.safetensors"}}))
+    refused(parts, "model-00001-of-00002.safetensors: is missing")
+    adapter = copy("adapter", of="lora/checkpoint-2")
+    (adapter / "adapter_model.safetensors").unlink()
+    refused(adapter, "adapter_model.safetensors: is missing")
+    refused(adapter, "adapter_model.safetensors: is missing", kind="model")
+    phased = copy("phased", of="model")
+    (phased / "recipe.json").write_text('{"phases": {')
+    refused(phased, "recipe.json: cannot be read as the state of a phased run")
+    gguf = tmp_path / "cut.gguf"
+    gguf.write_bytes((made / "lora" / "abbey-q8_0.gguf").read_bytes()[:-64])
+    refused(gguf, "cut.gguf")
+
+
+def test_a_dry_run_names_the_weights_that_merging_makes(made: Path) -> None:
+    found = dict(push(made / "lora", "me/x", kind="model", dry=True).files)
+    assert found["model.safetensors"] is None and found["config.json"] is None
+    assert "tokenizer.json" in found and "adapter_model.safetensors" not in found
+
+
+def test_refused_on_the_command_line_too(made: Path, hub: Repos, tmp_path: Path) -> None:
+    empty = Path(shutil.copytree(made / "model", tmp_path / "empty"))
+    (empty / "model.safetensors").unlink()
+    full = str(made / "full")
+    done = commands(
+        hub,
+        made,
+        [str(empty), "--to", "me/x", "--dry-run"],
+        [str(empty), "--to", "me/x"],
+        *([full, "--to", name] for name in ("me/x..y", "me/x.git", "me/.x", "me/a--b", "x" * 97)),
+    )
+    assert [one.code for one in done] == [1, 1, 2, 2, 2, 2, 2]
+    assert hub.asked == []
+    for bad in ("hf_tökén", "hf_a\nb", "hf \udcff"):
+        (said,) = commands(hub, made, [full, "--to", "me/x"], HF_TOKEN=bad)
+        assert said.code == 1 and "HF_TOKEN is no token" in said.err and bad not in said.err
+    assert hub.asked == []

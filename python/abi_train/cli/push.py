@@ -81,7 +81,8 @@ def push(
         shown = "private" if made.private else "PUBLIC"
         say(f"would send to {made.repo} ({shown} if it is new), in one commit:")
         for name, size in made.files:
-            out().print(f"{size_text(size):>10}  {name}", markup=False, highlight=False)
+            shown = "not known" if size is None else size_text(size)
+            out().print(f"{shown:>10}  {name}", markup=False, highlight=False)
         return
     out().print(made.url, markup=False, highlight=False)
     say(f"sent {len(made.files)} files, {size_text(made.size_bytes)}")

@@ -234,6 +234,7 @@ def model_folder(source: Path) -> Path:
     """
     if not source.exists():
         raise MissingFileError(f"{source}: no such folder; check the path")
+    require_readable_state(source)
     state = phased_state(source)  # first: its folder may hold the config.json it began with
     if state is not None:
         return _phase_result(source, state)
@@ -257,6 +258,17 @@ def phased_state(folder: Path) -> dict[str, Any] | None:
         return values if isinstance(values["phases"], dict) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def require_readable_state(source: Path) -> None:
+    """Raise `FormatError` for a phased run whose `recipe.json` cannot be read: nothing tells then
+    which phase is finished."""
+    file = source / PHASED_FILE
+    if file.exists() and phased_state(source) is None:
+        raise FormatError(
+            f"{file}: cannot be read as the state of a phased run, so nothing tells which phase is "
+            "finished; name the phase's folder or a checkpoint in it"
+        )
 
 
 def _phase_result(folder: Path, state: Mapping[str, Any]) -> Path:

@@ -17,11 +17,12 @@ one of `hf auth login` or `HF_TOKEN`; it is never printed and never written.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EngineError, HubError
+from ..errors import ConfigError, EngineError, HubError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -49,18 +50,53 @@ def endpoint() -> str:
 
 
 def api() -> HfApi:
-    """A way to call the Hub. Raises `EngineError` where `huggingface_hub` is not installed."""
+    """A way to call the Hub. Raises `EngineError` where `huggingface_hub` is not installed,
+    `HubError` for a token that cannot be one."""
     made: HfApi = library().HfApi(library_name="abi-train", token=None)
+    _checked_token()  # the library sends it by itself
     return made
+
+
+def check_name(name: str) -> None:
+    """Raise `ConfigError` for a name of a repository that the Hub's own rules refuse."""
+    library()
+    import huggingface_hub.errors
+    import huggingface_hub.utils
+
+    errors: Any = huggingface_hub.errors
+    utils: Any = huggingface_hub.utils
+    try:
+        utils.validate_repo_id(name)
+    except errors.HFValidationError as error:
+        raise ConfigError(f"{name!r} is no name for a repository: {error}") from None
+
+
+def _checked_token() -> str | None:
+    """The token, if there is one. Raises `HubError` for what cannot be one; it is not shown."""
+    for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if not _can_be_sent(os.environ.get(variable, "").strip()):
+            raise HubError(
+                f"{variable} is no token: one is letters and digits in one line. Set it again, or "
+                "unset it and log in with `hf auth login`"
+            )
+    found: str | None = library().get_token()
+    if found and not _can_be_sent(found):
+        raise HubError("what `hf auth login` keeps is no token; log in with it again")
+    return found
+
+
+def _can_be_sent(text: str) -> bool:
+    """Whether it is one word of printable ASCII, as a header takes it; so is no word at all."""
+    return all("!" <= letter <= "~" for letter in text)
 
 
 def token(*, what: str | None = None) -> str:
     """The user's token. Raises `HubError`, saying what it is needed for, when there is none."""
-    found = library().get_token()
+    found = _checked_token()
     if not found:
         wanted = f"{what} needs a Hugging Face token and there is none" if what else "no token"
         raise HubError(f"{wanted}: {LOGIN}")
-    return str(found)
+    return found
 
 
 def namespace(hub: HfApi, *, what: str | None = None) -> str:

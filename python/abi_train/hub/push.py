@@ -21,12 +21,13 @@ from typing import Any, Final
 from ..adapters import base_of, is_adapter
 from ..data import provenance
 from ..data.provenance import CARD_FILE, manifest_of
-from ..errors import ConfigError, FormatError, HubError, MissingFileError
-from ..export import model_folder, phased_state
+from ..errors import ConfigError, EngineError, FormatError, HubError, MissingFileError
+from ..export import model_folder, phased_state, require_readable_state
 from ..export.handover import REPORT_SUFFIX, merge_into
 from ..runspec import RECIPE_FILE, RunSpec
 from . import cards, client
 from .cards import without_paths
+from .whole import MODEL, check_gguf, weights_of
 
 KINDS: Final = ("adapter", "model", "gguf", "data")
 NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
@@ -40,34 +41,31 @@ _TOKENIZER: Final = (
     "tokenizer.model",
 )
 _FILES: Final = {
-    "adapter": ("adapter_config.json", "adapter_model.safetensors", *_TOKENIZER),
-    "model": (
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        *_TOKENIZER,
-    ),
+    "adapter": ("adapter_config.json", *_TOKENIZER),
+    "model": ("config.json", "generation_config.json", *_TOKENIZER),
 }
+"""What goes along with the weights."""
 _SMALL: Final = 1 << 20
 """JSON files up to this size are looked through for paths of this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """One file of a push: what it is called there, and either its place here or its content."""
+    """One file of a push: what it is called there, and either its place here or its content.
+
+    Neither: it is made for the push, which a dry run does not do.
+    """
 
     name: str
     path: Path | None = None
     content: bytes | None = None
 
     @property
-    def size(self) -> int:
-        """Bytes."""
+    def size(self) -> int | None:
+        """Bytes; None where the file is not made yet."""
         if self.content is not None:
             return len(self.content)
-        assert self.path is not None
-        return self.path.stat().st_size
+        return None if self.path is None else self.path.stat().st_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ class Push:
     repo: str
     kind: str
     private: bool
-    files: tuple[tuple[str, int], ...]
+    files: tuple[tuple[str, int | None], ...]
     notes: tuple[str, ...] = ()
     dry: bool = False
     created: bool = False
@@ -89,8 +87,8 @@ class Push:
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
-        return sum(size for _, size in self.files)
+        """Of all files whose size is known."""
+        return sum(size or 0 for _, size in self.files)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -124,15 +122,17 @@ def push(
     kind: `adapter`, `model` (an adapter is merged for it), `gguf` (files that were handed over, see
     `export.handover`, or one file) or `data` (the token files of a run, or one file); default: what
     the run trained. base: the model under an adapter that does not say where it is. dry: say what
-    would be sent, without a token or network.
+    would be sent, without a token or network. What is not whole (weights missing or cut short, a
+    checksum that does not hold, JSON that cannot be read) is refused before anything is sent.
 
     Raises `HubError` (no token, offline, refused, the name is somebody else's), `EngineError`
-    without huggingface_hub, `ConfigError`, `FormatError`, `MissingFileError`.
+    without huggingface_hub, `ConfigError`, `FormatError`, `CheckpointError`, `MissingFileError`.
     """
     source = Path(source)
     if not source.exists():
         raise MissingFileError(f"{source}: no such file or folder; check the path")
     repo = _checked_name(to)
+    require_readable_state(source)
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
     kind = kind or _kind_of(source)
@@ -163,6 +163,13 @@ def _checked_name(to: str) -> str:
             f"--to is {to!r}; it must be USER/NAME, or NAME for your own: letters, digits, '.', "
             "'-' and '_'"
         )
+    if len(parts[-1]) > 96 or "--" in to or ".." in to or to.endswith((".git", ".ipynb")):
+        raise ConfigError(
+            f"--to is {to!r}; the Hub takes no name with '--' or '..' in it, with '.git' or "
+            "'.ipynb' at its end, or of more than 96 letters"
+        )
+    with contextlib.suppress(EngineError):  # without the library, the rules above
+        client.check_name(to)
     return to
 
 
@@ -203,8 +210,15 @@ def _files(
         notes = []
         if kind == "adapter" and not is_adapter(folder):
             raise ConfigError(f"{folder} holds a whole model, no adapter; leave --adapter out")
-        if kind == "model" and is_adapter(folder):
+        merged = kind == "model" and is_adapter(folder)
+        under = folder
+        if merged:
+            weights_of(folder, "adapter")
             under = Path(base) if base is not None else base_of(folder)
+            if not under.exists():
+                raise MissingFileError(f"{under}: no such model; name the base with --base")
+            if under.is_dir():
+                weights_of(under, "model")
             if dry:
                 notes.append(f"{folder} is merged into {under} first: sizes are known then")
             else:
@@ -214,15 +228,22 @@ def _files(
                     tempfile.TemporaryDirectory(prefix=".push-", dir=place)
                 )
                 held = merge_into(under, folder, Path(scratch) / "merged")
-        names = [name for name in _FILES[kind] if (held / name).is_file()]
-        if (held / "model.safetensors.index.json").is_file() and kind == "model":
-            names += sorted(path.name for path in held.glob("model-*-of-*.safetensors"))
-        files = [_plain(held / name, base_name=_base_name(folder)) for name in names]
-        if kind == "model" and held == folder and is_adapter(folder):
-            files = [file for file in files if not file.name.startswith("adapter_")]
+        if merged and dry:
+            files = _to_be_merged(folder, under)
+        else:
+            weights = weights_of(held, kind)
+            names = [name for name in _FILES[kind] if (held / name).is_file()]
+            files = [_plain(held / name, base_name=_base_name(folder)) for name in names + weights]
         text = cards.for_model(source, folder, kind=kind, title=title)
         notes += cards.licence_notes(text)
         yield [File(name=CARD_FILE, content=text.encode()), *files], notes
+
+
+def _to_be_merged(adapter: Path, base: Path) -> list[File]:
+    """What merging leaves, for a dry run: the sizes of what it writes are not known."""
+    beside = [name for name in _FILES["model"] if name != "config.json"]
+    names = [name for name in beside if any((one / name).is_file() for one in (adapter, base))]
+    return [File(name=name) for name in ("config.json", *names, MODEL)]
 
 
 def _base_name(folder: Path) -> str | None:
@@ -250,6 +271,7 @@ def _gguf_files(source: Path, title: str) -> tuple[list[File], list[str]]:
         )
     files = [File(name=path.name, path=path) for path in found]
     for path in found:
+        check_gguf(path)
         report = path.with_name(path.stem + REPORT_SUFFIX)
         own = path.with_suffix(".Modelfile")
         files += [_plain(one) for one in (report, own) if one.is_file()]
@@ -325,8 +347,9 @@ def _plain(path: Path, *, base_name: str | None = None) -> File:
     if path.suffix == ".json" and path.name != "tokenizer.json" and path.stat().st_size <= _SMALL:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return File(name=path.name, path=path)
+        except (OSError, ValueError, RecursionError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise FormatError(f"{path}: cannot be read as JSON ({said})") from None
         clean = without_paths(values)
         if isinstance(clean, dict) and path.name.endswith(REPORT_SUFFIX):
             clean.pop("commands", None)  # what to type on this machine
@@ -355,7 +378,7 @@ def _send(planned: Push, files: list[File], tell: Callable[[str], None]) -> Push
         tell(f"making {'a private' if planned.private else 'a PUBLIC'} {kind} repository {repo}")
         with client.asking(f"create the repository {repo}", hint="does that user exist?"):
             hub.create_repo(repo, repo_type=kind, private=planned.private, exist_ok=True)
-    tell(f"sending {len(files)} files, {sum(file.size for file in files) / 1e6:.1f} MB")
+    tell(f"sending {len(files)} files, {planned.size_bytes / 1e6:.1f} MB")
     operations = [
         client.library().CommitOperationAdd(
             path_in_repo=file.name, path_or_fileobj=file.content or str(file.path)
