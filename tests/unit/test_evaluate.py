@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from published_sets import published
 
 from abi_train import Tokenizer, evaluate, sample
+from abi_train.cli import main
 from abi_train.data.pair_templates import ABSTENTIONS, Question
 from abi_train.data.sets import fetch_set
 from abi_train.errors import (
     ConfigError,
     DataError,
     EngineError,
+    FileAccessError,
     FormatError,
     MissingFileError,
     NumericsError,
@@ -483,6 +485,84 @@ def test_a_report_survives_its_file(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match="report"):
             evaluate.EvalReport.load(tmp_path / "bad.json")
+
+
+def test_a_report_replaces_nothing_but_an_earlier_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    report(accuracy=0.5).save("before.json")
+    rows_ = '{"messages": [{"role": "user", "content": "a"}]}\n'
+    held = {
+        "m.gguf": "GGUF",
+        "rows.jsonl": rows_,
+        "data.json": rows_,
+        "empty.json": "",
+        "run/config.json": "{}",
+        "list.json": "[]",
+    }
+    for name, text in held.items():
+        Path(name).write_text(text)
+    Path("link.json").symlink_to("before.json")
+    for output, code, said in (
+        ("m.gguf", 2, "must end in .json"),
+        ("rows.jsonl", 2, "must end in .json"),
+        ("run/log.jsonl", 2, "must end in .json"),
+        ("data.json", 1, "no report of abi-train eval"),
+        ("empty.json", 1, "no report of abi-train eval"),
+        ("list.json", 1, "no report of abi-train eval"),
+        ("run/config.json", 2, "file of models and runs"),
+        ("run/adapter_config.json", 2, "file of models and runs"),
+        ("before.json", 2, "is read by this evaluation"),
+        ("link.json", 2, "is read by this evaluation"),
+        ("t.json", 2, "is read by this evaluation"),
+        ("run", 2, "must end in .json"),
+    ):
+        task = "emotion:rows.jsonl,perplexity:t.json"
+        wanted = ["--task", task, "--compare", "before.json", "--output", output]
+        assert command("eval", "m.gguf", *wanted) == code, output
+        assert said in " ".join(capsys.readouterr().err.replace("│", " ").split()), output
+    assert all(Path(name).read_text() == text for name, text in held.items())
+    assert evaluate.EvalReport.load("before.json") == report(accuracy=0.5)
+    assert not Path("t.json").exists() and not Path("run/adapter_config.json").exists()
+    evaluate.EvalReport.check_output("before.json")
+    evaluate.EvalReport.check_output("run/report.json", reads=["m.gguf"])
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(list(arguments))
+    return int(left.value.code or 0)
+
+
+def test_an_unknown_engine_and_a_name_with_nul_are_mistakes_of_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(tmp_path)
+    assert command("eval", model, "--engine", "nope") == 2
+    assert "auto, native, torch" in capsys.readouterr().err
+    for task in ("perplexity:a\0b", "emotion:a\0b.jsonl", "answers:set:a\0b", "lm-eval:a\0b"):
+        assert command("eval", model, "--task", task) == 2
+        assert "NUL" in capsys.readouterr().err
+        with pytest.raises(ConfigError, match="NUL in its name"):
+            evaluate.run(model, [task])
+
+
+def test_without_the_network_a_public_set_says_how_its_files_become_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from abi_train.data.sets import hub
+
+    def offline(*_: Any, **__: Any) -> Any:
+        raise hub._said(ConnectionError("no"), "openai/gsm8k", "main", "test", None)
+
+    monkeypatch.setattr(hub, "read", offline)
+    with pytest.raises(FileAccessError, match="cannot be reached") as said:
+        rows.resolve("answers", "set:gsm8k", tmp_path, limit=None)
+    text = str(said.value)
+    assert "data get gsm8k --split test --option final=hashes --from FOLDER" in text
+    assert text.endswith("then the task answers:gsm8k.jsonl")
 
 
 def test_the_table_shows_each_report_and_its_change() -> None:

@@ -727,7 +727,7 @@ def test_without_the_hub_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and done.stdout == ""
     assert "openai/gsm8k: the Hub cannot be reached; check the network" in done.stderr
-    assert "name them with --from" in done.stderr and "Traceback" not in done.stderr
+    assert "data get SET --from FOLDER" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "rows.jsonl").exists()
 
 

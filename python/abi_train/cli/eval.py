@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import FileAccessError
 from .common import JsonFlag, err, from_the_command_line, out, print_json, say
 
 if TYPE_CHECKING:
@@ -66,11 +65,13 @@ def evaluate_model(
     from .. import evaluate
 
     with from_the_command_line():
-        tasks = list(
-            evaluate.check_tasks(",".join(task) if task else "emotion,answers,calibration")
-        )
-    if output is not None and output.is_dir():
-        raise FileAccessError(f"{output} is a folder; name a file in it, as report.json")
+        evaluate.check_engine(engine)
+        parsed = evaluate.check_tasks(",".join(task) if task else "emotion,answers,calibration")
+        tasks = list(parsed)
+        if output is not None:
+            rows = [Path(rest) for _, rest in parsed.values() if rest]
+            reads = [model, *rows, *([] if compare is None else [compare])]
+            evaluate.EvalReport.check_output(output, reads=reads)
     reports: dict[str, EvalReport] = {}
     with err().status("reading", spinner="dots") as status:
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .rows import Source
     from .scorer import Scorer
 
-__all__ = ["BETTER", "TASKS", "EvalReport", "check_tasks", "run", "table"]
+__all__ = ["BETTER", "TASKS", "EvalReport", "check_engine", "check_tasks", "run", "table"]
 
 TASKS: Final = ("emotion", "answers", "calibration", "perplexity", "lm-eval")
 Found = tuple[dict[str, float], dict[str, Any]]
@@ -70,6 +70,7 @@ def run(
     from . import rows
     from .opening import opened
 
+    check_engine(engine)
     model = Path(model)
     parsed = check_tasks(tasks)
     if limit is not None and limit < 1:
@@ -104,6 +105,14 @@ def run(
     return EvalReport(**values)
 
 
+def check_engine(engine: str) -> None:
+    """Raise `ConfigError` for an engine nobody knows."""
+    from .opening import ENGINES, SAME_AS
+
+    if engine not in ENGINES and engine not in SAME_AS:
+        raise ConfigError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}")
+
+
 def check_tasks(tasks: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Each task with its name and what stands behind the colon.
 
@@ -122,6 +131,8 @@ def check_tasks(tasks: Sequence[str]) -> dict[str, tuple[str, str]]:
         if name in ("perplexity", "lm-eval") and not rest:
             what = "FILE" if name == "perplexity" else "NAME"
             raise ConfigError(f"task {name} needs {name}:{what}")
+        if "\0" in rest:
+            raise ConfigError(f"task {task!r}: no file or set has a NUL in its name; check it")
         found[task] = (name, rest)
     if not found:
         raise ConfigError(f"no task to evaluate; known are {', '.join(TASKS)}")

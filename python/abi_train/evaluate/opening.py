@@ -38,8 +38,6 @@ def opened(
     """
     if engine in SAME_AS:  # a recipe's engine also trains from a GGUF file, which torch cannot run
         engine = "auto" if model.is_file() else SAME_AS[engine]
-    if engine not in ENGINES:
-        raise ConfigError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}")
     if not model.exists():
         raise MissingFileError(f"{model}: no such file or folder; check the path")
     with contextlib.ExitStack() as stack:

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from ..checkpoint import write_text_atomic
-from ..errors import DataError, FileAccessError, MissingFileError
+from ..errors import ConfigError, DataError, FileAccessError, MissingFileError
 
 FORMAT: Final = "abi_train evaluation 1"
+
+_OTHERS: Final = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "adapter_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "model.safetensors.index.json",
+        "trainer_state.json",
+        "run.json",
+        "recipe.json",
+        "trackio.json",
+    }
+)
+"""Names that mean something in a model's or a run's folder, where a report may stand, too."""
 
 #: Of each metric whether more of it is better; None where neither is.
 BETTER: Final[Mapping[str, bool | None]] = {
@@ -92,6 +109,37 @@ class EvalReport:
         except OSError as error:
             raise FileAccessError(f"{path}: cannot be written ({error.strerror})") from None
         return path
+
+    @classmethod
+    def check_output(cls, path: str | Path, *, reads: Iterable[str | Path] = ()) -> None:
+        """Raise now what would make `save` replace something else than an earlier report.
+
+        reads: files the evaluation reads, an earlier report among them. `ConfigError` for a name
+        that is not .json or one of `reads`, `FileAccessError` for a folder or another file.
+        """
+        path = Path(path)
+        if path.suffix != ".json":
+            raise ConfigError(f"{path}: the name of a report must end in .json, as report.json")
+        if path.name in _OTHERS:
+            raise ConfigError(
+                f"{path}: {path.name} is the name of a file of models and runs; name another one, "
+                "as report.json"
+            )
+        if path.is_dir():
+            raise FileAccessError(f"{path} is a folder; name a file in it, as report.json")
+        for given in map(Path, reads):
+            if given.resolve() == path.resolve() or (
+                path.exists() and given.exists() and given.samefile(path)
+            ):
+                raise ConfigError(f"{path} is read by this evaluation; name another file for it")
+        if not path.exists():
+            return
+        try:
+            cls.load(path)
+        except (DataError, FileAccessError):
+            raise FileAccessError(
+                f"{path} exists and is no report of abi-train eval; name another file, or delete it"
+            ) from None
 
     @classmethod
     def load(cls, path: str | Path) -> EvalReport:

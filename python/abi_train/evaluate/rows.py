@@ -19,8 +19,9 @@ from ..data.pair_builder import Pair
 from ..data.pair_sources import read_file
 from ..data.pair_templates import Question
 from ..data.sets import fetch_set, find
+from ..data.sets.hub import FILES
 from ..data.sources import Chat, read_rows
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, EngineError, FileAccessError
 
 SET: Final = "set:"
 PACKAGED: Final = {"emotion": "emotional", "answers": "reasoning", "calibration": "calibration"}
@@ -132,7 +133,17 @@ def resolve(task: str, rest: str, folder: Path, *, limit: int | None, seed: int 
     path = folder / f"{data_set.name}.jsonl"
     # Pairs of one question are several rows: all are needed, and the limit counts questions.
     drawn = None if data_set.name == "truthful-qa" else limit
-    fetch_set(data_set, path, split=split, options=options, limit=drawn, seed=seed)
+    try:
+        fetch_set(data_set, path, split=split, options=options, limit=drawn, seed=seed)
+    except (EngineError, FileAccessError) as error:
+        if FILES not in str(error):
+            raise
+        chosen = "".join(f" --option {key}={value}" for key, value in options.items())
+        raise type(error)(
+            f"{error}. Here that is: `abi-train data get {data_set.name} --split {split}{chosen} "
+            f"--from FOLDER --output {data_set.name}.jsonl`, then the task "
+            f"{task}:{data_set.name}.jsonl"
+        ) from None
     return Source(
         name=f"{SET}{data_set.name}",
         path=path,

@@ -28,6 +28,11 @@ NETWORK: Final = (
     "urllib3",
 )
 """Libraries whose errors mean that the Hub did not answer."""
+FILES: Final = (
+    "download its files elsewhere and make rows of them: "
+    "`abi-train data get SET --from FOLDER --output ROWS.jsonl` (`source` in Python)"
+)
+"""What can be done without the network, wherever a set was asked for."""
 
 
 def read(
@@ -49,8 +54,7 @@ def read(
         import datasets
     except ImportError:
         raise EngineError(
-            "reading from the Hub needs datasets: pip install 'abi-train[sets]', or download the "
-            "files and name them with --from (in Python source)"
+            f"reading from the Hub needs datasets: pip install 'abi-train[sets]', or {FILES}"
         ) from None
     if not os.isatty(2):
         datasets.disable_progress_bars()
@@ -112,7 +116,7 @@ def _said(
     name = hub_id + (f" at {revision}" if revision else "")
     text = " ".join(str(error).split())
     kind = type(error).__name__
-    files = "download its files elsewhere and name them with --from (in Python source)"
+    files = FILES
     asked = f"configuration {part or 'default'}, split {split}"
     if "scripts are no longer supported" in text:
         return DataError(
