@@ -264,6 +264,38 @@ def test_a_review_is_written_then_followed_and_new_pairs_are_added(tmp_path: Pat
     assert make_pairs([source], output, review=page).new_in_review == 0
 
 
+def test_a_review_and_the_rows_replace_nothing_that_is_read(tmp_path: Path) -> None:
+    source, output = write(tmp_path / "q.jsonl", KNOWN), tmp_path / "p.jsonl"
+    side = tmp_path / "q.jsonl.source.json"
+    side.write_text('{"source": "me", "license": "mit", "commercial_use": true}')
+    text = source.read_bytes()
+    notes = tmp_path / "notes.md"
+    notes.write_text("# Mine\n\n## [x] is a heading\n")
+    (tmp_path / "link.jsonl").symlink_to(source)
+    (tmp_path / "void.md").write_text("")
+    for rows, review, error, said in (
+        (source, None, ConfigError, "is read"),
+        (tmp_path / "link.jsonl", None, (ConfigError, FileAccessError), "is read|not made by"),
+        (output, source, ConfigError, "is read as a source"),
+        (output, tmp_path / "link.jsonl", ConfigError, "is read as a source"),
+        (output, side, ConfigError, "is read as a source"),
+        (output, output, ConfigError, "files of their own"),
+        (output, tmp_path / "p.jsonl.source.json", ConfigError, "files of their own"),
+        (output, notes, DataError, "no heading of a pair"),
+        (output, tmp_path / "void.md", DataError, "is no review of pairs"),
+    ):
+        with pytest.raises(error, match=said):
+            make_pairs([source], rows, review=review)
+        assert source.read_bytes() == text and not output.exists(), said
+    notes.write_text("Mine\n")
+    with pytest.raises(DataError, match=r"notes\.md is no review of pairs"):
+        make_pairs([source], output, review=notes)
+    assert notes.read_text() == "Mine\n" and (tmp_path / "void.md").read_bytes() == b""
+    page = tmp_path / "r.md"
+    page.write_text(pair_review.HEAD)  # all its pairs are deleted, and come again
+    assert make_pairs([source], output, review=page).new_in_review == 1
+
+
 @given(
     chosen=st.text(min_size=1).filter(lambda t: t.strip()),
     rejected=st.text(min_size=1).filter(lambda t: t.strip()),

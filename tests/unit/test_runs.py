@@ -93,6 +93,26 @@ def test_a_log_in_any_state_is_read(tmp_path: Path) -> None:
         runs.read_run(tmp_path)
 
 
+def test_a_killed_run_has_done_what_its_newest_checkpoint_has(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", [3.0, 2.0], end=None, total=9)
+    for step, seconds in ((4, 1.79e9 + 50), (8, 1.79e9 - 500), (12, 1.79e9 + 50)):
+        state = folder / f"checkpoint-{step}" / "trainer_state.json"
+        state.parent.mkdir()
+        state.write_text("{}")
+        os.utime(state, (seconds, seconds))
+    run = runs.read_run(folder)  # 8 is of a part before, 12 of no run of 9 updates
+    assert (run.state, run.step, run.to_dict()["step"]) == ("interrupted", 4, 4)
+    assert runs.open_curves(folder).steps == 4
+    resumed = '{"event": "start", "total_steps": 9, "start_step": 4, "time": 1790000100}\n'
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(resumed)
+    assert runs.read_run(folder).step == 4
+    os.utime(folder / "checkpoint-8" / "trainer_state.json", (1.79e9 + 200, 1.79e9 + 200))
+    assert runs.read_run(folder).step == 8
+    (folder / "run.json").write_text('{"training": {"checkpoint_path": "elsewhere"}}')
+    assert runs.read_run(folder).step == 2
+
+
 @pytest.mark.parametrize(
     ("end", "extra", "state"),
     [
@@ -299,11 +319,31 @@ def test_show_draws_and_writes(
     assert found["series"]["loss"] == {"step": [1, 2], "value": [3.0, 2.0]}
     assert call("runs", "show", "x/none") == 1
     assert "`abi-train runs`" in capsys.readouterr().err
-    os.mkfifo(tmp_path / "pipe")
-    assert call("runs", "show", "x/a", "--html", "pipe") == 1
-    assert "pipe: cannot be written (not a regular file)" in capsys.readouterr().err
-    assert (tmp_path / "pipe").is_fifo()
+    os.mkfifo(tmp_path / "pipe.html")
+    assert call("runs", "show", "x/a", "--html", "pipe.html") == 1
+    assert "pipe.html: cannot be written (not a regular file)" in capsys.readouterr().err
+    assert (tmp_path / "pipe.html").is_fifo()
     assert call("runs", "show") == 2
+
+
+def test_a_drawing_replaces_nothing_but_a_drawing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "a", [3.0, 2.0])
+    log = (tmp_path / "a" / "log.jsonl").read_bytes()
+    (tmp_path / "link.html").symlink_to("a/log.jsonl")
+    (tmp_path / "notes.md").write_text("mine")
+    for option in ("--html", "--png"):
+        for name in ("a/log.jsonl", "a/run.json", "a/recipe.json", "notes.md", "new", "a"):
+            assert call("runs", "show", "a", option, name) == 2
+            assert "must end in" in capsys.readouterr().err
+    assert call("runs", "show", "a", "--html", "c.html", "--png", "c.html") == 2
+    assert call("runs", "show", "a", "--html", "link.html") == 2
+    assert (tmp_path / "a" / "log.jsonl").read_bytes() == log and not Path("c.html").exists()
+    assert not Path("a/recipe.json").exists() and Path("link.html").is_symlink()
+    for _ in range(2):
+        assert call("runs", "show", "a", "--html", "c.html") == 0
 
 
 def test_nothing_is_written_into_a_run(tmp_path: Path) -> None:

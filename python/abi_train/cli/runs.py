@@ -109,6 +109,8 @@ def show(
     from ..runs import open_curves, page, picture
     from ..runs.curves import distinct
 
+    _check_target("--html", html, (".html", ".htm"))
+    _check_target("--png", png, (".png",))
     runs = [open_curves(folder) for folder in dict.fromkeys(folders)]
     names = distinct([run.name for run in runs], [run.parts[0].folder for run in runs])
     for run, name in zip(runs, names, strict=True):
@@ -131,6 +133,17 @@ def show(
                 out().print(str(path), markup=False, highlight=False)
     else:
         _print_curves(runs)
+
+
+def _check_target(option: str, path: Path | None, endings: tuple[str, ...]) -> None:
+    """No file of a run, of a model or of data has such an ending: what is replaced is a drawing.
+
+    So both options can never name the same file either.
+    """
+    if path is not None and path.suffix.lower() not in endings:
+        raise typer.BadParameter(f"{option} is {str(path)!r}; the name must end in {endings[0]}")
+    if path is not None and path.is_symlink() and path.resolve().suffix.lower() not in endings:
+        raise typer.BadParameter(f"{option} is {str(path)!r}, which stands for {path.resolve()}")
 
 
 def _print_curves(runs: list[Any]) -> None:

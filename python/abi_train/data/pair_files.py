@@ -93,6 +93,10 @@ def make_pairs(
     _require_ours(output)
     if not sources and sessions is None:
         raise ConfigError("nothing to make pairs of; name a file of questions, or --sessions")
+    files = [Path(source) for source in sources if not str(source).startswith(SET)]
+    _require_apart(files, output, None if review is None else Path(review))
+    if review is not None and Path(review).is_file():
+        pair_review.read(review)  # a page that is none is refused before anything is fetched
     questions, others, origins, left_out = _all(sources, seed, license_note)
     if sessions is not None:
         recorded, damaged = read_sessions(sessions)
@@ -145,6 +149,27 @@ def _require_ours(output: Path) -> None:
         raise FileAccessError(
             f"{output} exists and was not made by this; name another file, or delete it"
         )
+
+
+def _require_apart(sources: Sequence[Path], output: Path, review: Path | None) -> None:
+    """Raise `ConfigError` where what is written would be what is read, or both the same file."""
+    written = {"the rows": output, "what says where they are from": provenance.side_file(output)}
+    for what, path in written.items():
+        for source in sources:
+            if _same(path, source):
+                raise ConfigError(f"{source} is read, and {what} would replace it; name another")
+        if review is not None and _same(path, review):
+            raise ConfigError(f"{review}: {what} and the review need files of their own")
+    for source in sources:
+        for read in (source, provenance.side_file(source)):
+            if review is not None and _same(review, read):
+                raise ConfigError(f"{review} is read as a source; name another file for the review")
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def _all(

@@ -34,7 +34,10 @@ Marks = dict[str, tuple[bool, str, str]]
 
 
 def read(path: str | Path) -> Marks:
-    """The marks of a review. Raises `DataError` with file and line for what cannot be read."""
+    """The marks of a review. Raises `DataError` with file and line for what cannot be read.
+
+    A file without a pair and without the heading of a review is another one, and refused.
+    """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -85,6 +88,10 @@ def read(path: str | Path) -> Marks:
         elif text.startswith(">") and part:
             parts.setdefault(part, []).append(text[1:].removeprefix(" "))
     close()
+    if not marks and lines[0].strip() != HEAD.split("\n", 1)[0]:
+        raise DataError(
+            f"{path} is no review of pairs; name another file, which will be written, or delete it"
+        )
     return marks
 
 

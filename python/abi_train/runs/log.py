@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..checkpoint import is_locked
+from ..checkpoint import STATE_FILE, is_locked, list_checkpoints
 from ..errors import FileAccessError, MissingFileError
 from ..progress import LOG_FILE
 from ..runspec import RECIPE_FILE
@@ -62,6 +62,7 @@ class RunLog:
     recipe: the run's own file, as it is; empty where it has none.
     started, ended: seconds since 1970; None in logs that do not say.
     damaged: lines nobody can read.
+    saved: updates in its newest checkpoint, which the log may not have yet.
     """
 
     folder: Path
@@ -76,12 +77,16 @@ class RunLog:
     started: float | None = None
     ended: float | None = None
     damaged: int = 0
+    saved: int = 0
+    resumed: int = 0
+    began: float | None = None
+    """When its last part began, after update `resumed`; seconds since 1970."""
 
     @property
     def step(self) -> int:
-        """Updates done, as far as the log has them."""
+        """Updates done: what the log has, or the newest checkpoint where that has more."""
         found = self.series.get("loss")
-        return found.steps[-1] if found else 0
+        return max(found.steps[-1] if found else 0, self.saved)
 
     def last(self, key: str) -> float | None:
         """The last value of a figure; None where there is none."""
@@ -144,6 +149,7 @@ def read_run(folder: str | Path) -> RunLog:
     except OSError as error:
         raise FileAccessError(f"{path}: cannot be read ({error.strerror})") from None
     run.engine = run.engine or str(run.recipe.get("engine") or "")
+    run.saved = _saved(run)
     run.state = _state(run)
     return run
 
@@ -193,6 +199,7 @@ def _begin(run: RunLog, first: int) -> None:
         run.started = run.ended
     run.alerts = [one for one in run.alerts if not _after(one.get("step"), first)]
     run.stop_reason = run.error = ""
+    run.resumed, run.began = first, run.ended
 
 
 def _after(step: Any, first: int) -> bool:
@@ -237,6 +244,26 @@ def _state(run: RunLog) -> str:
         return "running"
     # All updates are done; it is exporting, or was stopped while it did.
     return "finished" if run.total_steps and run.step >= run.total_steps else "interrupted"
+
+
+def _saved(run: RunLog) -> int:
+    """Updates in the newest checkpoint of the part of the run that was the last.
+
+    A run that went on from an earlier one leaves later ones of before, which do not count.
+    """
+    for checkpoint in reversed(list_checkpoints(_lock_folder(run))):
+        step = int(checkpoint.name.removeprefix("checkpoint-"))
+        if run.total_steps and step > run.total_steps:
+            continue
+        if step <= run.resumed:
+            return step if step == run.resumed else 0
+        try:
+            written = (checkpoint / STATE_FILE).stat().st_mtime
+        except OSError:
+            continue
+        if run.began is None or written >= run.began - 1:
+            return step
+    return 0
 
 
 def _lock_folder(run: RunLog) -> Path:
