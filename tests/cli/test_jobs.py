@@ -204,7 +204,10 @@ def test_what_cannot_be_sent_is_said_in_one_line(
         "training: {epochs: 1, batch_size: 4, max_seq_len: 16, recompute_activations: true}\n"
     )
     send = ["jobs", "submit", str(recipe)]
-    wrong, small, secret, short, text, lost, wheel = commands(
+    dry = [*send, "--flavor", "a10g-large", "--dry-run"]
+    foreign = tmp_path / "other-1.0-py3-none-any.whl"
+    foreign.write_bytes(b"not looked into")
+    wrong, small, secret, short, text, lost, wheel, unset, *values = commands(
         hub,
         tmp_path,
         [*send, "--flavor", "a100-larg"],
@@ -214,12 +217,32 @@ def test_what_cannot_be_sent_is_said_in_one_line(
         [*send, "--flavor", "a10g-large", "--timeout", "soon"],
         ["jobs", "submit", str(recipe.with_name("nowhere.yaml"))],
         [*send, "--flavor", "a10g-large", "--wheel", str(recipe)],
+        [*dry, "--secret", "NOT_SET_ANYWHERE"],
+        [*dry, "--timeout", "0"],
+        [*dry, "--timeout", "31d"],
+        [*dry, "--timeout", "9" * 400],
+        [*dry, "--secret", "A B"],
+        [*dry, "--extra", "x];rm"],
+        [*dry, "--wheel", str(foreign)],
+        [*send, "--flavor", "zzzz", "--dry-run"],
+        ["plan", str(recipe), "--device", "nonsense", "--offline"],
+        ["plan", "abbey-tin"],
     )
+    assert [one.code for one in values] == [2] * len(values), [one.err for one in values]
+    said = (
+        *("would end before", "30 days", "no length", "'A B' is not", "is not the name of an"),
+        *("not named as a wheel", "no 'zzzz'. There are"),
+    )
+    for one, part in zip(values[:-2], said, strict=True):
+        assert part in one.err
+    assert "device: there is no 'nonsense'. There are" in values[-2].err
+    assert "did you mean abbey-tiny?" in values[-1].err
+    assert unset.code == 1 and "NOT_SET_ANYWHERE is not set here" in unset.err
     assert wrong.code == 2 and "did you mean a100-large?" in wrong.err
     assert small.code == 1 and "does not fit a10g-large" in small.err
     assert "--flavor a100-large" in small.err and "GiB" in small.err
     assert secret.code == 1 and "NOT_SET_ANYWHERE is not set here" in secret.err
-    assert short.code == 1 and "would end before" in short.err
+    assert short.code == 2 and "would end before" in short.err
     assert text.code == 2 and "write 90m, 4h or 1d" in text.err
     assert lost.code != 0 and "nowhere.yaml" in lost.err
     assert wheel.code == 1 and "no wheel" in wheel.err

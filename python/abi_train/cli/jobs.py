@@ -81,14 +81,22 @@ def submit(
     """
     from .. import __version__
     from .. import jobs as service
-    from ..jobs.baggage import take_option
-    from ..jobs.request import PLACE, seconds_of
+    from ..jobs.baggage import check_wheel, take_option
+    from ..jobs.request import PLACE, check_values, seconds_of
+    from ..jobs.service import check_secrets
+    from ..plan.hardware import prices
     from ..recipes import places
     from .plan import planned
 
     with from_the_command_line():
         path = places.find(recipe)
         limit = None if timeout is None else seconds_of(timeout)
+        check_values(timeout_seconds=limit, secrets=secrets or [], extras=extras or [])
+        if wheel is not None:
+            check_wheel(wheel)
+        if flavor is not None:
+            prices(online=not dry_run).find(flavor)
+    check_secrets(secrets or [])
     local = None if model is None or model.startswith("hub:") else Path(model)
     chosen = {"engine": engine, "model": None if model is None else Path(model)}
     cpu = flavor is not None and flavor.startswith("cpu")

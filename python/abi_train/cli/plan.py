@@ -63,6 +63,12 @@ def plan(
 
     Exit code 1 when it does not fit, with what would.
     """
+    from ..plan.hardware import prices
+    from ..plan.planning import gpu_of
+
+    if device != "cpu":
+        with from_the_command_line():
+            gpu_of(device, prices(online=not offline))
     with planned(
         recipe,
         {"engine": engine, "model": model, "precision": precision},

@@ -10,6 +10,7 @@ Does not know: the Hub.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,14 +60,21 @@ def stage(recipe: Path, folder: Path, *, base: Path, wheel: Path | None = None) 
         raise ConfigError("model is empty")
     write_document(folder / RECIPE, values)
     if wheel is not None:
-        if not wheel.is_file() or wheel.suffix != ".whl":
-            raise MissingFileError(f"{wheel}: no wheel; build one with `pip wheel .`")
+        check_wheel(wheel)
         _take(wheel, folder / wheel.name)
         staged.wheel = wheel.name
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             staged.files[path.relative_to(folder).as_posix()] = path.stat().st_size
     return staged
+
+
+def check_wheel(wheel: Path) -> None:
+    """Raise `MissingFileError` where there is no wheel, `ConfigError` for another package's."""
+    if not wheel.is_file() or wheel.suffix != ".whl":
+        raise MissingFileError(f"{wheel}: no wheel; build one with `pip wheel .`")
+    if not re.fullmatch(r"abi_train-[A-Za-z0-9_.+!-]+\.whl", wheel.name):
+        raise ConfigError(f"wheel: {wheel} is not named as a wheel of abi-train, abi_train-*.whl")
 
 
 def take_option(value: Path, staged: Staged, *, at: str) -> str:

@@ -23,6 +23,7 @@ PLACE: Final = "/job"
 RESULTS: Final = f"{PLACE}/run"
 MASKED: Final = "***"
 SHORTEST_SECONDS: Final = 60
+LONGEST_SECONDS: Final = 30 * 86400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +87,7 @@ def request(
     needed. processes: how many share the run, one a GPU. stamp: makes the bucket's folder one of
     its own. Raises `ConfigError`.
     """
-    if timeout_seconds < SHORTEST_SECONDS:
-        raise ConfigError(
-            f"timeout: {timeout_seconds} s would end before the machine is ready; give an hour: 1h"
-        )
-    for secret in secrets:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", secret):
-            raise ConfigError(
-                f"secret: {secret.partition('=')[0]!r} is not a name; give the name of an "
-                "environment variable, and its value is read from there"
-            )
+    check_values(timeout_seconds=timeout_seconds, secrets=secrets, extras=extras)
     wanted = [*(["trl"] if engine == "trl" else []), "hub", *extras]
     package = f"abi-train[{','.join(dict.fromkeys(wanted))}]"
     source = f"{package} @ file://{PLACE}/{staged.wheel}" if staged.wheel else None
@@ -127,6 +119,35 @@ def request(
     )
 
 
+def check_values(
+    *,
+    timeout_seconds: int | None = None,
+    secrets: Sequence[str] = (),
+    extras: Sequence[str] = (),
+) -> None:
+    """Raise `ConfigError` for a value that no job takes, before anything is prepared for one."""
+    if timeout_seconds is not None and timeout_seconds < SHORTEST_SECONDS:
+        raise ConfigError(
+            f"timeout: {timeout_seconds} s would end before the machine is ready; give an hour: 1h"
+        )
+    if timeout_seconds is not None and timeout_seconds > LONGEST_SECONDS:
+        raise ConfigError(
+            f"timeout: {timeout_seconds} s is more than 30 days, which nobody means to pay for; "
+            "give what the run needs: 4h"
+        )
+    for secret in secrets:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", secret):
+            raise ConfigError(
+                f"secret: {secret.partition('=')[0]!r} is not a name; give the name of an "
+                "environment variable, and its value is read from there"
+            )
+    for extra in extras:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", extra):
+            raise ConfigError(
+                f"extra: {extra!r} is not the name of an extra; give one of abi-train's, as trackio"
+            )
+
+
 def _program(processes: int) -> tuple[str, ...]:
     if processes == 1:
         return ("abi-train",)
@@ -141,4 +162,7 @@ def seconds_of(text: str) -> int:
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd]?)\s*", text)
     if found is None:
         raise ConfigError(f"timeout: {text!r} is no length of time; write 90m, 4h or 1d")
-    return math.ceil(float(found[1]) * _UNITS[found[2] or "s"])
+    seconds = float(found[1]) * _UNITS[found[2] or "s"]
+    if not math.isfinite(seconds):
+        raise ConfigError(f"timeout: {text[:20]}... is no length of time; write 90m, 4h or 1d")
+    return math.ceil(seconds)

@@ -10,7 +10,7 @@ import contextlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -91,6 +91,18 @@ def submit(request: JobRequest) -> Job:
     return _job(made, bucket=f"{owner}/jobs-artifacts/{request.folder}")
 
 
+def check_secrets(names: Sequence[str]) -> None:
+    """Raise `ConfigError` for a secret that is not set here. Values are not looked at, and that of
+    `HF_TOKEN` may come from a login."""
+    for name in names:
+        if name != "HF_TOKEN" and not os.environ.get(name):
+            raise ConfigError(_unset(name))
+
+
+def _unset(name: str) -> str:
+    return f"secret: {name} is not set here; export {name}=... and try again"
+
+
 def secret_values(names: tuple[str, ...]) -> dict[str, str]:
     """What each secret is. Raises `ConfigError` naming the one that is nowhere."""
     found: dict[str, str] = {}
@@ -99,7 +111,7 @@ def secret_values(names: tuple[str, ...]) -> dict[str, str]:
         if not value and name == "HF_TOKEN":
             value = client.token(what="the secret HF_TOKEN")
         if not value:
-            raise ConfigError(f"secret: {name} is not set here; export {name}=... and try again")
+            raise ConfigError(_unset(name))
         found[name] = value
     return found
 

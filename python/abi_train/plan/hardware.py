@@ -96,9 +96,9 @@ class Prices:
                 return flavor
         names = [flavor.name for flavor in self.flavors]
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(
-            f"flavor: there is no {name!r}; {hint}There are {', '.join(names)} ({self.source})"
+            f"flavor: there is no {name!r}{hint} There are {', '.join(names)} ({self.source})"
         )
 
 

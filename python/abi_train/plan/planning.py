@@ -55,7 +55,7 @@ def plan(
     fails, and what opening model and data raises.
     """
     known = prices(online=online)
-    gpu = _device(device, known)
+    gpu = gpu_of(device, known)
     phases: Sequence[Any] = getattr(recipe, "phases", None) or ()
     made: list[PhasePlan] = []
     with tempfile.TemporaryDirectory(prefix="abi-train-plan-") as name:
@@ -72,8 +72,8 @@ def plan(
     return Plan(name=str(getattr(recipe, "name", "recipe")), phases=tuple(made), prices=known)
 
 
-def _device(name: str, known: Prices) -> Gpu | None:
-    """The GPU meant by a name, None for the CPU here."""
+def gpu_of(name: str, known: Prices) -> Gpu | None:
+    """The GPU meant by a name, None for the CPU here. Raises `ConfigError` for no such machine."""
     from .hardware import GPUS
 
     if name == "cpu":
@@ -84,7 +84,10 @@ def _device(name: str, known: Prices) -> Gpu | None:
     try:
         return known.find(name).gpu
     except ConfigError as error:
-        raise ConfigError(f"device: cpu, {', '.join(GPUS)}, or a flavour. {error}") from None
+        said = str(error).removeprefix("flavor: ")
+        raise ConfigError(
+            f"device: {said}; a GPU is {', '.join(GPUS)}, and this machine is cpu"
+        ) from None
 
 
 def _plan_one(

@@ -5,6 +5,7 @@ Does not know: phases, runs.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,11 @@ def find(recipe: str | Path) -> Path:
     if str(recipe) in shipped():
         return shipped_recipe(str(recipe))
     names = ", ".join(shipped())
-    raise ConfigError(f"{recipe}: no such file, and no recipe of this name comes along ({names})")
+    near = difflib.get_close_matches(str(recipe), shipped(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(
+        f"{recipe}: no such file, and no recipe of this name comes along ({names}){hint}"
+    )
 
 
 def base_of(path: Path) -> Path:
