@@ -127,7 +127,7 @@ class TrackioLog(Observer):
                     config=_flat({**self._spec.to_dict(), **json_safe(dict(info))}),
                 )
         except Exception as error:  # another package's; before the first update it is worth a stop
-            raise _refused(self._project, error) from error
+            raise _refused(self._project, settings.trackio_space, error) from error
         self._keep(name)
         if name != (settings.trackio_run or name):
             self._told.on_note(f"trackio: the name is taken, so this run is {name}")
@@ -273,8 +273,14 @@ def _require_folder() -> None:
         place.mkdir(parents=True, exist_ok=True)
 
 
-def _refused(project: str, error: Exception) -> Exception:
+def _refused(project: str, space: str | None, error: Exception) -> Exception:
     text = " ".join(str(error).split())
+    if space is not None:
+        return EngineError(
+            f"trackio cannot send project {project} to the Space {space}: {type(error).__name__}: "
+            f"{text[:300]}. Look at the connection, at the login (`hf auth login`) and whether "
+            "that user may write there, or leave --trackio-space out: the metrics then stay here"
+        )
     if isinstance(error, ValueError):
         return ConfigError(f"monitor.trackio is {json.dumps(project)}; Trackio says: {text}")
     return EngineError(

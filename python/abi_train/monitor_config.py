@@ -7,13 +7,22 @@ how a fault is found (see `monitor`).
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from .rules import broken, check_field, count, flag, positive, text, unknown_key
 
 __all__ = ["MonitorConfig"]
+
+_WORD: Final = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+_SPACE: Final = re.compile(f"{_WORD}/{_WORD}")
+
+
+def _is_kept(project: str) -> bool:
+    """Whether Trackio keeps the project's name as it is; of others it drops letters."""
+    return all(letter.isalnum() or letter in "-_" for letter in project)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +51,13 @@ class MonitorConfig:
             if getattr(self, name) is not None and self.trackio is None:
                 rule = "name the Trackio project too (monitor.trackio, or --trackio)"
                 raise broken(f"monitor.{name}", getattr(self, name), rule)
+        if self.trackio is not None and not _is_kept(self.trackio):
+            rule = "Trackio would change it: letters, digits, '-' and '_' alone"
+            raise broken("monitor.trackio", self.trackio, rule)
+        space = self.trackio_space
+        if space is not None and (not _SPACE.fullmatch(space) or "--" in space or ".." in space):
+            rule = "it must be USER/NAME, a Space on the Hub"
+            raise broken("monitor.trackio_space", space, rule)
         if self.trackio_public and self.trackio_space is None:
             rule = "it says how monitor.trackio_space is shown; name that Space"
             raise broken("monitor.trackio_public", True, rule)

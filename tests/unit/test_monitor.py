@@ -201,6 +201,10 @@ def test_the_table_travels_with_the_recipe(tmp_path: Path) -> None:
         ({"trackio_space": "a/b"}, "monitor.trackio_space .* name the Trackio project"),
         ({"trackio": "p", "trackio_public": True}, "name that Space"),
         ({"trackio": ""}, "monitor.trackio is .*empty"),
+        ({"trackio": "a/../b"}, "monitor.trackio is .*Trackio would change it"),
+        ({"trackio": "my project"}, "monitor.trackio is .*Trackio would change it"),
+        ({"trackio": "p", "trackio_space": "nonsense"}, "trackio_space is .*must be USER/NAME"),
+        ({"trackio": "p", "trackio_space": "a/b..c"}, "trackio_space is .*must be USER/NAME"),
         ({"spike_deviations": 0}, "monitor.spike_deviations is 0.0; it must be"),
         ({"clip_updates": 1}, "monitor.clip_updates is 1; it must be at least 2"),
         ({"trakio": "p"}, "'trakio' is not a key of the table monitor; did you mean 'trackio'"),
@@ -279,6 +283,27 @@ def fake_trackio(run: FakeRun, asked: dict[str, Any]) -> types.ModuleType:
 
     module.Api, module.init, module.finish = Api, init, lambda: None
     return module  # type: ignore[no-any-return]
+
+
+def test_a_space_that_cannot_be_reached_is_named(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = fake_trackio(FakeRun(breaks_at=0), {})
+
+    def init(**named: Any) -> FakeRun:
+        raise ConnectionError("name resolution failed")
+
+    module.init = init
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    settings = MonitorConfig(trackio="demo", trackio_space="me/space")
+    with pytest.raises(EngineError, match=r"Space me/space: ConnectionError.*--trackio-space out"):
+        engines.run(spec_of(made, monitor=settings))
+
+
+def test_project_names_are_those_that_trackio_keeps() -> None:
+    utils = pytest.importorskip("trackio.utils")
+    for name in ("abbey", "Größe-1", "a_b"):
+        assert utils.canonical_project_name(name) == MonitorConfig(trackio=name).trackio
 
 
 def test_a_trackio_that_breaks_is_told_and_the_run_goes_on(
