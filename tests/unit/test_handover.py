@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,13 @@ from abi_train import _native, engines
 from abi_train.adapters import merge_adapter
 from abi_train.cli import main
 from abi_train.config import LlmTrainingConfig
-from abi_train.errors import ConfigError, FormatError, MissingFileError, NumericsError
+from abi_train.errors import (
+    ConfigError,
+    FileAccessError,
+    FormatError,
+    MissingFileError,
+    NumericsError,
+)
 from abi_train.export import MIXES, handover, model_folder
 from abi_train.export import verify as verifying
 from abi_train.export.card_sections import with_sections, with_title
@@ -155,7 +163,9 @@ def test_of_a_phased_run_the_last_finished_phase_is_taken(made: Path, tmp_path: 
     assert "\n# abbey\n" in card and "| second | lora · sft | finished | 2 | 1.5 |" in card
     assert "| emotion: accuracy | 0.125 | 0.25 |" in card
     again = hand_over(run, mix="q4_0", name="abbey", system="Be brief.", check=False)
-    assert 'SYSTEM "Be brief."' in (run / "Modelfile").read_text() and again.modelfile is not None
+    assert again.modelfile == run / "abbey-q4_0.Modelfile"
+    assert 'SYSTEM "Be brief."' in again.modelfile.read_text()
+    assert (run / "Modelfile").read_text() == text
     card = (run / "README.md").read_text()
     assert card.count("## Exports") == 1 and card.count("## Phases") == 1
     assert "`abbey-q8_0.gguf`" in card and "`abbey-q4_0.gguf` | q4_0" in card
@@ -268,3 +278,59 @@ def test_options_that_contradict_are_usage_errors(
 ) -> None:
     assert call("export", made / "full", *more) == 2
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_what_cannot_be_written_is_refused_before_anything(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(made / "full", tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("../../evil", "a/b", "..", ".x", "a\\b"):
+        assert call("export", run, "--gguf", "q8_0", "--name", name) == 1
+        assert "no file name" in capsys.readouterr().err
+    pipe, folder = tmp_path / "pipe.gguf", tmp_path / "folder.gguf"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    ways: tuple[list[str], ...] = ([], ["--gguf", "q8_0"])
+    for more in ways:
+        assert call("export", run, "--output", pipe, *more) == 1
+        assert "is not a regular file" in capsys.readouterr().err
+        assert call("export", run, "--output", folder, *more) == 1
+        assert "is a folder" in capsys.readouterr().err
+    assert call("export", made / "lora", "--adapter", "--output", pipe) == 1
+    assert pipe.is_fifo() and sorted(tmp_path.rglob("*")) == sorted([*before, folder, pipe])
+    done = tmp_path / "done.gguf"
+    done.write_bytes(b"GGUF")
+    for more in ways:
+        assert call("export", done, *more) == 1
+        assert f"abi quantize {done} {tmp_path}/done-q8_0.gguf q8_0" in capsys.readouterr().err
+
+
+def test_errors_name_the_file_that_was_asked_for(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "wanted.gguf"
+
+    def full_disk(model: Path, output: Path, *_: Any) -> None:
+        raise FileAccessError(f"{output}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(handover, "_export", full_disk)
+    with pytest.raises(FileAccessError) as raised:
+        hand_over(made / "full", target, mix="q8_0")
+    assert str(raised.value) == f"{target}: cannot be written (No space left on device)"
+
+    def plain(model: Path, output: Path, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(output.with_name("x")))
+
+    monkeypatch.setattr(handover, "_export", plain)
+    with pytest.raises(FileAccessError, match=r"wanted\.gguf: cannot be written \(No space"):
+        hand_over(made / "full", target, mix="q8_0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_copy_to_compare_with_is_told_from_the_file() -> None:
+    with (
+        pytest.raises(FormatError, match=r"^the copy to compare a\.gguf with .* has 9 bytes\. Fr"),
+        handover.naming(Path("a.gguf"), Path("/x/.w-1")),
+    ):
+        raise FormatError("/x/.w-1/trained.gguf has 9 bytes. Free some")

@@ -86,6 +86,23 @@ def test_a_modelfile_of_somebody_else_stays(made: Path, tmp_path: Path) -> None:
     assert (tmp_path / "m.Modelfile").read_text(encoding="utf-8").startswith(FIRST_LINE)
 
 
+def test_each_gguf_of_a_folder_keeps_its_own(made: Path, tmp_path: Path) -> None:
+    for name in ("q4", "q8"):
+        (tmp_path / f"{name}.gguf").write_bytes(made.read_bytes())
+    assert write_modelfile(tmp_path / "q4.gguf").name == "Modelfile"
+    before = (tmp_path / "Modelfile").read_bytes()
+    for _ in range(2):
+        assert write_modelfile(tmp_path / "q8.gguf").name == "q8.Modelfile"
+    assert (tmp_path / "Modelfile").read_bytes() == before
+    assert parse((tmp_path / "q8.Modelfile").read_text(encoding="utf-8"))[0] == (
+        "FROM",
+        "./q8.gguf",
+    )
+    (tmp_path / "q8.Modelfile").write_text("FROM mine\n")
+    assert write_modelfile(tmp_path / "q8.gguf").name == "q8-2.Modelfile"
+    assert (tmp_path / "q8.Modelfile").read_text() == "FROM mine\n"
+
+
 def test_a_template_of_its_own_kind_is_left_to_the_gguf(tmp_path: Path) -> None:
     home = samples.make_home(
         tmp_path / "t", "qwen", "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"

@@ -88,7 +88,14 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
-    from ..export import ADAPTER_DTYPES, DTYPES, export_adapter_gguf, export_gguf
+    from ..export import (
+        ADAPTER_DTYPES,
+        DTYPES,
+        export_adapter_gguf,
+        export_gguf,
+        require_exportable,
+    )
+    from ..export.handover import ollama_name
 
     if gguf is not None:
         _hand_over(
@@ -121,6 +128,7 @@ def export(
         raise typer.BadParameter("--system belongs to a Modelfile")
     if tokenizer is not None and adapter:
         raise typer.BadParameter("--tokenizer: an adapter has none; the base model's is used")
+    require_exportable(source, dtype)
     target = output or source / f"{kind}-{dtype}.gguf"
     if adapter:
         report = export_adapter_gguf(source, target, model=base, dtype=dtype, name=name)
@@ -145,7 +153,7 @@ def export(
         f"{report.source}; next: {then}"
     )
     if report.modelfile is not None:
-        ollama = shlex.quote(name or target.stem)
+        ollama = ollama_name(name or target.stem)
         say(f"or: ollama create {ollama} -f {shlex.quote(str(report.modelfile))}")
         say(f"    ollama run {ollama}")
 

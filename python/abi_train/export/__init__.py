@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from .. import _native
@@ -87,6 +88,8 @@ def export_gguf(
     output = Path(output)
     if output.suffix != ".gguf":
         raise ConfigError(f"{output}: the name must end in .gguf")
+    require_exportable(Path(source), mix or dtype)
+    require_regular(output)
     folder = model_folder(Path(source))
     if is_adapter(folder):
         raise ConfigError(
@@ -136,12 +139,32 @@ def export_adapter_gguf(
     source, output = Path(source), Path(output)
     if output.suffix != ".gguf":
         raise ConfigError(f"{output}: the name must end in .gguf")
+    require_regular(output)
     folder = source if (source / ADAPTER_FILE).is_file() else model_folder(source)
     if not (folder / ADAPTER_FILE).is_file():
         raise FormatError(f"{folder}: no {ADAPTER_FILE}, so there is no adapter to export")
     output.parent.mkdir(parents=True, exist_ok=True)
     size, tensors = _native.export.adapter(folder, output, model=model, dtype=dtype, name=name)
     return _reported(output, folder, dtype, size, tensors)
+
+
+def require_regular(output: Path) -> None:
+    """Raise `ConfigError` where a device, a pipe or a folder has the name of a file to be written:
+    a file is written beside it and would take its place."""
+    if output.is_dir():
+        raise ConfigError(f"{output}: is a folder; name a file in it")
+    if output.exists() and not output.is_file():
+        raise ConfigError(f"{output}: is not a regular file; name another one")
+
+
+def require_exportable(source: Path, mix: str) -> None:
+    """Raise `ConfigError` for a file: what is exported is a folder, and a GGUF is one already."""
+    if source.suffix == ".gguf" and source.is_file():
+        made = source.with_name(f"{source.stem}-{mix}.gguf")
+        raise ConfigError(
+            f"{source}: is a GGUF already; to change its types: abi quantize {quote(str(source))} "
+            f"{quote(str(made))} {mix}"
+        )
 
 
 def _reported(

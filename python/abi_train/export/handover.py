@@ -13,17 +13,25 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ..adapters import base_of, is_adapter, merge_adapter
 from ..checkpoint import write_text_atomic
-from ..errors import ConfigError, FileAccessError
+from ..errors import AbiTrainError, ConfigError, FileAccessError
 from ..runspec import RECIPE_FILE, RunSpec
 from ..tokenizer import Tokenizer
-from . import MIXES, ExportReport, export_gguf, model_folder, phased_state
+from . import (
+    MIXES,
+    ExportReport,
+    export_gguf,
+    model_folder,
+    phased_state,
+    require_exportable,
+    require_regular,
+)
 from .modelfile import ABBEY_SAMPLING, ABBEY_SYSTEM, sampling_of, write_modelfile
 from .verify import Verification, verify
 
@@ -31,6 +39,7 @@ REPORT_SUFFIX: Final = ".export.json"
 ALIASES: Final = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 F32_LIMIT: Final = 8 << 30
 """Bytes a comparison may take for a copy of the trained model in f32."""
+TRAINED: Final = "trained.gguf"
 STORED: Final = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
@@ -106,11 +115,18 @@ def hand_over(
     mix = ALIASES.get(mix.lower(), mix.lower())
     if mix not in MIXES:
         raise ConfigError(f"--gguf is {mix!r}; it must be one of {', '.join(MIXES)}")
+    require_exportable(source, mix)
     folder = model_folder(source)
     title = name or name_of(source)
+    if output is None and (re.search(r"[/\\\x00-\x1f]", title) or title.startswith(".")):
+        raise ConfigError(
+            f"--name is {title!r}, which the file would be called after, and is no file name; give "
+            "a plain one, or the file with --output"
+        )
     target = Path(output) if output is not None else source / f"{title}-{mix}.gguf"
     if target.suffix != ".gguf":
         raise ConfigError(f"{target}: the name must end in .gguf")
+    require_regular(target)
     if keep_merged is not None and not is_adapter(folder):
         raise ConfigError(f"{folder} holds a whole model, so there is nothing to merge")
     try:
@@ -118,7 +134,7 @@ def hand_over(
         work = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
     except OSError as error:
         raise FileAccessError(f"{target.parent}: cannot be written ({error.strerror})") from None
-    with work as scratch:
+    with work as scratch, naming(target, Path(scratch)):
         made = _made(
             Path(scratch),
             folder,
@@ -145,6 +161,30 @@ def hand_over(
         made = dataclasses.replace(made, card=card_of_export(source, folder, target))
         _write_report(made)
     return made
+
+
+@contextlib.contextmanager
+def naming(target: Path, scratch: Path) -> Iterator[None]:
+    """Errors inside name what was asked for in place of files of the scratch folder."""
+    try:
+        yield
+    except AbiTrainError as error:
+        place = rf"{re.escape(str(scratch))}(?:/([\w./-]*[\w-]))?"
+        text = re.sub(place, lambda found: _meant(target, found[1]), str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text) from None
+    except OSError as error:
+        if not str(error.filename or "").startswith(str(scratch)):
+            raise
+        raise FileAccessError(f"{target}: cannot be written ({error.strerror})") from None
+
+
+def _meant(target: Path, name: str | None) -> str:
+    """What a file of the scratch folder is, for a person."""
+    if name == TRAINED:
+        return f"the copy to compare {target} with (--no-verify leaves it out)"
+    return str(target)
 
 
 def _made(
@@ -175,7 +215,7 @@ def _made(
         reference = reference_type(model)
         trained = made.path
         if reference != mix:
-            trained = _export(model, scratch / "trained.gguf", reference, title, tokenizer).path
+            trained = _export(model, scratch / TRAINED, reference, title, tokenizer).path
         tell(f"comparing with the trained model ({reference}) on fixed prompts")
         lossless = mix == "f32"
         found = verify(made.path, trained, reference=reference, lossless=lossless)

@@ -10,13 +10,16 @@ carry is refused. Does not know: how GGUF files are written.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from ..chat import FROM_TOKENIZER, format_info
-from ..errors import ConfigError, FormatError
+from ..checkpoint import write_text_atomic
+from ..errors import ConfigError, FileAccessError, FormatError
 from ..tokenizer import Tokenizer
 
 FIRST_LINE: Final = "# Written by abi-train."
@@ -70,7 +73,7 @@ def modelfile_text(
         ]
     lines = [
         FIRST_LINE + f" Chat format: {name}.",
-        f"FROM {_quoted(model or './' + path.name, 'FROM')}",
+        _from(model or f"./{path.name}"),
     ]
     if name == FROM_TOKENIZER:
         lines.append(
@@ -100,15 +103,20 @@ def write_modelfile(
 ) -> Path:
     """Writes `Modelfile` beside the GGUF and returns its path.
 
-    A Modelfile somebody else wrote stays: then it is `<name of the GGUF>.Modelfile`. Errors as for
-    `modelfile_text`.
+    A Modelfile that somebody else wrote, or that is of another GGUF, stays: then it is
+    `<name of the GGUF>.Modelfile`. Errors as for `modelfile_text`.
     """
     gguf = Path(gguf)
     text = modelfile_text(gguf, chat_format=chat_format, system=system, parameters=parameters)
-    path = gguf.with_name("Modelfile")
-    if path.exists() and not _ours(path):
-        path = gguf.with_suffix(".Modelfile")
-    path.write_text(text, encoding="utf-8")
+    names = itertools.chain(
+        ("Modelfile", f"{gguf.stem}.Modelfile"),
+        (f"{gguf.stem}-{number}.Modelfile" for number in itertools.count(2)),
+    )
+    path = next(at for name in names if _is_free(at := gguf.with_name(name), gguf))
+    try:
+        write_text_atomic(path, text)
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written ({error.strerror})") from None
     return path
 
 
@@ -150,9 +158,22 @@ def check_ends(folder: Path) -> bool:
     return True
 
 
-def _ours(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().startswith(FIRST_LINE)
+def _is_free(path: Path, gguf: Path) -> bool:
+    """Whether nothing is there, or what was written for the same file."""
+    return not os.path.lexists(path) or is_for(path, gguf.name)
+
+
+def is_for(modelfile: Path, gguf: str) -> bool:
+    """Whether a Modelfile was written here, for the GGUF of this name beside it."""
+    if not modelfile.is_file():
+        return False
+    with modelfile.open(encoding="utf-8", errors="replace") as file:
+        first, second = file.readline(), file.readline()
+    return first.startswith(FIRST_LINE) and second.rstrip("\n") == _from(f"./{gguf}")
+
+
+def _from(model: str) -> str:
+    return f"FROM {_quoted(model, 'FROM')}"
 
 
 def _once(texts: Sequence[str]) -> list[str]:

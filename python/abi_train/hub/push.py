@@ -23,7 +23,8 @@ from ..data import provenance
 from ..data.provenance import CARD_FILE, manifest_of
 from ..errors import ConfigError, EngineError, FormatError, HubError, MissingFileError
 from ..export import model_folder, phased_state, require_readable_state
-from ..export.handover import REPORT_SUFFIX, merge_into
+from ..export.handover import REPORT_SUFFIX, merge_into, naming
+from ..export.modelfile import FIRST_LINE, is_for
 from ..runspec import RECIPE_FILE, RunSpec
 from . import cards, client
 from .cards import without_paths
@@ -227,7 +228,8 @@ def _files(
                 scratch = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix=".push-", dir=place)
                 )
-                held = merge_into(under, folder, Path(scratch) / "merged")
+                with naming(place, Path(scratch)):
+                    held = merge_into(under, folder, Path(scratch) / "merged")
         if merged and dry:
             files = _to_be_merged(folder, under)
         else:
@@ -276,10 +278,17 @@ def _gguf_files(source: Path, title: str) -> tuple[list[File], list[str]]:
         own = path.with_suffix(".Modelfile")
         files += [_plain(one) for one in (report, own) if one.is_file()]
     shared = folder / "Modelfile"
-    if shared.is_file():
+    if shared.is_file() and _goes_along(shared, [path.name for path in found]):
         files.append(File(name="Modelfile", path=shared))
     text = cards.for_gguf(source, folder, found, title=title)
     return [File(name=CARD_FILE, content=text.encode()), *files], cards.licence_notes(text)
+
+
+def _goes_along(modelfile: Path, names: list[str]) -> bool:
+    """Whether it is of one of these files. One with words of its own is taken to be."""
+    with modelfile.open(encoding="utf-8", errors="replace") as file:
+        written_here = file.readline().startswith(FIRST_LINE)
+    return not written_here or any(is_for(modelfile, name) for name in names)
 
 
 def _data_files(source: Path, title: str) -> tuple[list[File], list[str]]:
