@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import stat
 import struct
 import subprocess
 import time
@@ -20,6 +22,7 @@ from tiny_models import CORPUS, make_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from abi_train import _native
+from abi_train.errors import AbiTrainError
 
 HASHES: dict[str, str] = json.loads(
     (Path(__file__).parent / "quantised.json").read_text(encoding="utf-8")
@@ -205,6 +208,36 @@ def test_what_cannot_be_done_is_refused_in_words(
     assert words in abi(program, "quantize", *filled, code=code)
     assert (sources / "llama.gguf").stat().st_mtime_ns == before.st_mtime_ns
     assert {p.name for p in tmp_path.iterdir()} == {"text.txt", "small.gguf"}
+
+
+def test_an_output_that_is_no_regular_file_is_refused_and_stays(
+    program: Path, sources: Path, tmp_path: Path
+) -> None:
+    """A rename would replace a device for the whole machine; opening a pipe would wait for ever."""
+    source, text = sources / "llama.gguf", tmp_path / "text.txt"
+    text.write_text("words", encoding="utf-8")
+    abi(program, "split", source, tmp_path / "part", "--max-tensors", 100)
+    part = tmp_path / "part-00001-of-00001.gguf"
+    pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
+    os.mkfifo(pipe)
+    os.mkfifo(tmp_path / "cut-00001-of-00001.gguf")
+    link.symlink_to(pipe)
+    folder.mkdir()
+    before = {p.name: (p.lstat().st_ino, p.lstat().st_mode) for p in tmp_path.iterdir()}
+    for out, words in (
+        (pipe, "pipe: it is not a regular file"),
+        (link, "link: it is not a regular file"),
+        (folder, "folder: it is a folder where a file is needed"),
+    ):
+        assert words in abi(program, "quantize", source, out, "q8_0", code=1)
+        assert words in abi(program, "join", part, out, code=1)
+        assert words in abi(program, "imatrix", source, text, "-o", out, code=1)
+        with pytest.raises(AbiTrainError, match=words):
+            _native.export.gguf(sources / "llama", out, dtype="f16", without_tokenizer=True)
+    said = abi(program, "split", source, tmp_path / "cut", "--max-tensors", 100, code=1)
+    assert "not a regular file" in said and "Name another" in said
+    assert {p.name: (p.lstat().st_ino, p.lstat().st_mode) for p in tmp_path.iterdir()} == before
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
 def test_a_killed_run_leaves_nothing_under_the_name(

@@ -85,16 +85,17 @@ pub fn writeZeros(writer: *std.Io.Writer, count: usize) std.Io.Writer.Error!void
 /// Shows text that came from outside in a message: control and non-ASCII bytes as \xNN, long texts cut.
 pub const Printable = struct {
     text: []const u8,
-
-    const limit = 64;
+    limit: usize = 64,
 
     pub fn format(self: Printable, w: *std.Io.Writer) std.Io.Writer.Error!void {
         try w.writeByte('"');
-        for (self.text[0..@min(self.text.len, limit)]) |c| {
-            if (c >= 0x20 and c < 0x7f and c != '"' and c != '\\') try w.writeByte(c) else try w.print("\\x{x:0>2}", .{c});
+        for (self.text[0..@min(self.text.len, self.limit)]) |c| {
+            if (c == '\\') {
+                try w.writeAll("\\\\");
+            } else if (c >= 0x20 and c < 0x7f and c != '"') try w.writeByte(c) else try w.print("\\x{x:0>2}", .{c});
         }
         try w.writeByte('"');
-        if (self.text.len > limit) try w.print("... ({d} bytes)", .{self.text.len});
+        if (self.text.len > self.limit) try w.print("... ({d} bytes)", .{self.text.len});
     }
 };
 
@@ -147,6 +148,7 @@ test "foreign text is shown without its control bytes" {
         "\"a\\x1b[0m\\x22\\xc3\\xa4\"",
         try std.fmt.bufPrint(&buffer, "{f}", .{printable("a\x1b[0m\"ä")}),
     );
+    try std.testing.expectEqualStrings("\"\\\\p{L}+\"", try std.fmt.bufPrint(&buffer, "{f}", .{printable("\\p{L}+")}));
     const long = try std.fmt.bufPrint(&buffer, "{f}", .{printable(&@as([80]u8, @splat('y')))});
     try std.testing.expect(std.mem.endsWith(u8, long, "\"... (80 bytes)"));
 }

@@ -426,16 +426,75 @@ test "a missing folder and a full device are named" {
     try testing.expectEqualStrings("cannot write run/x: the disk is full. Free some space and run again.", diag.text());
 }
 
-test "a pipe is refused without waiting for a writer" {
+fn makePipe(path: []const u8) !void {
     if (builtin.os.tag != .linux) return error.SkipZigTest;
+    const name = try std.posix.toPosixPath(path);
+    if (std.os.linux.mknodat(std.os.linux.AT.FDCWD, &name, std.os.linux.S.IFIFO | 0o600, 0) != 0) return error.SkipZigTest;
+}
+
+test "what is no regular file keeps its name: no writer opens or replaces it" {
+    const AtomicFile = storage_file.AtomicFile;
+    const AtomicFolder = storage_file.AtomicFolder;
+    const gpa = testing.allocator;
+    var tmp = testing.tmpDir(.{ .iterate = true });
+    defer tmp.cleanup();
+
+    const pipe = try testPath(&tmp, "pipe");
+    defer gpa.free(pipe);
+    const link = try testPath(&tmp, "link");
+    defer gpa.free(link);
+    const part = try testPath(&tmp, "new.part");
+    defer gpa.free(part);
+    const late = try testPath(&tmp, "late");
+    defer gpa.free(late);
+
+    try makePipe(pipe);
+    try makePipe(part);
+    try tmp.dir.symLink(testing.io, "pipe", "link", .{});
+    var disk: Disk = .init(testing.io);
+    const s = disk.storage();
+    for ([_][]const u8{ pipe, link }) |path| {
+        try testing.expectError(error.NotAFile, storage_file.writeFile(gpa, s, path, "x"));
+        try testing.expectError(error.NotAFile, AtomicFile.create(gpa, s, path, &.{}));
+        try testing.expectError(error.NotAFile, AtomicFile.createPart(gpa, s, path, null, &.{}));
+        try testing.expectError(error.NotAFile, AtomicFolder.create(gpa, s, path));
+        try testing.expectEqual(.other, try s.kind(path));
+    }
+    try testing.expectError(error.NotAFile, AtomicFile.createPart(gpa, s, part[0 .. part.len - AtomicFile.part_ending.len], null, &.{}));
+    {
+        var file = try AtomicFile.create(gpa, s, late, &.{});
+        defer file.deinit();
+
+        try file.writer.interface.writeAll("x");
+        try makePipe(late);
+        try testing.expectError(error.NotAFile, file.commit());
+    }
+    try s.deleteFile(late);
+    {
+        var folder = try AtomicFolder.create(gpa, s, late);
+        defer folder.deinit();
+
+        try folder.seal();
+        try makePipe(late);
+        try testing.expectError(error.NotAFile, folder.commit());
+    }
+    try testing.expectEqual(.other, try s.kind(late));
+    // Nothing else came to be beside them.
+    var listing = try s.list(gpa, storage_file.parentOf(pipe));
+    defer listing.deinit();
+
+    try testing.expectEqual(4, listing.entries.len);
+    for (listing.entries) |entry| try testing.expectEqual(.other, entry.kind);
+}
+
+test "a pipe is refused without waiting for a writer" {
     var tmp = testing.tmpDir(.{});
     defer tmp.cleanup();
 
     const path = try testPath(&tmp, "pipe");
     defer testing.allocator.free(path);
 
-    const name = try std.posix.toPosixPath(path);
-    if (std.os.linux.mknodat(std.os.linux.AT.FDCWD, &name, std.os.linux.S.IFIFO | 0o600, 0) != 0) return error.SkipZigTest;
+    try makePipe(path);
     var disk: Disk = .init(testing.io);
     try testing.expectError(error.NotAFile, disk.storage().map(path));
     try testing.expectError(error.NotAFile, disk.storage().readAlloc(testing.allocator, path));

@@ -29,7 +29,7 @@ pub const Error = error{
     AlreadyExists,
     NotDir,
     IsDir,
-    /// A pipe, a device, or links that lead in a circle.
+    /// A pipe, a socket, a device, or links that lead in a circle.
     NotAFile,
     NameTooLong,
     ReadOnlyFileSystem,
@@ -126,6 +126,25 @@ pub const Storage = struct {
     /// What stands at `path`; null when nothing does.
     pub fn kind(self: Storage, path: []const u8) Error!?Kind {
         return self.vtable.kind(self.context, path);
+    }
+
+    /// Whether a file may take this name: nothing stands there, or a regular file. A rename would also replace a device or a pipe
+    /// for everyone who uses it, so every writer asks before it opens anything. Links are followed.
+    pub fn checkFileName(self: Storage, path: []const u8) Error!void {
+        return switch (try self.kind(path) orelse return) {
+            .file => {},
+            .folder => error.IsDir,
+            .other => error.NotAFile,
+        };
+    }
+
+    /// The same for a folder; true when one stands there.
+    fn checkFolderName(self: Storage, path: []const u8) Error!bool {
+        return switch (try self.kind(path) orelse return false) {
+            .folder => true,
+            .file => error.NotDir,
+            .other => error.NotAFile,
+        };
     }
 
     pub fn list(self: Storage, gpa: Allocator, path: []const u8) Error!Listing {
@@ -248,7 +267,7 @@ pub fn words(err: anyerror) []const u8 {
         error.AlreadyExists, error.PathAlreadyExists => "something of that name is already there. Move it away first",
         error.NotDir => "a part of the path is a file where a folder is needed",
         error.IsDir => "it is a folder where a file is needed",
-        error.NotAFile => "it is no regular file but a pipe, a device, or a link that leads back to itself",
+        error.NotAFile => "it is not a regular file but a pipe, a socket, a device, or a link that leads back to itself. Name another",
         error.SymLinkLoop => "it is a symbolic link, which is not followed",
         error.NameTooLong => "the name is too long for this file system",
         error.BadPathName => "the name has a character this file system does not take",
@@ -390,11 +409,12 @@ pub const AtomicFile = struct {
     /// continued; that its first bytes are those `begin` describes is for the caller to check. Set `kept` to leave it behind.
     /// Only for the holder of a lock: another program would take the same name.
     pub fn createPart(gpa: Allocator, storage: Storage, path: []const u8, begin: ?Digest, buffer: []u8) Error!AtomicFile {
-        if (try storage.kind(path)) |k| if (k == .folder) return error.IsDir;
+        try storage.checkFileName(path);
         const final_path = try gpa.dupe(u8, path);
         errdefer gpa.free(final_path);
         const temporary_path = try std.mem.concat(gpa, u8, &.{ path, part_ending });
         errdefer gpa.free(temporary_path);
+        try storage.checkFileName(temporary_path); // Opening a pipe would wait until somebody reads.
         const begins = begin orelse fresh: {
             if (try storage.kind(temporary_path) == null) {
                 const handle = try storage.vtable.create(storage.context, temporary_path);
@@ -412,7 +432,7 @@ pub const AtomicFile = struct {
     }
 
     pub fn create(gpa: Allocator, storage: Storage, path: []const u8, buffer: []u8) Error!AtomicFile {
-        if (try storage.kind(path)) |k| if (k == .folder) return error.IsDir;
+        try storage.checkFileName(path);
         const final_path = try gpa.dupe(u8, path);
         errdefer gpa.free(final_path);
         const temporary_path = try storage.temporaryName(gpa, path);
@@ -454,6 +474,7 @@ pub const AtomicFile = struct {
     pub fn commit(self: *AtomicFile) Error!void {
         if (self.state == .writing) _ = try self.finish();
         assert(self.state == .finished);
+        try self.storage.checkFileName(self.final_path); // Writing took its time.
         try self.storage.rename(self.temporary_path, self.final_path);
         self.state = .renamed;
         try self.storage.syncFolder(parentOf(self.final_path));
@@ -481,6 +502,7 @@ pub const AtomicFolder = struct {
 
     /// The parent must exist. An existing folder of the final name is replaced at `commit`.
     pub fn create(gpa: Allocator, storage: Storage, path: []const u8) Error!AtomicFolder {
+        _ = try storage.checkFolderName(path);
         const final_path = try gpa.dupe(u8, path);
         errdefer gpa.free(final_path);
         const temporary_path = try storage.temporaryName(gpa, path);
@@ -527,7 +549,7 @@ pub const AtomicFolder = struct {
     pub fn commit(self: *AtomicFolder) Error!void {
         assert(self.state == .sealed);
         const parent = parentOf(self.final_path);
-        const replaces = try self.storage.kind(self.final_path) != null;
+        const replaces = try self.storage.checkFolderName(self.final_path);
         if (replaces) {
             try self.storage.vtable.exchange(self.storage.context, self.temporary_path, self.final_path);
         } else {

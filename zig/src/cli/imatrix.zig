@@ -55,6 +55,11 @@ fn collect(app: *app_file.App, request: Request, diag: *abi.base.Diagnostic) !vo
         diag.set("{s} is read and would be lost. Name another file to write", .{request.out});
         return error.AlreadyExists;
     };
+    var disk: abi.base.storage.Disk = .init(app.io);
+    disk.storage().checkFileName(request.out) catch |err| { // Before the long work.
+        abi.base.storage.explain(diag, err, "write", request.out);
+        return err;
+    };
     const model = try infer.Model.open(gpa, app.io, request.model, diag);
     defer model.close();
     var words = abi.agent.vocabulary.fromFile(gpa, &model.file, diag) catch |err| {
@@ -63,7 +68,6 @@ fn collect(app: *app_file.App, request: Request, diag: *abi.base.Diagnostic) !vo
     };
     defer words.deinit();
 
-    var disk: abi.base.storage.Disk = .init(app.io);
     var mapping = disk.storage().map(request.text) catch |err| {
         abi.base.storage.explain(diag, err, "read", request.text);
         return err;

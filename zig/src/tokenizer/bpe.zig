@@ -22,6 +22,7 @@ const Decoder = @import("decoder.zig").Decoder;
 const Index = @import("index.zig").Index;
 const Parts = parts_module.Parts;
 const Token = parts_module.Token;
+const printable = base.bytes.printable;
 const TokenType = parts_module.TokenType;
 
 /// Names that end a turn or a text in one family or another; a stop when they are added tokens.
@@ -132,7 +133,7 @@ pub const Tokenizer = struct {
             if (token.text.len == 0) continue;
             const seen = self.by_text.getOrPutAssumeCapacity(token.text);
             if (seen.found_existing) {
-                diag.set("tokens {d} and {d} have the same text \"{s}\"; texts must be unique", .{ seen.value_ptr.*, id, clip(token.text) });
+                diag.set("tokens {d} and {d} have the same text {f}; texts must be unique", .{ seen.value_ptr.*, id, printable(token.text) });
                 return error.InvalidTokenizer;
             }
             seen.value_ptr.* = id;
@@ -146,7 +147,7 @@ pub const Tokenizer = struct {
                 .characters => {
                     if (token.type == .byte) {
                         const byte = parseByteToken(token.text) orelse {
-                            diag.set("token {d} is of type byte but its text is \"{s}\", not <0xNN>", .{ id, clip(token.text) });
+                            diag.set("token {d} is of type byte but its text is {f}, not <0xNN>", .{ id, printable(token.text) });
                             return error.InvalidTokenizer;
                         };
                         self.byte_ids[byte] = id;
@@ -236,7 +237,7 @@ pub const Tokenizer = struct {
 
     fn mergeId(self: *const Tokenizer, text: []const u8, rank: usize, diag: *base.Diagnostic) !u32 {
         return self.by_text.get(text) orelse {
-            diag.set("merge {d} names \"{s}\", which is not in the vocabulary", .{ rank, clip(text) });
+            diag.set("merge {d} names {f}, which is not in the vocabulary", .{ rank, printable(text) });
             return error.InvalidTokenizer;
         };
     }
@@ -427,11 +428,6 @@ pub fn parseByteToken(text: []const u8) ?u8 {
 
 fn addOnce(arena: Allocator, list: *std.ArrayList(u32), id: u32) !void {
     if (std.mem.findScalar(u32, list.items, id) == null) try list.append(arena, id);
-}
-
-/// At most 40 bytes of a text, for messages.
-pub fn clip(text: []const u8) []const u8 {
-    return text[0..@min(text.len, 40)];
 }
 
 const fixture = @import("fixture.zig");

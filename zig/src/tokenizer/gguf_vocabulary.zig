@@ -13,6 +13,7 @@ const Pass = @import("pre_tokenizer.zig").Pass;
 const Parts = parts_module.Parts;
 const Token = parts_module.Token;
 const TokenType = parts_module.TokenType;
+const printable = base.bytes.printable;
 
 /// Values of the GGUF keys of the same names.
 pub const GgufVocabulary = struct {
@@ -65,7 +66,7 @@ pub fn fromGguf(gpa: std.mem.Allocator, vocabulary: GgufVocabulary, diag: *base.
 fn read(arena: std.mem.Allocator, v: GgufVocabulary, diag: *base.Diagnostic) parts_module.Error!Parts {
     const sentencepiece = std.mem.eql(u8, v.model, "llama");
     if (!sentencepiece and !std.mem.eql(u8, v.model, "gpt2")) {
-        diag.set("tokenizer.ggml.model is \"{s}\"; supported are gpt2 (byte-level BPE) and llama (SentencePiece BPE)", .{bpe.clip(v.model)});
+        diag.set("tokenizer.ggml.model is {f}; supported are gpt2 (byte-level BPE) and llama (SentencePiece BPE)", .{printable(v.model)});
         return error.UnsupportedTokenizer;
     }
     var parts: Parts = .{
@@ -93,7 +94,7 @@ fn read(arena: std.mem.Allocator, v: GgufVocabulary, diag: *base.Diagnostic) par
     } else {
         parts.merges = .{ .ranked = try readMerges(arena, v.merges, diag) };
         const family = familyOf(v.pre) orelse {
-            diag.set("tokenizer.ggml.pre is \"{s}\", which is not a known pre-tokenizer (gpt-2, llama-bpe, qwen2, smollm, gpt-4o, deepseek-v3, tekken, default)", .{bpe.clip(v.pre)});
+            diag.set("tokenizer.ggml.pre is {f}, which is not a known pre-tokenizer (gpt-2, llama-bpe, qwen2, smollm, gpt-4o, deepseek-v3, tekken, default)", .{printable(v.pre)});
             return error.UnsupportedTokenizer;
         };
         const approximate = v.as_llama_cpp and std.mem.eql(Pass, family.passes, &.{.o200k});
@@ -166,7 +167,7 @@ fn readMerges(arena: std.mem.Allocator, merges: []const []const u8, diag: *base.
     for (merges, out, 0..) |text, *pair, i| {
         const space = if (text.len < 3) null else std.mem.findScalarPos(u8, text, 1, ' ');
         if (space == null or space.? + 1 >= text.len) {
-            diag.set("tokenizer.ggml.merges entry {d} \"{s}\" is not two texts with a space between", .{ i, bpe.clip(text) });
+            diag.set("tokenizer.ggml.merges entry {d} {f} is not two texts with a space between", .{ i, printable(text) });
             return error.InvalidTokenizer;
         }
         const copy = try arena.dupe(u8, text);
@@ -205,7 +206,7 @@ test "each fault in the values has its message" {
     const gpa = std.testing.allocator;
     const spm: GgufVocabulary = .{ .model = "llama", .tokens = &sentencepiece_tokens, .token_types = &sentencepiece_types, .scores = &sentencepiece_scores };
     const Case = struct { vocabulary: GgufVocabulary, expected: parts_module.Error, says: []const u8 };
-    var cases: [9]Case = undefined;
+    var cases: [10]Case = undefined;
     for (&cases) |*case| case.* = .{ .vocabulary = spm, .expected = error.InvalidTokenizer, .says = "" };
     cases[0].vocabulary.tokens = &(sentencepiece_tokens[0..10].* ++ .{"ab"});
     cases[0].says = "tokens 6 and 10 have the same text \"ab\"";
@@ -228,6 +229,9 @@ test "each fault in the values has its message" {
     cases[8].vocabulary = .{ .model = "gpt2", .pre = "gpt-2", .tokens = &.{ "a", "b" } };
     cases[8].expected = error.UnsupportedTokenizer;
     cases[8].says = "no token for byte 0x00";
+    cases[9].vocabulary = cases[7].vocabulary;
+    cases[9].vocabulary.merges = &.{"\x00\x1b[2J"};
+    cases[9].says = "merges entry 0 \"\\x00\\x1b[2J\" is not";
     for (cases) |case| {
         var diag: base.Diagnostic = .{};
         try std.testing.expectError(case.expected, fromGguf(gpa, case.vocabulary, &diag));

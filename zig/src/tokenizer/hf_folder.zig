@@ -17,6 +17,7 @@ const Diagnostic = base.Diagnostic;
 const Parts = parts_module.Parts;
 const Token = parts_module.Token;
 const Value = std.json.Value;
+const printable = base.bytes.printable;
 
 pub const OpenError = parts_module.Error || error{CannotReadTokenizer};
 
@@ -106,10 +107,10 @@ fn parse(arena: Allocator, files: Files, diag: *Diagnostic) parts_module.Error!P
     const root: json.Node = try .parse(arena, files.tokenizer, "tokenizer.json", diag);
     const model = try root.required("model");
     if (try model.text("type")) |name| if (!std.mem.eql(u8, name, "BPE"))
-        return unsupported(diag, "tokenizer.json: model.type is {s}; only BPE is supported", .{name});
+        return unsupported(diag, "tokenizer.json: model.type is {f}; only BPE is supported", .{printable(name)});
     inline for (.{ "continuing_subword_prefix", "end_of_word_suffix" }) |field| {
         if (try model.text(field)) |value| if (value.len > 0)
-            return unsupported(diag, "tokenizer.json: model.{s} is \"{s}\"; it must be empty", .{ field, bpe.clip(value) });
+            return unsupported(diag, "tokenizer.json: model.{s} is {f}; it must be empty", .{ field, printable(value) });
     }
     if (try model.number("dropout")) |dropout| if (dropout != 0)
         return unsupported(diag, "tokenizer.json: model.dropout is {d}; encoding must not be random", .{dropout});
@@ -132,7 +133,7 @@ fn parse(arena: Allocator, files: Files, diag: *Diagnostic) parts_module.Error!P
     try names.ensureTotalCapacity(arena, @intCast(tokens.len));
     for (tokens, 0..) |token, id| if (token.text.len > 0) names.putAssumeCapacity(token.text, @intCast(id));
     if (try model.text("unk_token")) |text| {
-        const id = names.get(text) orelse return invalid(diag, "tokenizer.json: model.unk_token \"{s}\" is not in the vocabulary", .{bpe.clip(text)});
+        const id = names.get(text) orelse return invalid(diag, "tokenizer.json: model.unk_token {f} is not in the vocabulary", .{printable(text)});
         parts.unknown = id;
         tokens[id].type = .unknown;
     }
@@ -146,9 +147,9 @@ fn readMerges(arena: Allocator, model: json.Node, diag: *Diagnostic) parts_modul
     const out = try arena.alloc([2][]const u8, list.len);
     for (list, out, 0..) |value, *pair, i| switch (value) {
         .string => |joined| {
-            const space = std.mem.findScalar(u8, joined, ' ') orelse return invalid(diag, "tokenizer.json: merge {d} \"{s}\" has no space between its halves", .{ i, bpe.clip(joined) });
+            const space = std.mem.findScalar(u8, joined, ' ') orelse return invalid(diag, "tokenizer.json: merge {d} {f} has no space between its halves", .{ i, printable(joined) });
             pair.* = .{ joined[0..space], joined[space + 1 ..] };
-            if (std.mem.findScalar(u8, pair[1], ' ') != null) return invalid(diag, "tokenizer.json: merge {d} \"{s}\" has more than two parts", .{ i, bpe.clip(joined) });
+            if (std.mem.findScalar(u8, pair[1], ' ') != null) return invalid(diag, "tokenizer.json: merge {d} {f} has more than two parts", .{ i, printable(joined) });
         },
         .array => |halves| {
             if (halves.items.len != 2 or halves.items[0] != .string or halves.items[1] != .string)
@@ -177,7 +178,7 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
     @memset(tokens, .{});
     for (vocabulary.keys(), vocabulary.values()) |text, value| {
         const token = &tokens[try idValue(value, text, diag)];
-        if (token.text.len > 0) return invalid(diag, "tokenizer.json: tokens \"{s}\" and \"{s}\" share an id", .{ bpe.clip(token.text), bpe.clip(text) });
+        if (token.text.len > 0) return invalid(diag, "tokenizer.json: tokens {f} and {f} share an id", .{ printable(token.text), printable(text) });
         if (text.len == 0) continue;
         token.* = .{ .text = text, .type = if (parts.byte_fallback and bpe.parseByteToken(text) != null) .byte else .normal, .in_model = true };
     }
@@ -188,8 +189,8 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
         if (text.len == 0) return invalid(diag, "tokenizer.json: added token {d} has an empty content", .{id});
         const token = &tokens[id];
         if (token.text.len > 0 and !std.mem.eql(u8, token.text, text))
-            return invalid(diag, "tokenizer.json: added token \"{s}\" has id {d}, which is \"{s}\" in the vocabulary", .{ bpe.clip(text), id, bpe.clip(token.text) });
-        if (token.added) return invalid(diag, "tokenizer.json: added token \"{s}\" is listed twice", .{bpe.clip(text)});
+            return invalid(diag, "tokenizer.json: added token {f} has id {d}, which is {f} in the vocabulary", .{ printable(text), id, printable(token.text) });
+        if (token.added) return invalid(diag, "tokenizer.json: added token {f} is listed twice", .{printable(text)});
         const special = try node.flag("special") orelse false;
         token.* = .{
             .text = text,
@@ -208,7 +209,7 @@ fn readTokens(arena: Allocator, root: json.Node, model: json.Node, parts: Parts,
 
 fn idValue(value: Value, text: []const u8, diag: *Diagnostic) parts_module.Error!u32 {
     if (value == .integer and value.integer >= 0 and value.integer < std.math.maxInt(u32)) return @intCast(value.integer);
-    return invalid(diag, "tokenizer.json: the id of token \"{s}\" is not a whole number from 0", .{bpe.clip(text)});
+    return invalid(diag, "tokenizer.json: the id of token {f} is not a whole number from 0", .{printable(text)});
 }
 
 fn readNormalizer(arena: Allocator, node_or_null: ?json.Node, parts: *Parts, diag: *Diagnostic) parts_module.Error!void {
@@ -230,7 +231,7 @@ fn appendSteps(arena: Allocator, node: json.Node, steps: *std.ArrayList(parts_mo
             return unsupported(diag, "tokenizer.json: a Replace normalizer has a pattern that is not a plain String", .{});
         if (from.len == 0) return invalid(diag, "tokenizer.json: a Replace normalizer replaces the empty text", .{});
         try steps.append(arena, .{ .replace = .{ .from = from, .to = try node.requiredText("content") } });
-    } else return unsupported(diag, "tokenizer.json: normalizer {s} is not supported; known are NFC, Prepend, Replace and Sequence", .{bpe.clip(name)});
+    } else return unsupported(diag, "tokenizer.json: normalizer {f} is not supported; known are NFC, Prepend, Replace and Sequence", .{printable(name)});
 }
 
 fn readPreTokenizers(arena: Allocator, node_or_null: ?json.Node, parts: *Parts, diag: *Diagnostic) parts_module.Error!void {
@@ -266,12 +267,12 @@ fn appendPass(arena: Allocator, node: json.Node, passes: *std.ArrayList(Pass), p
         const pattern = try (try node.required("pattern")).text("Regex") orelse
             return unsupported(diag, "tokenizer.json: a Split pre-tokenizer has a pattern that is not a Regex", .{});
         const pass = Pass.ofRegex(pattern) orelse
-            return unsupported(diag, "tokenizer.json: the Split expression \"{s}\" is not one of the known ones (gpt2, llama3, qwen2, o200k, tekken, cl100k, those of DeepSeek)", .{pattern[0..@min(pattern.len, 300)]});
+            return unsupported(diag, "tokenizer.json: the Split expression {f} is not one of the known ones (gpt2, llama3, qwen2, o200k, tekken, cl100k, those of DeepSeek)", .{base.bytes.Printable{ .text = pattern, .limit = 300 }});
         const behavior = try node.requiredText("behavior");
         const invert = try node.flag("invert") orelse false;
         // Where an expression matches every character, "keep the matches" and "cut at the matches" are one.
         const isolated = std.mem.eql(u8, behavior, "Isolated") or (std.mem.eql(u8, behavior, "Removed") and invert and pass.matchesAll());
-        if (!isolated) return unsupported(diag, "tokenizer.json: a Split pre-tokenizer has behavior {s}, invert {}; only Isolated is supported", .{ bpe.clip(behavior), invert });
+        if (!isolated) return unsupported(diag, "tokenizer.json: a Split pre-tokenizer has behavior {f}, invert {}; only Isolated is supported", .{ printable(behavior), invert });
         try passes.append(arena, pass);
     } else if (std.mem.eql(u8, name, "Metaspace")) {
         const mark = try node.text("replacement") orelse "▁";
@@ -279,10 +280,10 @@ fn appendPass(arena: Allocator, node: json.Node, passes: *std.ArrayList(Pass), p
         var prefix: parts_module.PrefixRule = if (try node.flag("add_prefix_space") orelse true) .always else .never;
         if (try node.text("prepend_scheme")) |scheme| {
             prefix = std.meta.stringToEnum(parts_module.PrefixRule, scheme) orelse
-                return unsupported(diag, "tokenizer.json: Metaspace prepend_scheme is \"{s}\"; known are first, always and never", .{bpe.clip(scheme)});
+                return unsupported(diag, "tokenizer.json: Metaspace prepend_scheme is {f}; known are first, always and never", .{printable(scheme)});
         }
         parts.metaspace = .{ .replacement = mark, .prefix = prefix, .split = try node.flag("split") orelse true };
-    } else return unsupported(diag, "tokenizer.json: pre-tokenizer {s} is not supported; known are ByteLevel, Digits, Split, Metaspace and Sequence", .{bpe.clip(name)});
+    } else return unsupported(diag, "tokenizer.json: pre-tokenizer {f} is not supported; known are ByteLevel, Digits, Split, Metaspace and Sequence", .{printable(name)});
 }
 
 fn readDecoder(node_or_null: ?json.Node, parts: *Parts, diag: *Diagnostic) parts_module.Error!void {
@@ -310,7 +311,7 @@ fn readDecoder(node_or_null: ?json.Node, parts: *Parts, diag: *Diagnostic) parts
     } else if (std.mem.eql(u8, name, "ByteLevel")) {
         if (parts.kind != .byte_level) return unsupported(diag, "tokenizer.json: the decoder is ByteLevel but no pre-tokenizer is", .{});
     } else if (!std.mem.eql(u8, name, "ByteFallback") and !std.mem.eql(u8, name, "Fuse"))
-        return unsupported(diag, "tokenizer.json: decoder {s} is not supported", .{bpe.clip(name)});
+        return unsupported(diag, "tokenizer.json: decoder {f} is not supported", .{printable(name)});
 }
 
 fn readPostProcessor(arena: Allocator, node_or_null: ?json.Node, count: usize, parts: *Parts, diag: *Diagnostic) parts_module.Error!void {
@@ -322,7 +323,7 @@ fn readPostProcessor(arena: Allocator, node_or_null: ?json.Node, count: usize, p
         return;
     }
     if (!std.mem.eql(u8, name, "TemplateProcessing"))
-        return unsupported(diag, "tokenizer.json: post-processor {s} is not supported; known are ByteLevel, TemplateProcessing and Sequence", .{bpe.clip(name)});
+        return unsupported(diag, "tokenizer.json: post-processor {f} is not supported; known are ByteLevel, TemplateProcessing and Sequence", .{printable(name)});
     const specials = try node.required("special_tokens");
     var before: std.ArrayList(u32) = .empty;
     var after: std.ArrayList(u32) = .empty;
@@ -355,7 +356,7 @@ fn readCompanions(arena: Allocator, files: Files, names: std.StringHashMapUnmana
             const node: json.Node = try .parse(arena, text, file[1], diag);
             inline for (fields) |field| if (@field(parts, field[1]) == null) {
                 if (try specialText(node, field[0])) |token| @field(parts, field[1]) = names.get(token) orelse
-                    return invalid(diag, file[1] ++ ": " ++ field[0] ++ " \"{s}\" is not in the vocabulary of tokenizer.json", .{bpe.clip(token)});
+                    return invalid(diag, file[1] ++ ": " ++ field[0] ++ " {f} is not in the vocabulary of tokenizer.json", .{printable(token)});
             };
         }
     }
@@ -462,7 +463,7 @@ test "each fault in the files has its message" {
         .{ "{", null, invalid_file, "tokenizer.json: not valid JSON" },
         .{ "[]", null, invalid_file, "tokenizer.json: the file must be an object" },
         .{ "{}", null, invalid_file, "has no field model" },
-        .{ "{\"model\":{\"type\":\"Unigram\"}}", null, unsupported_file, "model.type is Unigram" },
+        .{ "{\"model\":{\"type\":\"Unigram\"}}", null, unsupported_file, "model.type is \"Unigram\"" },
         .{ "{\"model\":{\"vocab\":{},\"merges\":[]}}", null, invalid_file, "vocabulary is empty" },
         .{ "{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", null, invalid_file, "it has a key twice" },
         .{ "{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", null, invalid_file, "\"a\" and \"b\" share an id" },
@@ -472,11 +473,11 @@ test "each fault in the files has its message" {
         .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[\"a a\"],\"unk_token\":\"a\"}}", null, invalid_file, "merge 0 names \"aa\"" },
         .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[],\"dropout\":0.1}}", null, unsupported_file, "dropout" },
         .{ "{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]}}", null, unsupported_file, "neither byte tokens nor an unknown token" },
-        .{ "{\"normalizer\":{\"type\":\"Lowercase\"}," ++ small_model ++ "}", null, unsupported_file, "normalizer Lowercase" },
-        .{ "{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," ++ small_model ++ "}", null, unsupported_file, "pre-tokenizer Whitespace" },
+        .{ "{\"normalizer\":{\"type\":\"Lowercase\"}," ++ small_model ++ "}", null, unsupported_file, "normalizer \"Lowercase\"" },
+        .{ "{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," ++ small_model ++ "}", null, unsupported_file, "pre-tokenizer \"Whitespace\"" },
         .{ "{\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x+\"},\"behavior\":\"Isolated\"}," ++ small_model ++ "}", null, unsupported_file, "\"x+\"" },
-        .{ "{\"post_processor\":{\"type\":\"BertProcessing\"}," ++ small_model ++ "}", null, unsupported_file, "post-processor BertProcessing" },
-        .{ "{\"decoder\":{\"type\":\"WordPiece\"}," ++ small_model ++ "}", null, unsupported_file, "decoder WordPiece" },
+        .{ "{\"post_processor\":{\"type\":\"BertProcessing\"}," ++ small_model ++ "}", null, unsupported_file, "post-processor \"BertProcessing\"" },
+        .{ "{\"decoder\":{\"type\":\"WordPiece\"}," ++ small_model ++ "}", null, unsupported_file, "decoder \"WordPiece\"" },
         .{ "{\"added_tokens\":[{\"id\":1,\"content\":\"x\"}]," ++ small_model ++ "}", null, invalid_file, "has id 1, which is \"a\"" },
         .{ "{\"added_tokens\":[{\"id\":9,\"content\":\"ab\"}]," ++ small_model ++ "}", null, invalid_file, "have the same text \"ab\"" },
         .{ "{" ++ small_model ++ "}", "{\"eos_token\":\"</s>\"}", invalid_file, "eos_token \"</s>\" is not in the vocabulary" },

@@ -13,6 +13,7 @@ const Allocator = std.mem.Allocator;
 const Description = description_file.Description;
 const Diagnostic = base.Diagnostic;
 const Value = std.json.Value;
+const printable = base.bytes.printable;
 
 pub const Role = description_file.Role;
 
@@ -177,13 +178,13 @@ fn checkAnswer(caller: Message, answers: []const Message, turn: usize, diag: *Di
             if (std.mem.eql(u8, known, id)) return;
         };
         if (with_id) {
-            diag.set("turn {d} answers the call \"{s}\", which the turn before did not make; correct tool_call_id", .{ turn, clip(id) });
+            diag.set("turn {d} answers the call {f}, which the turn before did not make; correct tool_call_id", .{ turn, printable(id) });
             return error.ToolWithoutCall;
         }
     }
     if (answer.name) |name| {
         for (caller.calls) |call| if (std.mem.eql(u8, call.name, name)) return;
-        diag.set("turn {d} is an answer of the tool \"{s}\", and \"{s}\" was called; correct the name", .{ turn, clip(name), clip(caller.calls[0].name) });
+        diag.set("turn {d} is an answer of the tool {f}, and {f} was called; correct the name", .{ turn, printable(name), printable(caller.calls[0].name) });
         return error.ToolWithoutCall;
     }
 }
@@ -194,16 +195,12 @@ fn noTools(format: []const u8, turn: usize, diag: *Diagnostic) Error {
 }
 
 fn unanswered(caller: Message, turn: usize, diag: *Diagnostic) Error {
-    diag.set("turn {d} calls the tool \"{s}\" and not every call is answered before the next turn; add a turn of role tool for each call, or end the chat there", .{ turn, clip(caller.calls[0].name) });
+    diag.set("turn {d} calls the tool {f} and not every call is answered before the next turn; add a turn of role tool for each call, or end the chat there", .{ turn, printable(caller.calls[0].name) });
     return error.UnansweredCall;
 }
 
 fn spoken(text: ?[]const u8) bool {
     return if (text) |words| words.len > 0 else false;
-}
-
-fn clip(text: []const u8) []const u8 {
-    return text[0..@min(text.len, 60)];
 }
 
 // ---- from JSON ----
@@ -243,7 +240,7 @@ fn readMessages(arena: Allocator, items: []const Value, diag: *Diagnostic) ReadE
         const role = try textField(arena, object, "role", turn, diag) orelse return wrong(diag, "turn {d} has no role", .{turn});
         message.* = .{
             .role = roleOf(role) orelse {
-                diag.set("turn {d} has the role \"{s}\"; known are system, developer, user, assistant and tool", .{ turn, clip(role) });
+                diag.set("turn {d} has the role {f}; known are system, developer, user, assistant and tool", .{ turn, printable(role) });
                 return error.WrongRole;
             },
             .content = try contentOf(arena, object.get("content") orelse .null, turn, diag),
@@ -347,7 +344,7 @@ pub fn jsonObject(arena: Allocator, text: []const u8, comptime what: []const u8,
         else => .null,
     };
     if (value == .object) return value;
-    diag.set(what ++ " are not a JSON object: {s}", .{clip(text)});
+    diag.set(what ++ " are not a JSON object: {f}", .{printable(text)});
     return error.InvalidTools;
 }
 
