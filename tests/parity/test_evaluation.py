@@ -24,7 +24,7 @@ from abi_train import (
     sample,
 )
 from abi_train.cli import main
-from abi_train.errors import ArgumentError, ConfigError, FormatError, NumericsError
+from abi_train.errors import ArgumentError, CheckpointError, ConfigError, FormatError, NumericsError
 from abi_train.evaluate.opening import opened
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "agent"))
@@ -224,6 +224,43 @@ def test_a_model_only_torch_knows_says_so(folder: Path, tmp_path: Path) -> None:
         evaluate.run(other, ["emotion"], engine="native")
 
 
+def test_weights_that_are_not_whole_or_do_not_fit_are_named_by_torch(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, settings = "model.safetensors", "config.json"
+    whole = (folder / weights).read_bytes()
+    config = json.loads((folder / settings).read_text())
+    layers = json.dumps({**config, "num_hidden_layers": 3}).encode()
+    narrow = json.dumps({**config, "intermediate_size": 96}).encode()
+    for number, (name, content, said) in enumerate(
+        (
+            (weights, whole[:5000], "model.safetensors: damaged, or not whole"),
+            (weights, b"x" * 100, "model.safetensors: damaged, or not whole"),
+            (weights, b"", "model.safetensors: damaged, or not whole"),
+            (settings, layers, 'tensor "model.layers.2.input_layernorm.weight"'),
+            (settings, narrow, "is [64, 128] in the file, and [64, 96] as config.json has it"),
+        )
+    ):
+        broken = tmp_path / str(number)
+        shutil.copytree(folder, broken)
+        (broken / name).write_bytes(content)
+        assert call("eval", broken, "--task", "emotion", "--engine", "torch", "--limit", 1) == 1
+        shown = " ".join(capsys.readouterr().err.split())
+        assert said in shown and "unexpected" not in shown and "ignore_mis" not in shown
+    adapter = tmp_path / "adapter"
+    with Model.load(folder) as model:
+        lora = LoraConfig(r=2, target_modules=("q_proj",))
+        create_adapter(model, lora, adapter, seed=1, base_name=str(folder))
+    file = adapter / "adapter_model.safetensors"
+    for content, said in (
+        (file.read_bytes()[:2000], "adapter_model.safetensors: damaged, or not whole"),
+        (None, "adapter_model.safetensors is missing"),
+    ):
+        file.unlink() if content is None else file.write_bytes(content)
+        with pytest.raises((CheckpointError, FormatError), match=said):
+            evaluate.run(adapter, ["emotion"], engine="torch", limit=1)
+
+
 def test_a_model_without_chat_format_or_tokenizer_says_what_to_do(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -242,7 +279,7 @@ def test_a_model_without_chat_format_or_tokenizer_says_what_to_do(
             evaluate.run(bare, ["emotion"], engine=engine, limit=1)
 
 
-def call(*arguments: str | Path) -> int:
+def call(*arguments: str | int | Path) -> int:
     with pytest.raises(SystemExit) as left:
         main([str(argument) for argument in arguments])
     return int(left.value.code or 0)

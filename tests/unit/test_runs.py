@@ -326,6 +326,48 @@ def test_show_draws_and_writes(
     assert call("runs", "show") == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "",
+        "{}",
+        "[" * 9000,
+        '{"phases": 3}',
+        '{"phases": {"emotional": 3}}',
+        '{"phases": {"emotional": {"state": 3}}}',
+        '{"phases": {"emotional": {"state": "finished", "checkpoint": 3}}}',
+        '{"phases": {"emotional": {"state": "finished", "checkpoint": "../../../../etc"}}}',
+        '{"phases": {"emotional": {"state": "finished", "checkpoint": "reasoning"}}}',
+        '{"phases": {"emotional": {"state": "finished", "checkpoint": "emotional/link"}}}',
+        '{"phases": {"emotional": {"state": "finished", "checkpoint": "a\\u0000b"}}}',
+        '{"phases": {"../emotional": {"checkpoint": "../emotional"}}}',
+    ],
+)
+def test_a_damaged_state_of_a_phased_run_is_named(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = phased(tmp_path / "run")
+    (tmp_path / "run" / "emotional" / "link").symlink_to("/etc")
+    (folder / "recipe.json").write_text(text)
+    for verb in (["runs", "show"], ["eval"], ["export"]):
+        assert call(*verb, folder) == 1
+        shown = " ".join(capsys.readouterr().err.split())
+        assert "recipe.json: cannot be read as the state of a phased run" in shown
+        assert "name the folder of a phase" in shown
+    assert call("runs", folder, "--json") == 0  # the phases are there all the same
+    assert "reasoning" in capsys.readouterr().out
+    assert call("runs", "show", folder / "reasoning") == 0
+
+
+def test_a_recipe_beside_a_run_is_not_its_state(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", [3.0])
+    for text in ('{"model": "m", "data": "d.bin"}', '{"model": "m", "phases": [{"name": "x"}]}'):
+        (folder / "recipe.json").write_text(text)
+        assert runs.open_curves(folder).steps == 1
+
+
 def test_a_drawing_replaces_nothing_but_a_drawing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

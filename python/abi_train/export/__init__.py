@@ -15,7 +15,8 @@ from .. import _native
 from ..adapters import LoraConfig, is_adapter
 from ..checkpoint import list_checkpoints, read_state, stopped_early
 from ..config import broken
-from ..errors import ConfigError, FormatError, MissingFileError
+from ..errors import CheckpointError, ConfigError, FormatError, MissingFileError
+from ..phased import read_phased
 from ..runspec import RECIPE_FILE, RunSpec
 from .modelfile import check_ends, sampling_of, write_modelfile
 
@@ -25,7 +26,6 @@ DTYPES: Final = FLOATS + BLOCKS
 K_MIXES: Final = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s")
 MIXES: Final = (*FLOATS, "q8_0", *K_MIXES, "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4_moe")
 ADAPTER_FILE: Final = "adapter_config.json"
-PHASED_FILE: Final = "recipe.json"
 ADAPTER_DTYPES: Final = FLOATS
 
 
@@ -257,8 +257,7 @@ def model_folder(source: Path) -> Path:
     """
     if not source.exists():
         raise MissingFileError(f"{source}: no such folder; check the path")
-    require_readable_state(source)
-    state = phased_state(source)  # first: its folder may hold the config.json it began with
+    state = read_phased(source)  # first: its folder may hold the config.json it began with
     if state is not None:
         return _phase_result(source, state)
     if (source / "config.json").is_file() or is_adapter(source):
@@ -275,23 +274,11 @@ def model_folder(source: Path) -> Path:
 
 
 def phased_state(folder: Path) -> dict[str, Any] | None:
-    """What `recipe.json` of a phased run says; None for any other folder."""
+    """What `recipe.json` of a phased run says; None for any other folder, or a damaged file."""
     try:
-        values = json.loads((folder / PHASED_FILE).read_text(encoding="utf-8"))
-        return values if isinstance(values["phases"], dict) else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return read_phased(folder)
+    except CheckpointError:
         return None
-
-
-def require_readable_state(source: Path) -> None:
-    """Raise `FormatError` for a phased run whose `recipe.json` cannot be read: nothing tells then
-    which phase is finished."""
-    file = source / PHASED_FILE
-    if file.exists() and phased_state(source) is None:
-        raise FormatError(
-            f"{file}: cannot be read as the state of a phased run, so nothing tells which phase is "
-            "finished; name the phase's folder or a checkpoint in it"
-        )
 
 
 def _phase_result(folder: Path, state: Mapping[str, Any]) -> Path:

@@ -22,9 +22,10 @@ from ..adapters import base_of, is_adapter
 from ..data import provenance
 from ..data.provenance import CARD_FILE, manifest_of
 from ..errors import ConfigError, EngineError, FormatError, HubError, MissingFileError
-from ..export import model_folder, phased_state, require_readable_state
+from ..export import model_folder, phased_state
 from ..export.handover import REPORT_SUFFIX, merge_into, naming
 from ..export.modelfile import FIRST_LINE, is_for
+from ..phased import read_phased
 from ..runspec import RECIPE_FILE, RunSpec
 from . import cards, client
 from .cards import without_paths
@@ -133,7 +134,7 @@ def push(
     if not source.exists():
         raise MissingFileError(f"{source}: no such file or folder; check the path")
     repo = _checked_name(to)
-    require_readable_state(source)
+    read_phased(source)
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
     kind = kind or _kind_of(source)

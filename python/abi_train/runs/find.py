@@ -5,18 +5,18 @@ Does not know: what is in a log.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from ..errors import MissingFileError
+from ..errors import CheckpointError, MissingFileError
+from ..phased import PHASED_FILE as PHASES_FILE
+from ..phased import read_phased
 from ..progress import LOG_FILE
 from .log import RunLog, read_run
 
 DEPTH: Final = 4
-PHASES_FILE: Final = "recipe.json"
 _SKIPPED: Final = ("checkpoint-", ".", "__")
 
 
@@ -43,12 +43,11 @@ def find(folders: Iterable[str | Path] = ()) -> list[RunLog]:
 
 
 def phases(folder: Path) -> list[Path]:
-    """Folders of the phases of a phased run that have begun, in order; empty for another folder."""
-    try:
-        values = json.loads((folder / PHASES_FILE).read_text(encoding="utf-8"))
-        names = [str(name) for name in values["phases"]]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return []
+    """Folders of the phases of a phased run that have begun, in order; empty for another folder.
+
+    Raises `CheckpointError` for a damaged `recipe.json`.
+    """
+    names = (read_phased(folder) or {"phases": ()})["phases"]
     found = [folder / name for name in names if Path(name).name == name]
     return [path for path in found if (path / LOG_FILE).is_file()]
 
@@ -77,6 +76,9 @@ def _group(folder: Path) -> Path:
 
 def _place(folder: Path) -> tuple[str, int, str]:
     group = _group(folder)
-    order = phases(group) if group != folder else []
+    try:
+        order = phases(group) if group != folder else []
+    except CheckpointError:
+        order = []  # its phases are still there to list
     at = order.index(folder) if folder in order else len(order)
     return str(group), at, str(folder)

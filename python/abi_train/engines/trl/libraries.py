@@ -26,6 +26,7 @@ try:
         import transformers
         import trl
         from safetensors import SafetensorError
+        from safetensors import safe_open as _safe_open
         from safetensors.torch import load_file as _load_file
         from safetensors.torch import save_file
         from torch.utils.data import DataLoader, Sampler
@@ -47,6 +48,7 @@ SFTConfig: Any = trl.SFTConfig
 SFTTrainer: Any = trl.SFTTrainer
 adapters: Any = peft
 Mxfp4Config: Any = getattr(transformers, "Mxfp4Config", None)
+safe_open: Any = _safe_open
 Loader: Any = DataLoader
 Scheduler: Any = torch.optim.lr_scheduler.LRScheduler
 PreTrainedTokenizerFast: Any = transformers.PreTrainedTokenizerFast
@@ -71,6 +73,7 @@ __all__ = [
     "PreTrainedTokenizerFast",
     "SFTConfig",
     "SFTTrainer",
+    "SafetensorError",
     "Sampler",
     "Scheduler",
     "TextCollator",
@@ -79,6 +82,7 @@ __all__ = [
     "library_log",
     "load_file",
     "pack_dataset",
+    "safe_open",
     "save_file",
     "tokenizers",
     "torch",

@@ -11,9 +11,9 @@ import types
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import ConfigError, FormatError
 from ..native import open_any
-from .libraries import Mxfp4Config, torch, transformers
+from .libraries import Mxfp4Config, SafetensorError, safe_open, torch, transformers
 from .surroundings import one_line
 
 
@@ -28,25 +28,34 @@ def load_model(
     """
     dtype = "float64" if precision == "float64" else "float32"
     if source.is_file():
-        with open_any(source, seed=seed, dtype=dtype) as opened:
+        with open_any(source, seed=seed, dtype=dtype) as native:
             source = scratch / "start"
-            opened.save(source)
+            native.save(source)
     try:
         known = transformers.AutoConfig.from_pretrained(
             str(source), local_files_only=True, trust_remote_code=False
         )
         if frozen and precision == "bf16" and known.dtype == torch.bfloat16:
             dtype = "bfloat16"
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(source),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `_require_all` names them
             dtype=getattr(torch, dtype),
             attn_implementation="eager" if known.model_type == "gpt_oss" else attention,
             local_files_only=True,
             trust_remote_code=False,
             **_expanded(known),
         )
+    except SafetensorError as error:
+        file = damaged_file(source)
+        raise FormatError(
+            f"{file}: damaged, or not whole ({one_line(error)}); copy or download it again"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{source}: transformers cannot open it: {one_line(error)}") from error
+    model, told = opened
+    _require_all(source, told)
     model.config.use_cache = False
     # transformers gives the pad token's row no gradient. Padding is masked by position here, and
     # where the pad token is also the end token that row has to learn.
@@ -55,6 +64,34 @@ def load_model(
     if dtype == "float64":
         _norms_in_double(model)
     return model
+
+
+def _require_all(source: Path, told: Any) -> None:
+    """Raise `FormatError` where the files lack a tensor of the model, or have it in another size.
+
+    transformers would go on with random numbers in its place.
+    """
+    for name, stored, wanted in sorted(told.get("mismatched_keys") or ()):
+        raise FormatError(
+            f'{source}: tensor "{name}" is {list(stored)} in the file, and {list(wanted)} as '
+            "config.json has it; config.json and the weights do not belong together"
+        )
+    for name in sorted(told.get("missing_keys") or ()):
+        raise FormatError(
+            f'{source}: tensor "{name}", which config.json asks for, is in no file of weights; '
+            "config.json and the weights do not belong together, or a file is missing"
+        )
+
+
+def damaged_file(folder: Path) -> Path:
+    """The first file of weights in a folder that cannot be read; the folder if all can."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return file
+    return folder
 
 
 def _expanded(known: Any) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...errors import ConfigError, NumericsError
-from .libraries import adapters, torch
+from ...adapters import ADAPTER_WEIGHTS
+from ...errors import CheckpointError, ConfigError, FormatError, NumericsError
+from .libraries import SafetensorError, adapters, torch
 from .model import attention_kind, load_model
 from .surroundings import one_line, quiet
 from .surroundings import threads as computing_with
@@ -50,9 +51,25 @@ class TorchRunner:
                 frozen=True,
             )
             if adapter is not None:
+                weights = adapter / ADAPTER_WEIGHTS
+                if not weights.is_file():
+                    raise CheckpointError(
+                        f"{adapter}: {ADAPTER_WEIGHTS} is missing; copy it there, or name another "
+                        "checkpoint"
+                    )
                 try:
                     model = adapters.PeftModel.from_pretrained(model, str(adapter))
+                except SafetensorError as error:
+                    raise FormatError(
+                        f"{weights}: damaged, or not whole ({one_line(error)}); copy or download "
+                        "it again"
+                    ) from error
                 except (OSError, ValueError, KeyError, RuntimeError) as error:
+                    if "size mismatch" in str(error):
+                        raise FormatError(
+                            f"{weights}: its tensors have other sizes than {folder} and the ranks "
+                            "in adapter_config.json ask for; they do not belong together"
+                        ) from error
                     raise ConfigError(
                         f"{adapter}: PEFT cannot put it on {folder}: {one_line(error)}"
                     ) from error
