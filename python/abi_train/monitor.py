@@ -276,9 +276,10 @@ def _require_folder() -> None:
 def _refused(project: str, space: str | None, error: Exception) -> Exception:
     text = " ".join(str(error).split())
     if space is not None:
+        text = text[:300].rstrip(".")
         return EngineError(
             f"trackio cannot send project {project} to the Space {space}: {type(error).__name__}: "
-            f"{text[:300]}. Look at the connection, at the login (`hf auth login`) and whether "
+            f"{text}. Look at the connection, at the login (`hf auth login`) and whether "
             "that user may write there, or leave --trackio-space out: the metrics then stay here"
         )
     if isinstance(error, ValueError):
