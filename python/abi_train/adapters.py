@@ -470,17 +470,30 @@ def adapter_folder(source: str | Path) -> Path:
     return source
 
 
-def base_of(adapter: Path) -> Path:
-    """The model that an adapter's settings name. Raises `ConfigError` when it is not here."""
+def base_of(adapter: Path, *, option: str = "--model") -> Path:
+    """The model that an adapter's settings name; of a phased run that was copied or moved, the one
+    in the folder it is in now. option: what names another one, for messages.
+
+    Raises `ConfigError` when it is not here.
+    """
     file = adapter / ADAPTER_CONFIG
     try:
         name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error}).") from None
+    from .export import base_in_run
+
+    beside = base_in_run(adapter)
+    if isinstance(name, str) and beside is not None and beside[0].parts == _last(name, beside[0]):
+        return beside[1]
     if not isinstance(name, str) or not name or not Path(name).expanduser().exists():
         said = f"names {name} as its model, which is not here" if name else "names no model"
-        raise ConfigError(f"{file}: {said}; name the folder with --model")
+        raise ConfigError(f"{file}: {said}; name the folder with {option}")
     return Path(name).expanduser()
+
+
+def _last(name: str, place: Path) -> tuple[str, ...]:
+    return Path(name).parts[-len(place.parts) :]
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:

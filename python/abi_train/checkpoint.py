@@ -18,7 +18,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -202,9 +202,11 @@ def run_lock(folder: Path) -> Iterator[None]:
 
     Raises `FileAccessError` at once when another run holds it. A killed run frees it.
     """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
-    with path.open("ab") as file:
+    with path.open("ab") as file, contextlib.ExitStack() as leaving:
+        leaving.callback(_remove_empty, made)
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,6 +216,15 @@ def run_lock(folder: Path) -> Iterator[None]:
                     "another folder."
                 ) from None
         yield
+
+
+def _remove_empty(made: Sequence[Path]) -> None:
+    """Folders made for a run that then left nothing but its lock go again."""
+    with contextlib.suppress(OSError):
+        if made and [one.name for one in made[0].iterdir()] == [LOCK_FILE]:
+            (made[0] / LOCK_FILE).unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def is_locked(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_recipe import Make, document, write_chats
 
-from abi_train import recipes
+from abi_train import evaluate, recipes
 from abi_train.errors import CheckpointError, ConfigError, MissingFileError, PhaseError
 from abi_train.progress import Observer
 from abi_train.runspec import RunSpec, StepRecord
@@ -288,6 +288,7 @@ def test_evaluations_stand_before_the_first_phase_and_after_each(
     recipes.run(make(), phases=["base"])
     fake = types.ModuleType("abi_train.evaluate")
     fake.run = run  # type: ignore[attr-defined]
+    fake.check_tasks = evaluate.check_tasks  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "abi_train.evaluate", fake)
     monkeypatch.setattr(sys.modules["abi_train"], "evaluate", fake, raising=False)
     result = recipes.run(make(settings=["evals=[emotion]"]))

@@ -281,12 +281,51 @@ def phased_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def is_below(path: Path, folder: Path) -> bool:
+    """True for the folder itself and what is in it, symbolic links followed."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # NUL characters, a circle of links
+        return False
+
+
+def base_in_run(adapter: Path) -> tuple[Path, Path] | None:
+    """The model below an adapter of a phased run, when it is in the run's folder: its place there,
+    and that place where the folder is now. None for any other adapter."""
+    folder = adapter.resolve()
+    run, name = folder.parent.parent, folder.parent.name
+    state = phased_state(run)
+    if state is None:
+        return None
+    try:
+        phases = {str(phase["name"]): phase for phase in state["recipe"]["phases"]}
+        while (phase := phases.pop(name, None)) is not None:  # a circle ends, too
+            before = phase.get("after")
+            if phase.get("chain") == "merge":
+                return _within(run, f"{name}/start")
+            if before is None:
+                return _within(run, "config.json") if phase.get("model_config") else None
+            if phases[before]["method"] == "full":
+                return _within(run, state["phases"][before]["checkpoint"])
+            name = before
+    except (LookupError, TypeError, ValueError):
+        pass  # not written by a run
+    return None
+
+
+def _within(run: Path, place: str) -> tuple[Path, Path] | None:
+    inside = Path(place)
+    if inside.is_absolute() or ".." in inside.parts or not (run / inside).exists():
+        return None
+    return inside, run / inside
+
+
 def _phase_result(folder: Path, state: Mapping[str, Any]) -> Path:
     for name, phase in reversed(state["phases"].items()):
         if not isinstance(phase, dict) or phase.get("state") != "finished":
             continue
         place = phase.get("checkpoint")
         result = folder / place if isinstance(place, str) else folder / name
-        if result.is_dir():
+        if Path(name).name == name and is_below(result, folder / name) and result.is_dir():
             return result
     raise FormatError(f"{folder}: no phase of this run is finished; go on with it first")

@@ -202,7 +202,7 @@ def _made(
     """The file, still in the scratch folder, merged and compared."""
     model, adapter, merged = folder, None, None
     if is_adapter(folder):
-        adapter, base = folder, base or base_of(folder)
+        adapter, base = folder, base or base_of(folder, option="--base")
         tell(f"merging {folder} into {base}")
         model = merge_into(base, folder, keep_merged or scratch / "merged")
         merged = keep_merged
@@ -256,7 +256,7 @@ def merge_into(base: Path, adapter: Path, folder: Path) -> Path:
             "it; name the folder of its base with --base"
         )
     with tempfile.TemporaryDirectory(prefix=".base-", dir=folder.parent) as scratch:
-        with open_model(RunSpec.load(recipe)) as model:
+        with open_model(RunSpec.load(recipe).replace(model=base)) as model:
             model.save(Path(scratch) / "base")
         return merge_adapter(Path(scratch) / "base", adapter, folder)
 

@@ -30,6 +30,9 @@ from .results import FlavorPlan, Memory, PhasePlan, Plan, Time, before_training
 GPU_MARGIN: Final = 0.05
 """Of a GPU's memory kept free when machines are chosen: a formula is not exact."""
 
+NOT_YET: Final = "checkpoint-0"
+"""A checkpoint that no run has."""
+
 Prepare = Callable[[Any], tuple[Path, Path | None, str | None]]
 """From a phase to its token files and those it is evaluated on, made somewhere for the plan, and
 what is to be known of them."""
@@ -105,6 +108,8 @@ def _plan_one(
 ) -> PhasePlan:
     notes: list[str] = []
     facts = _facts(spec, phase, first, online)
+    if getattr(phase, "after", None) is not None:
+        spec = _not_begun(spec)
     if phase is not None and not spec.data.exists() and prepare is not None:
         data, eval_data, note = prepare(phase)
         notes += [note] if note else []
@@ -165,6 +170,17 @@ def _plan_one(
         notes=tuple(notes),
         advice=tuple(advise(spec, facts, memories[0], flavors, gpu)),
     )
+
+
+def _not_begun(spec: RunSpec) -> RunSpec:
+    """A phase that goes on from another one, as if that had left nothing yet: the folders it is
+    named by are no models, and what an earlier run put there may be of another shape."""
+    model, lora = spec.model, spec.lora
+    if lora is not None and lora.adapter is not None:
+        lora = lora.replace(adapter=lora.adapter / NOT_YET)
+    if model.suffix != ".json" and spec.run_dir in (model.parent, model.parent / spec.run_dir.name):
+        model = model / NOT_YET
+    return spec.replace(model=model, lora=lora, tokenizer=spec.tokenizer_dir)
 
 
 def _why_not(micro_batches: int, gpu: Gpu | None, runs_here: bool, room: bool) -> str:

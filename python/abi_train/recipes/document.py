@@ -203,6 +203,15 @@ def _sorted_out(
     return everywhere, single
 
 
+def _task(task: Any, base: Path) -> Any:
+    """An evaluation, the path of its file made whole."""
+    name, sign, rest = task.partition(":") if isinstance(task, str) else ("", "", "")
+    if not rest or name == "lm-eval" or rest.startswith(SCHEMES) or "," in rest:
+        return task
+    path = Path(rest).expanduser()
+    return f"{name}{sign}{path if path.is_absolute() else base / path}"
+
+
 def with_paths(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     """The keys with relative paths taken from `base`."""
     made = dict(values)
@@ -220,6 +229,11 @@ def with_paths(values: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
             return {k: joined(v) if k in ("file", "source") else v for k, v in value.items()}
         return joined(value)
 
+    evals = made.get("evals")
+    if isinstance(evals, (str, list)):
+        one = isinstance(evals, str)
+        tasks = [_task(task, base) for task in ([evals] if one else evals)]
+        made["evals"] = tasks[0] if one else tasks
     for key in ("model", "data", "eval_data", "tokenizer", "run_dir"):
         if key in made:
             made[key] = joined(made[key])

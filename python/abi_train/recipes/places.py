@@ -6,6 +6,7 @@ Does not know: phases, runs.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from ..rules import unknown_key
 HERE: Final = Path(__file__).resolve().parent
 SAMPLE: Final = HERE.parent / "sample"
 HUB: Final = "hub:"
+_REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 SAMPLE_SCHEME: Final = "sample:"
 
 
@@ -68,6 +70,14 @@ def sample_folder(name: str) -> Path:
     return SAMPLE / name
 
 
+def hub_name(model: str) -> tuple[str, str | None]:
+    """OWNER/NAME and the revision of a model on the Hub. Raises `ConfigError`."""
+    name, _, revision = model.removeprefix(HUB).partition("@")
+    if not _REPOSITORY.fullmatch(name):
+        raise ConfigError(f"{model}: needs OWNER/NAME, as hub:openai/gpt-oss-20b")
+    return name, revision or None
+
+
 def download_model(model: str) -> Path:
     """The folder of a model `hub:OWNER/NAME`, or `hub:OWNER/NAME@REVISION`, fetched when it is not
     there yet.
@@ -75,7 +85,7 @@ def download_model(model: str) -> Path:
     Raises `EngineError` without huggingface_hub, `FileAccessError` for whatever keeps it from
     coming: no network, a gated model, a full disk.
     """
-    name, _, revision = model.removeprefix(HUB).partition("@")
+    name, revision = hub_name(model)
     try:
         import huggingface_hub
     except ImportError:
@@ -86,7 +96,7 @@ def download_model(model: str) -> Path:
     try:
         folder = huggingface_hub.snapshot_download(
             name,
-            revision=revision or None,
+            revision=revision,
             allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "LICENSE*", "*.md"],
             ignore_patterns=["original/*", "metal/*"],
         )

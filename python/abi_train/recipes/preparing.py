@@ -19,7 +19,14 @@ import numpy as np
 
 from ..checkpoint import write_bytes_atomic
 from ..data import provenance
-from ..errors import ConfigError, DataError, FileAccessError, MissingFileError
+from ..errors import (
+    AbiTrainError,
+    ConfigError,
+    DataError,
+    FileAccessError,
+    FormatError,
+    MissingFileError,
+)
 from .recipe import Phase, PhaseData, Rows
 
 FORMAT: Final = 1
@@ -79,12 +86,19 @@ def prepare_phase(
     """
     now = fingerprint(phase, tokenizer)
     spec, data = phase.spec, phase.prepared
-    if data is None:
-        return Prepared(fingerprint=now, fresh=False)
     wanted = [path for path in (spec.data, spec.eval_data) if path is not None]
+    if data is None:
+        for path in wanted:
+            _verify(path)
+        return Prepared(fingerprint=now, fresh=False)
     there = all(path.is_file() and provenance.manifest_of(path).is_file() for path in wanted)
     if there and earlier == now:
-        return Prepared(fingerprint=now, fresh=False, summary=_summary(phase))
+        try:
+            for path in wanted:
+                _verify(path)
+            return Prepared(fingerprint=now, fresh=False, summary=_summary(phase))
+        except (DataError, FormatError) as error:
+            tell(f"{str(error).partition('. ')[0].rstrip('.')}; it is prepared again from its rows")
     assert tokenizer is not None
     spec.data.parent.mkdir(parents=True, exist_ok=True)
     _retire(wanted)
@@ -143,6 +157,14 @@ def count_rows(rows: Sequence[Rows]) -> int | None:
     return total
 
 
+def _verify(path: Path) -> None:
+    """Raise `DataError` for a token file that is not what its manifest says."""
+    from ..dataset import TokenizedDataset
+
+    with TokenizedDataset.load(path) as opened:
+        opened.verify()
+
+
 def _summary(phase: Phase) -> dict[str, Any]:
     from ..dataset import TokenizedDataset
 
@@ -182,9 +204,24 @@ def _file(rows: Rows, beside: Path, number: int, going_on: Callable[[object], No
     given = dict(rows.choices)
     if "id" in given:
         given["hub_id"] = given.pop("id")
-    sets.fetch(rows.name, target, on_progress=going_on, **given)
+    try:
+        sets.fetch(rows.name, target, on_progress=going_on, **given)
+    except AbiTrainError as error:
+        raise type(error)(_in_a_recipe(str(error))) from None
     write_bytes_atomic(note, choices.encode())
     return target
+
+
+def _in_a_recipe(text: str) -> str:
+    """What is said of a set's options, with the keys that a recipe has for them."""
+    for option, key in (
+        ("--from (in Python source)", "the key source beside set"),
+        ("--from", "the key source beside set"),
+        ("--revision", "the key revision"),
+        ("--id", "the key id"),
+    ):
+        text = text.replace(option, key)
+    return text
 
 
 def _by_answer(

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import in_file, read_document
 from ..errors import AbiTrainError, ConfigError
@@ -22,6 +22,9 @@ from ..rules import broken, unknown_key
 from ..runspec import RunSpec
 from . import places
 from .document import DATA_KEYS, OWN_KEYS, is_phased, split_phases
+
+if TYPE_CHECKING:
+    from ..data.sets import DataSet
 
 CHAINS: Final = ("adapter", "merge", "none")
 """How a phase begins: with the adapter of the phase before; with a new one on what that one and its
@@ -222,7 +225,7 @@ def from_dict(
     """The recipe these keys describe; see `load`."""
     common, entries = split_phases(document, base=base, options=options, settings=settings)
     name = common.get("name", default_name)
-    if not isinstance(name, str) or not name or "/" in name or "\0" in name:
+    if not isinstance(name, str) or not name.isprintable() or not _is_folder(name):
         raise broken("name", name, "it must be a word that can be a folder")
     folder = run_dir or common.get("run_dir") or Path("runs") / name
     if not isinstance(folder, (str, Path)):
@@ -239,6 +242,14 @@ def from_dict(
             raise ConfigError(said) from None
     _check_exports(phases)
     return Recipe(name=name, run_dir=folder, phases=tuple(phases))
+
+
+def _is_folder(name: str) -> bool:
+    return (
+        name == name.strip() not in ("", ".", "..")
+        and not {"/", "\\"} & set(name)
+        and len(name.encode()) < 256
+    )
 
 
 def _phase(entry: Mapping[str, Any], folder: Path, before: Phase | None) -> Phase:
@@ -262,6 +273,9 @@ def _phase(entry: Mapping[str, Any], folder: Path, before: Phase | None) -> Phas
         after, model_config = before.name, None
         chain = _go_on(values, own, before, chain, folder / name)
     elif before is None:
+        if chain == "merge":
+            rule = "nothing stands before the first phase; leave it out"
+            raise broken("chain", chain, rule)
         chain = "none"
     spec = RunSpec.from_dict(values)
     if spec.config.checkpoint_path is not None:
@@ -273,7 +287,7 @@ def _phase(entry: Mapping[str, Any], folder: Path, before: Phase | None) -> Phas
         prepared=prepared,
         after=after,
         chain=chain,
-        evals=_evals(entry.get("evals")),
+        evals=_evals(entry.get("evals"), folder),
         model_config=model_config,
     )
 
@@ -300,6 +314,8 @@ def _model(
         if not isinstance(model, (str, Path)) or not str(model):
             rule = "it must be a path, hub:OWNER/NAME, or a table that is a model's config.json"
             raise broken("model", model, rule)
+        if str(model).startswith(places.HUB):
+            places.hub_name(str(model))
         return None
     values["model"] = folder / MODEL_CONFIG
     if values.get("tokenizer") is None:
@@ -410,12 +426,15 @@ def _data(
 
 def _sources(value: Any, key: str) -> tuple[Rows, ...]:
     entries = value if isinstance(value, (list, tuple)) else [value]
+    if not entries and key == "rows":
+        raise broken(key, "[]", "a phase needs at least one source of rows")
     return tuple(_source(entry, key) for entry in entries)
 
 
 def _source(value: Any, key: str) -> Rows:
     if isinstance(value, (str, Path)) and str(value):
         text = str(value)
+        _no_nul(key, text)
         for kind in ("sample", "set"):
             if text.startswith(f"{kind}:"):
                 return _source({kind: text.partition(":")[2]}, key)
@@ -428,6 +447,7 @@ def _source(value: Any, key: str) -> Rows:
     name, choices = value[kind], {k: v for k, v in value.items() if k != kind}
     if not isinstance(name, str) or not name:
         raise broken(f"{key}.{kind}", name, "it must be a name")
+    _no_nul(f"{key}.{kind}", name)
     for choice in choices:
         if kind != "set":
             raise ConfigError(f"{key}: {choice!r} is a choice of public sets, and {name} is none")
@@ -439,14 +459,77 @@ def _source(value: Any, key: str) -> Rows:
         return Rows(kind=kind, name=name, path=places.sample_rows(name))
     from ..data import sets
 
-    return Rows(kind=kind, name=sets.find(name).name, choices=choices)
+    data_set = sets.find(name)
+    _check_choices(data_set, choices, key)
+    return Rows(kind=kind, name=data_set.name, choices=choices)
 
 
-def _evals(value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value or ()
+def _check_choices(data_set: DataSet, choices: Mapping[str, Any], key: str) -> None:
+    """Raise for what the set would refuse once the phase is prepared."""
+    for choice, value in choices.items():
+        where = f"{key}.{choice} of {data_set.name}"
+        if choice in ("limit", "seed"):
+            least = 1 if choice == "limit" else 0
+            if value is None and choice == "limit":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise broken(where, value, f"it must be a whole number from {least}")
+        elif choice == "options":
+            if not isinstance(value, Mapping):
+                raise broken(where, value, "it must be a table, as {final: hashes}")
+            data_set.choose(value)
+        elif value is not None and not (isinstance(value, (str, Path)) and str(value)):
+            raise broken(where, value, "it must be a name")
+        elif value is not None:
+            _no_nul(where, str(value))
+    config = choices.get("config") or data_set.default_config
+    if config not in data_set.columns:
+        rule = "it must be one of " + ", ".join(data_set.columns)
+        raise broken(f"{key}.config of {data_set.name}", config, rule)
+    split = choices.get("split")
+    if split and data_set.splits and split not in data_set.splits:
+        rule = "it must be one of " + ", ".join(data_set.splits)
+        raise broken(f"{key}.split of {data_set.name}", split, rule)
+    source = choices.get("source")
+    if source is not None:
+        if choices.get("id") is not None or choices.get("revision") is not None:
+            raise ConfigError(f"{key}: source is read in place of the Hub; leave out id, revision")
+        if not Path(source).expanduser().exists():
+            rule = "there is no such file or folder; check the path"
+            raise broken(f"{key}.source of {data_set.name}", str(source), rule)
+
+
+def _no_nul(key: str, text: str) -> None:
+    if "\0" in text:
+        raise broken(key, text, "no name has a NUL character")
+
+
+def _evals(value: Any, folder: Path) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) else () if value is None else value
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) and n for n in names):
         raise broken("evals", value, "it must be a list of evaluations, as emotion or answers")
-    return tuple(dict.fromkeys(names))
+    if not names:
+        return ()
+    from ..evaluate import check_tasks
+
+    for name in names:
+        _no_nul("evals", name)
+    try:
+        tasks = check_tasks(names)
+    except ConfigError as error:
+        raise ConfigError(f"evals: {error}") from None
+    for task, (name, rest) in tasks.items():
+        if name == "lm-eval" or not rest or rest.startswith("set:"):
+            if rest.startswith("set:"):
+                from ..data import sets
+
+                sets.find(rest.removeprefix("set:"))
+            continue
+        file = Path(rest)
+        made_by_a_phase = file.resolve().is_relative_to(folder.resolve())
+        if not file.exists() and not made_by_a_phase:
+            raise broken("evals", task, f"there is no file {rest}; check the path")
+    return tuple(tasks)
 
 
 def _check_exports(phases: Sequence[Phase]) -> None:

@@ -95,13 +95,15 @@ def run(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileAccessError(
-            f"{folder}: cannot be made ({error.strerror}); name another folder with --run-dir"
-        ) from None
-    with run_lock(folder):
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(run_lock(folder))
+        except AbiTrainError:
+            raise
+        except OSError as error:
+            raise FileAccessError(
+                f"{folder}: cannot be made ({error.strerror}); name another folder with --run-dir"
+            ) from None
         yield
 
 
@@ -124,6 +126,10 @@ class _Work:
     def check(self, chosen: Sequence[Phase]) -> None:
         """Raise for what can be known to go wrong before anything is trained."""
         for phase in chosen:
+            if any(task.startswith("lm-eval:") for task in phase.evals):
+                from ..evaluate import harness
+
+                harness.require()
             found = self.state[phase]
             if phase.after is not None and self._recipe.phase(phase.after) not in chosen:
                 before = self._recipe.phase(phase.after)
@@ -133,6 +139,8 @@ class _Work:
                         f"{self._recipe.run_dir}. Run {before.name} first (--phase {before.name}), "
                         f"or begin with the recipe's model (--set phases.{phase.name}.chain=none)"
                     )
+                if not found.finished:
+                    self._require_below(phase, chosen)
             if phase.after is not None and found.began is not None:
                 before = self._recipe.phase(phase.after)
                 if before in chosen and self.state.result_of(before) is None:
@@ -148,6 +156,16 @@ class _Work:
                     f"{phase.spec.run_dir} holds checkpoints of another run; name another folder "
                     "with --run-dir"
                 )
+
+    def _require_below(self, phase: Phase, chosen: Sequence[Phase]) -> None:
+        """Raise when the model below the adapter that a phase goes on with is gone."""
+        one = phase
+        while one.after is not None and one.chain != "merge":
+            one = self._recipe.phase(one.after)
+            if one.spec.method == "full":
+                if one not in chosen:
+                    self._required(phase, one)
+                return
 
     def _changed(self, phase: Phase, what: str) -> ConfigError:
         said = "finished" if self.state[phase].finished else "begun"
@@ -276,8 +294,7 @@ class _Work:
         if phase.after is None:
             return spec.replace(model=self._model(phase))
         before = self._recipe.phase(phase.after)
-        result = self.state.result_of(before)
-        assert result is not None, "checked before"
+        result = self._required(phase, before)
         if before.spec.method == "full":
             return spec.replace(model=result)
         below = self._base_below(before)
@@ -292,12 +309,27 @@ class _Work:
             return self._model(phase)
         before = self._recipe.phase(phase.after)
         if phase.chain == "merge":
-            return phase.spec.run_dir / START
+            start = phase.spec.run_dir / START
+            if not start.is_dir():
+                raise ConfigError(
+                    f"{start}, the model below the adapter of {phase.name}, is gone; bring it back"
+                    ", or train into another folder (--run-dir)"
+                )
+            return start
         if before.spec.method == "full":
-            result = self.state.result_of(before)
-            assert result is not None, "checked before"
-            return result
+            return self._required(phase, before)
         return self._base_below(before)
+
+    def _required(self, phase: Phase, before: Phase) -> Path:
+        """The result that a phase begins with or its adapter is for."""
+        result = self.state.result_of(before)
+        if result is None:
+            raise ConfigError(
+                f"phase {phase.name} stands on what {before.name} left, which is not in "
+                f"{self._recipe.run_dir} any more. Run {before.name} first "
+                f"(--phase {before.name}), or bring its folder back"
+            )
+        return result
 
     def _merged(self, phase: Phase, base: Path, adapter: Path) -> Path:
         target = phase.spec.run_dir / START

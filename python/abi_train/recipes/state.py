@@ -6,6 +6,7 @@ prepared or run.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from ..checkpoint import list_checkpoints, write_text_atomic
 from ..errors import CheckpointError, ConfigError, FileAccessError
+from ..export import is_below
 from ..runspec import RunSpec
 from .recipe import Phase, Recipe
 
@@ -96,15 +98,20 @@ class RecipeState:
             values = json.loads(self.path.read_text(encoding="utf-8"))
             name, version = values["name"], values["version"]
             phases = {
-                str(key): PhaseState(**value) for key, value in dict(values["phases"]).items()
+                str(key): _phase_state(str(key), value)
+                for key, value in dict(values["phases"]).items()
             }
-            if any(one.state not in STATES for one in phases.values()):
-                raise ValueError("a state is unknown")
+            for key, one in phases.items():
+                _check(self._recipe.run_dir, key, one)
+            before = dict(values.get("before") or {})
         except OSError as error:
             raise FileAccessError(f"{self.path}: cannot be read ({error.strerror})") from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            why = str(error) if isinstance(error, _DamagedError) else "it lacks what each has"
+            if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+                why = "it is no JSON"
             raise CheckpointError(
-                f"{self.path}: not the state of a recipe ({error}). Name another folder with "
+                f"{self.path}: not the state of a recipe: {why}. Name another folder with "
                 "--run-dir, or move this one away."
             ) from None
         if version != VERSION:
@@ -117,7 +124,7 @@ class RecipeState:
                 f"{self._recipe.run_dir} is the run folder of the recipe {name}, not of "
                 f"{self._recipe.name}; name another folder with --run-dir"
             )
-        self.phases, self.before = phases, dict(values.get("before") or {})
+        self.phases, self.before = phases, before
 
     def save(self) -> None:
         """Write it. Raises `FileAccessError` when the system refuses."""
@@ -146,6 +153,36 @@ class RecipeState:
             return None
         folder = self._recipe.run_dir / found.checkpoint
         return folder if folder.is_dir() else None
+
+
+class _DamagedError(ValueError):
+    """Says what is wrong with a state."""
+
+
+def _phase_state(name: str, values: Any) -> PhaseState:
+    known = {item.name: item for item in dataclasses.fields(PhaseState)}
+    if not isinstance(values, dict):
+        raise _DamagedError(f"phase {name} is no table")
+    for key, value in values.items():
+        if key not in known:
+            raise _DamagedError(f"phase {name} has {key!r}, which is no key of it")
+        kinds = {"state": str, "checkpoint": str | None, "began": str | None, "error": str | None}
+        if not isinstance(value, kinds.get(key, dict)):
+            raise _DamagedError(f"{key} of phase {name} is not what it must be")
+    found = PhaseState(**values)
+    if found.state not in STATES:
+        raise _DamagedError(f"phase {name} has the state {found.state!r}")
+    return found
+
+
+def _check(run_dir: Path, name: str, found: PhaseState) -> None:
+    """The result of a phase is in the phase's folder, wherever the run was moved to."""
+    if found.checkpoint is None:
+        return
+    place = run_dir / found.checkpoint
+    if Path(name).name != name or not is_below(place, run_dir / name):
+        rule = f"it must be in the phase's folder, {name}"
+        raise _DamagedError(f"the checkpoint of phase {name} is {found.checkpoint!r}; {rule}")
 
 
 def settings_of(spec: RunSpec) -> dict[str, Any]:
