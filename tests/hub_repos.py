@@ -3,8 +3,7 @@
     with Repos() as hub:
         subprocess.run(..., env=hub.env(home))
 
-Small files go in the commit, others the way of Git LFS, with their checksums compared. A free port
-is chosen by the system.
+Small files go in the commit, others the way of Git LFS, with their checksums compared.
 """
 
 from __future__ import annotations
@@ -12,19 +11,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from local_hub import Handler, LocalHub
 
 TOKEN = "hf_" + "unsaid" * 6
 LARGE = (".gguf", ".safetensors", ".bin")
 
 
-class Repos:
+class Repos(LocalHub):
     """files: repository → name → content. private: repository → whether it is. fail: beginning of a
     path → status. asked: (method, path)."""
 
@@ -34,51 +31,15 @@ class Repos:
         self.objects: dict[str, bytes] = {}
         self.fail: dict[str, int] = {}
         self.asked: list[tuple[str, str]] = []
-        repos = self
-
-        class Handler(_Handler):
-            hub = repos
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-
-    def __enter__(self) -> Repos:
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__(_Handler, TOKEN)
 
     def env(self, home: Path, *, token: bool = True, **more: str) -> dict[str, str]:
-        """The environment of a child that takes this for the Hub."""
-        left = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        left |= {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_DISABLE_XET": "1",
-            "NO_PROXY": "*",
-            **more,
-        }
-        return {**left, "HF_TOKEN": TOKEN} if token else left
+        """Without Xet, which this does not speak."""
+        return super().env(home, token=token, HF_HUB_DISABLE_XET="1", **more)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     hub: Repos
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         raw = self._body()

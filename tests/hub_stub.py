@@ -4,19 +4,17 @@
         subprocess.run(..., env=hub.env(home))
 
 Speaks the real routes, the storage of buckets included. `fail` makes a route answer with a status;
-what a job does next is in `jobs`. A free port is chosen by the system.
+what a job does next is in `jobs`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from local_hub import Handler, LocalHub
 
 TOKEN = "hf_" + "secretpart" * 3
 
@@ -69,7 +67,7 @@ HARDWARE = [
 ]
 
 
-class HubStub:
+class HubStub(LocalHub):
     """asked: (method, path, body as it was parsed). jobs: id → job object. fail: beginning of a
     path → status. fail_times: how often yet, for ever without an entry. broken_log: cut the log's
     stream."""
@@ -83,42 +81,7 @@ class HubStub:
         self.broken_log = False
         self.files: list[str] = []
         self.lock = threading.Lock()
-        stub = self
-
-        class Handler(_Handler):
-            hub = stub
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-
-    def __enter__(self) -> HubStub:
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-    def env(self, home: Path, *, token: bool = True) -> dict[str, str]:
-        """The environment of a child that takes this for the Hub."""
-        left = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        left |= {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "NO_PROXY": "*",
-        }
-        return {**left, "HF_TOKEN": TOKEN} if token else left
+        super().__init__(_Handler, TOKEN)
 
     def add_job(self, name: str, *stages: str, labels: dict[str, str] | None = None) -> str:
         """A job that goes through these stages, one each time it is looked at."""
@@ -140,12 +103,8 @@ class HubStub:
         return [body for m, p, body in self.asked if m == method and p == path]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     hub: HubStub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def do_GET(self) -> None:
         self._answer()

@@ -41,13 +41,14 @@ def read_phased(folder: Path) -> dict[str, Any] | None:
         if not isinstance(phase, dict) or not isinstance(phase.get("state", ""), str):
             raise _damaged(folder, f"phase {name!r} has no state")
         place = phase.get("checkpoint")
-        if place is not None and not (isinstance(place, str) and _inside(folder, name, place)):
+        if place is not None and not (isinstance(place, str) and is_place_of(folder, name, place)):
             raise _damaged(folder, f"the checkpoint of phase {name!r} is {place!r}")
     return values
 
 
-def _inside(folder: Path, name: str, place: str) -> bool:
-    """Whether a place is the phase's own folder or below it, symbolic links followed."""
+def is_place_of(folder: Path, name: str, place: str) -> bool:
+    """Whether a place in a run folder is that of phase `name` or below it, symbolic links
+    followed."""
     if Path(name).name != name:
         return False
     try:

@@ -35,7 +35,7 @@ TORCH_ENGINE = "engines.trl"
 TORCH_HOME = "engines.trl.libraries"
 TORCH_BETWEEN_PROCESSES = "engines.gloo"  # torch alone, and only where there are several
 DATASETS_HOMES = {"data.sets.hub", "data.shards"}  # `datasets` alone, and only when it is used
-HUB_HOMES = {"hub.client", "recipes.places"}  # `huggingface_hub` alone, and only when it is used
+HUB_HOMES = {"hub.client"}  # `huggingface_hub` alone, and only when it is used
 TERMINAL = {"typer", "click", "rich"}
 TERMINAL_HOMES = {"cli", "progress", "check.table", "evaluate.show"}
 

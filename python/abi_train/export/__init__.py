@@ -281,14 +281,6 @@ def phased_state(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def is_below(path: Path, folder: Path) -> bool:
-    """True for the folder itself and what is in it, symbolic links followed."""
-    try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # NUL characters, a circle of links
-        return False
-
-
 def base_in_run(adapter: Path) -> tuple[Path, Path] | None:
     """The model below an adapter of a phased run, when it is in the run's folder: its place there,
     and that place where the folder is now. None for any other adapter."""

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from ..errors import ConfigError, EngineError, FileAccessError
+from ..errors import ConfigError
 from ..rules import unknown_key
 
 HERE: Final = Path(__file__).resolve().parent
@@ -82,29 +82,18 @@ def download_model(model: str) -> Path:
     """The folder of a model `hub:OWNER/NAME`, or `hub:OWNER/NAME@REVISION`, fetched when it is not
     there yet.
 
-    Raises `EngineError` without huggingface_hub, `FileAccessError` for whatever keeps it from
-    coming: no network, a gated model, a full disk.
+    Raises `EngineError` without huggingface_hub, `HubError` for whatever keeps it from coming: no
+    network, a gated model, a full disk.
     """
+    from ..hub import client
+
     name, revision = hub_name(model)
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise EngineError(
-            f"{model}: fetching a model needs huggingface_hub; pip install 'abi-train[trl]', or "
-            "name a folder with --model"
-        ) from None
-    try:
-        folder = huggingface_hub.snapshot_download(
+    hub = client.api()
+    with client.asking(f"fetch {model}", hint="check the name, or name a folder with --model"):
+        folder = hub.snapshot_download(
             name,
             revision=revision,
             allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model", "LICENSE*", "*.md"],
             ignore_patterns=["original/*", "metal/*"],
         )
-    except Exception as error:
-        said = " ".join(str(error).split())[:300]
-        raise FileAccessError(
-            f"{model}: cannot be fetched ({type(error).__name__}: {said}). Check the name and the "
-            "network, log in with `hf auth login` where the model asks for it, or download it and "
-            "name its folder with --model"
-        ) from None
     return Path(folder)

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 from ..checkpoint import list_checkpoints, write_text_atomic
 from ..errors import CheckpointError, ConfigError, FileAccessError
-from ..export import is_below
+from ..phased import PHASED_FILE, is_place_of
 from ..runspec import RunSpec
 from .recipe import Phase, Recipe
 
-STATE_FILE: Final = "recipe.json"
+STATE_FILE: Final = PHASED_FILE
 VERSION: Final = 1
 
 STATES: Final = ("new", "running", "interrupted", "failed", "finished")
@@ -179,8 +179,7 @@ def _check(run_dir: Path, name: str, found: PhaseState) -> None:
     """The result of a phase is in the phase's folder, wherever the run was moved to."""
     if found.checkpoint is None:
         return
-    place = run_dir / found.checkpoint
-    if Path(name).name != name or not is_below(place, run_dir / name):
+    if not is_place_of(run_dir, name, found.checkpoint):
         rule = f"it must be in the phase's folder, {name}"
         raise _DamagedError(f"the checkpoint of phase {name} is {found.checkpoint!r}; {rule}")
 

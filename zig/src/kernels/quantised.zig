@@ -187,83 +187,39 @@ pub const Q8_0 = struct {
     }
 };
 
-pub const Q4_0 = struct {
-    pub const length = 32;
-    pub const group = 32;
-    pub const part = 32;
-    pub const bytes = 18;
-    pub const offset = Offset.q4_0;
-    pub const has_minimum = false;
-    inline fn scale(block: [*]const u8) f32 {
-        return half(block);
-    }
-    inline fn numbers(block: [*]const u8) U32 {
-        return nibbles(block[2..][0..16].*);
-    }
-    pub fn open(block: [*]const u8, out: *Open(@This())) void {
-        openSmall(@This(), block, out);
-    }
-};
+pub const Q4_0 = Nibbles(false, false, Offset.q4_0);
+pub const Q4_1 = Nibbles(false, true, 0);
+pub const Q5_0 = Nibbles(true, false, Offset.q5_0);
+pub const Q5_1 = Nibbles(true, true, 0);
 
-pub const Q4_1 = struct {
-    pub const length = 32;
-    pub const group = 32;
-    pub const part = 32;
-    pub const bytes = 20;
-    pub const offset = 0;
-    pub const has_minimum = true;
-    inline fn scale(block: [*]const u8) f32 {
-        return half(block);
-    }
-    inline fn minimum(block: [*]const u8) f32 {
-        return half(block + 2);
-    }
-    inline fn numbers(block: [*]const u8) U32 {
-        return nibbles(block[4..][0..16].*);
-    }
-    pub fn open(block: [*]const u8, out: *Open(@This())) void {
-        openSmall(@This(), block, out);
-    }
-};
+/// A step, maybe a minimum, maybe the fifth bits, and four bits of each number.
+fn Nibbles(comptime has_fifths: bool, comptime with_minimum: bool, comptime added: i32) type {
+    return struct {
+        pub const length = 32;
+        pub const group = 32;
+        pub const part = 32;
+        pub const bytes = low + 16;
+        pub const offset = added;
+        pub const has_minimum = with_minimum;
 
-pub const Q5_0 = struct {
-    pub const length = 32;
-    pub const group = 32;
-    pub const part = 32;
-    pub const bytes = 22;
-    pub const offset = Offset.q5_0;
-    pub const has_minimum = false;
-    inline fn scale(block: [*]const u8) f32 {
-        return half(block);
-    }
-    inline fn numbers(block: [*]const u8) U32 {
-        return nibbles(block[6..][0..16].*) | fifths(block[2..][0..4].*);
-    }
-    pub fn open(block: [*]const u8, out: *Open(@This())) void {
-        openSmall(@This(), block, out);
-    }
-};
+        const high = if (with_minimum) 4 else 2;
+        const low = if (has_fifths) high + 4 else high;
 
-pub const Q5_1 = struct {
-    pub const length = 32;
-    pub const group = 32;
-    pub const part = 32;
-    pub const bytes = 24;
-    pub const offset = 0;
-    pub const has_minimum = true;
-    inline fn scale(block: [*]const u8) f32 {
-        return half(block);
-    }
-    inline fn minimum(block: [*]const u8) f32 {
-        return half(block + 2);
-    }
-    inline fn numbers(block: [*]const u8) U32 {
-        return nibbles(block[8..][0..16].*) | fifths(block[4..][0..4].*);
-    }
-    pub fn open(block: [*]const u8, out: *Open(@This())) void {
-        openSmall(@This(), block, out);
-    }
-};
+        inline fn scale(block: [*]const u8) f32 {
+            return half(block);
+        }
+        inline fn minimum(block: [*]const u8) f32 {
+            return half(block + 2);
+        }
+        inline fn numbers(block: [*]const u8) U32 {
+            const four = nibbles(block[low..][0..16].*);
+            return if (has_fifths) four | fifths(block[high..][0..4].*) else four;
+        }
+        pub fn open(block: [*]const u8, out: *Open(@This())) void {
+            openSmall(@This(), block, out);
+        }
+    };
+}
 
 /// Twice the 4-bit floats, 0 1 2 3 4 6 8 12 and their negatives, are whole numbers.
 pub const Mxfp4 = struct {
