@@ -79,7 +79,7 @@ fn selfCheck(gpa: std.mem.Allocator, threads: usize) error{OutOfMemory}!f64 {
     const linear: infer.matrix.Linear = .{ .weight = .{ .dtype = .f32, .rows = rows, .columns = columns, .bytes = std.mem.sliceAsBytes(weights) } };
     var worst: f64 = 0;
     for ([_]usize{ 1, tokens }) |n| {
-        infer.matrix.multiply(pool, scratch, &rounded, &.{.{ .linear = &linear, .out = out[0 .. n * rows] }}, inp[0 .. n * columns], n);
+        infer.matrix.multiply(pool, scratch, &rounded, &.{.{ .linear = &linear, .out = out[0 .. n * rows] }}, inp[0 .. n * columns], n, if (n == 1) .of_answers else .of_prompt);
         for (0..n) |t| for (0..rows) |r| {
             var sum: f64 = 0;
             for (weights[r * columns ..][0..columns], inp[t * columns ..][0..columns]) |w, x| sum += @as(f64, w) * x;

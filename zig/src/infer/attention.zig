@@ -1,13 +1,14 @@
 //! Attention of new tokens to themselves and to everything in the cache before them.
 //!
-//! One token (or a few) goes through the cache key by key. More of them are taken in blocks of queries, for which a worker packs the
-//! keys and values of a head once; kernels/attention.zig says how. Each head of each token, or each block, is
+//! A token of an answer goes through the cache key by key. Those of a prompt are taken in blocks of queries, for which a worker packs
+//! the keys and values of a head once; kernels/attention.zig says how. What a token gets does not depend on how many come with it. Each head of each token, or each block, is
 //! the work of one worker in one order, so the bits do not depend on the number of threads.
 //! Does not know: layers, positions' rotation.
 
 const std = @import("std");
 const base = @import("base");
 const kernels = @import("kernels");
+const Tokens = @import("matrix.zig").Tokens;
 
 /// One layer's part of the cache: (kv head, position, head_dim), positions up to `context`.
 pub const Cached = struct {
@@ -19,24 +20,21 @@ pub const Cached = struct {
     head_dim: usize,
 };
 
-/// Fewer tokens than this do not pay for packing.
-const few = 8;
 const block_rows = kernels.attention_args.block;
 
 /// Memory of one worker.
 pub const Scratch = struct {
     /// One score a position.
     scores: []f32,
-    /// The kernel's, keys, values: for blocks; empty where a prompt of one block cannot be.
+    /// The kernel's, keys, values: for blocks.
     block: []align(64) u8,
     keys: []align(64) u8,
     values: []align(64) u8,
     /// What `keys` and `values` hold now.
     kv_head: ?usize = null,
 
-    pub fn init(arena: std.mem.Allocator, context: usize, head_dim: usize, tokens: usize) error{OutOfMemory}!Scratch {
+    pub fn init(arena: std.mem.Allocator, context: usize, head_dim: usize) error{OutOfMemory}!Scratch {
         const scores = try arena.alloc(f32, context);
-        if (tokens < few) return .{ .scores = scores, .block = &.{}, .keys = &.{}, .values = &.{} };
         const table = kernels.table(f32);
         const size = table.attention_pack_size(context, head_dim);
         return .{
@@ -49,9 +47,9 @@ pub const Scratch = struct {
 };
 
 /// query, out: (n, heads, head_dim). The tokens are at positions `start` on; their keys and values are in the cache.
-pub fn run(pool: *base.Pool, scratch: []Scratch, cached: Cached, query: []const f32, out: []f32, start: usize, n: usize) void {
+pub fn run(pool: *base.Pool, scratch: []Scratch, cached: Cached, query: []const f32, out: []f32, start: usize, n: usize, which: Tokens) void {
     const context: Context = .{ .scratch = scratch, .cached = cached, .query = query, .out = out, .start = start, .n = n };
-    if (n < few) return pool.parallelFor(context, n * cached.heads, Context.one);
+    if (which == .of_answers) return pool.parallelFor(context, n * cached.heads, Context.one);
     for (scratch) |*s| s.kv_head = null;
     pool.parallelFor(context, cached.heads * context.blocks(), Context.block);
 }
@@ -166,10 +164,10 @@ test "blocks of queries see what single tokens see, whatever is in the cache bef
             var arena: std.heap.ArenaAllocator = .init(gpa);
             defer arena.deinit();
             var scratch: [3]Scratch = undefined;
-            for (&scratch) |*one| one.* = try .init(arena.allocator(), context, d, n);
-            run(pool, &scratch, cached, query[0..width], out[i * query.len ..][0..width], start, n);
+            for (&scratch) |*one| one.* = try .init(arena.allocator(), context, d);
+            run(pool, &scratch, cached, query[0..width], out[i * query.len ..][0..width], start, n, .of_prompt);
             if (i > 0) continue;
-            for (0..n) |t| run(pool, &scratch, cached, query[t * heads * d ..][0 .. heads * d], out[2 * query.len + t * heads * d ..][0 .. heads * d], start + t, 1);
+            for (0..n) |t| run(pool, &scratch, cached, query[t * heads * d ..][0 .. heads * d], out[2 * query.len + t * heads * d ..][0 .. heads * d], start + t, 1, .of_answers);
         }
         try testing.expectEqualSlices(f32, out[0..width], out[query.len..][0..width]);
         for (out[0..width], out[2 * query.len ..][0..width]) |a, b| try testing.expectApproxEqAbs(a, b, 2e-5);

@@ -1,9 +1,10 @@
 //! A weight matrix as it lies in the file, and its product with a few rows of activations.
 //!
 //! out[t][r] = Σ_k weight[r][k] · inp[t][k] (+ bias[r]). Weights stay in their file type. Block types are multiplied with activations
-//! rounded to 8 bits, whole numbers within a block: one token straight from the file, several through panels of a few rows
-//! that all of them share. Floats are multiplied as floats, several tokens through one expansion of a few rows. Work is
+//! rounded to 8 bits, whole numbers within a block: the tokens of an answer straight from the file, those of a prompt through panels
+//! of a few rows that all of them share. Floats are multiplied as floats, a prompt's tokens through one expansion of a few rows. Work is
 //! divided by rows, and each output value is computed by one worker in one order, so the bits do not depend on the number of threads.
+//! Nor do they depend on the other tokens: only on which of the two ways a token goes (`Tokens`).
 //! Does not know: what a matrix is for.
 
 const std = @import("std");
@@ -71,6 +72,15 @@ pub const Job = struct {
     linear: *const Linear,
     /// (tokens, rows)
     out: []f32,
+};
+
+/// How tokens go through a matrix. The two ways round differently in the last bits; within one way a token's products are the same
+/// however many tokens there are.
+pub const Tokens = enum {
+    /// Those of a prompt: what is unpacked of the weights serves all of them.
+    of_prompt,
+    /// Those of answers: each as if it were alone, while the same few rows of weights are in the first cache.
+    of_answers,
 };
 
 /// Rows a worker takes at a time: few enough to share out evenly, enough to be worth a call.
@@ -150,11 +160,11 @@ const Product = struct {
 
 /// inp: (tokens, columns), the same columns for all jobs. One scratch a worker; `rounded` for as many numbers, or null to multiply
 /// block types, too, as the floats they stand for: slower, and exact but for the rounding of f32.
-pub fn multiply(pool: *base.Pool, scratch: []const Scratch, rounded: ?*const Rounded, jobs: []const Job, inp: []const f32, tokens: usize) void {
+pub fn multiply(pool: *base.Pool, scratch: []const Scratch, rounded: ?*const Rounded, jobs: []const Job, inp: []const f32, tokens: usize, which: Tokens) void {
     const columns = jobs[0].linear.weight.columns;
     std.debug.assert(inp.len == tokens * columns);
     std.debug.assert(scratch.len >= pool.n);
-    const context: Context = .{ .jobs = jobs, .inp = inp, .tokens = tokens, .columns = columns, .scratch = scratch, .rounded = rounded };
+    const context: Context = .{ .jobs = jobs, .inp = inp, .tokens = tokens, .columns = columns, .scratch = scratch, .rounded = rounded, .which = which };
     var groups: usize = 0;
     var forms: [2]bool = @splat(false);
     for (jobs) |job| {
@@ -174,6 +184,7 @@ const Context = struct {
     columns: usize,
     scratch: []const Scratch,
     rounded: ?*const Rounded,
+    which: Tokens,
 
     /// Null: multiply as floats.
     fn productOf(self: *const Context, dtype: DType) ?Product {
@@ -181,7 +192,7 @@ const Context = struct {
     }
 
     fn groupSize(self: *const Context, dtype: DType) usize {
-        if (self.tokens == 1) return rows_for_one;
+        if (self.which == .of_answers) return rows_for_one;
         return if (self.productOf(dtype) != null) rows_of_panel else rows_for_many;
     }
 
@@ -225,11 +236,14 @@ const Context = struct {
         const scratch = self.scratch[worker];
         if (self.productOf(weight.dtype)) |product| {
             const first = weight.rowsSlice(row, count);
-            if (self.tokens == 1) {
-                product.matvec(count, k, first.ptr, weight.rowBytes(), &self.activations(product.is_superblock, 0, 0), job.out[row..].ptr);
-            } else self.timesPanels(product, weight, first, count, job.out.ptr + row, scratch);
-        } else if (self.tokens == 1) {
-            weight.timesVector(row, self.inp, job.out[row..][0..count], scratch.rows);
+            switch (self.which) {
+                .of_prompt => self.timesPanels(product, weight, first, count, job.out.ptr + row, scratch),
+                .of_answers => for (0..self.tokens) |t| {
+                    product.matvec(count, k, first.ptr, weight.rowBytes(), &self.activations(product.is_superblock, t, 0), job.out[t * weight.rows + row ..].ptr);
+                },
+            }
+        } else if (self.which == .of_answers) {
+            for (0..self.tokens) |t| weight.timesVector(row, self.inp[t * k ..][0..k], job.out[t * weight.rows + row ..][0..count], scratch.rows);
         } else {
             const expanded = weight.rowsF32(row, count, scratch.rows);
             kernels.table(f32).gemm(self.tokens, count, k, self.inp.ptr, k, 1, expanded.ptr, 1, k, job.out.ptr + row, weight.rows, 0, scratch.packing.ptr);
@@ -256,6 +270,23 @@ const testing = std.testing;
 
 fn randomRow(prng: *base.Prng, out: []f32) void {
     for (out) |*v| v.* = @floatCast(prng.normal());
+}
+
+/// Bit for bit, in both ways.
+fn expectAloneAsTogether(pool: *base.Pool, scratch: []const Scratch, rounded: ?*const Rounded, linear: *const Linear, inp: []const f32, tokens: usize) !void {
+    const gpa = testing.allocator;
+    const w = linear.weight;
+    const together = try gpa.alloc(f32, tokens * w.rows);
+    defer gpa.free(together);
+    const alone = try gpa.alloc(f32, w.rows);
+    defer gpa.free(alone);
+    for (std.enums.values(Tokens)) |which| {
+        multiply(pool, scratch, rounded, &.{.{ .linear = linear, .out = together }}, inp, tokens, which);
+        for (0..tokens) |t| {
+            multiply(pool, scratch, rounded, &.{.{ .linear = linear, .out = alone }}, inp[t * w.columns ..][0..w.columns], 1, which);
+            try testing.expectEqualSlices(f32, alone, together[t * w.rows ..][0..w.rows]);
+        }
+    }
 }
 
 test "one token and several tokens agree with the definition, for every type and thread count" {
@@ -299,13 +330,14 @@ test "one token and several tokens agree with the definition, for every type and
             const rounded: Rounded = try .init(arena.allocator(), tokens * columns);
 
             var out: [tokens * rows]f32 = undefined;
-            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens);
+            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens, .of_prompt);
             for (expected, out) |e, o| try testing.expectApproxEqAbs(e, o, 1e-5);
             if (first) |f| try testing.expectEqualSlices(f32, &f, &out) else first = out;
 
             var single: [rows]f32 = undefined;
-            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &single }}, inp[columns..][0..columns], 1);
+            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &single }}, inp[columns..][0..columns], 1, .of_answers);
             for (expected[rows..][0..rows], single) |e, o| try testing.expectApproxEqAbs(e, o, 1e-5);
+            try expectAloneAsTogether(pool, &scratch, &rounded, &linear, &inp, tokens);
         }
     }
 }
@@ -345,17 +377,19 @@ test "block types are multiplied with rounded activations, alike for one token a
             for (&scratch) |*one| one.* = try .init(arena.allocator(), columns);
             const rounded: Rounded = try .init(arena.allocator(), tokens * columns);
             var out: [tokens * rows]f32 = undefined;
-            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens);
+            multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens, .of_prompt);
             if (first) |f| try testing.expectEqualSlices(f32, &f, &out) else first = out;
 
             var buffer: [columns]f32 = undefined;
             var single: [rows]f32 = undefined;
             var exact: [tokens * rows]f32 = undefined;
-            multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact }}, &inp, tokens);
+            multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact }}, &inp, tokens, .of_prompt);
+            try expectAloneAsTogether(pool, &scratch, &rounded, &linear, &inp, tokens);
+            try expectAloneAsTogether(pool, &scratch, null, &linear, &inp, tokens);
             for (0..tokens) |t| {
                 var exact_single: [rows]f32 = undefined;
-                multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact_single }}, inp[t * columns ..][0..columns], 1);
-                multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &single }}, inp[t * columns ..][0..columns], 1);
+                multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact_single }}, inp[t * columns ..][0..columns], 1, .of_answers);
+                multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &single }}, inp[t * columns ..][0..columns], 1, .of_answers);
                 for (0..rows) |r| {
                     var sum: f64 = 0;
                     var squares: f64 = 0;

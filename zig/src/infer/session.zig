@@ -1,7 +1,8 @@
 //! One running conversation of ids with a model: the key/value cache, and the forward pass that fills it.
 //!
 //! `feed` takes ids in blocks, `step` takes one and gives its logits, `rewind` forgets the end again. The same ids give
-//! the same bits whatever the number of threads. Memory is taken in `init` only.
+//! the same bits whatever the number of threads. Ids that are fed and ids that are stepped round differently in the last bits;
+//! how many are fed or stepped at once, and which sessions step together, makes no difference. Memory is taken in `init` only.
 //! Layout of the cache: (layer, kv head, position, head_dim), keys and values apart, f32.
 //! Does not know: text, sampling.
 
@@ -16,6 +17,23 @@ const Allocator = std.mem.Allocator;
 
 /// Ids computed together when a prompt is read.
 pub const block_tokens = 512;
+
+/// Most ids computed together as steps: drafts of one session, or one id each of several.
+pub const step_tokens = 64;
+
+/// Where the ids of one pass go.
+const Place = union(enum) {
+    /// To the end of this session's cache, as part of a prompt.
+    prompt,
+    /// To the end of this session's cache, as so many steps.
+    steps,
+    /// One to the end of each of these sessions' caches, as a step of each.
+    lanes: []const *Session,
+
+    fn tokens(self: Place) matrix.Tokens {
+        return if (self == .prompt) .of_prompt else .of_answers;
+    }
+};
 
 pub const SessionError = error{
     /// The ids do not fit in what is left of the context.
@@ -51,6 +69,8 @@ pub const Session = struct {
     context: usize,
     /// The ids in the cache, in order.
     ids: std.ArrayList(u32),
+    /// How many of the first ids were fed; the others were stepped.
+    fed: usize = 0,
     keys: []f32,
     values: []f32,
     /// Of the last id computed by `step` or by the end of `prefill`; one value a token of the vocabulary.
@@ -80,21 +100,19 @@ pub const Session = struct {
         std.debug.assert(context > 0);
         const c = model.config;
         const kv = c.keyValueWidth();
-        const cache_len = base.checked.product(usize, &.{ c.num_hidden_layers, kv, context }) catch return error.OutOfMemory;
         var arena: std.heap.ArenaAllocator = .init(gpa);
         errdefer arena.deinit();
 
         const a = arena.allocator();
-        const block = @min(block_tokens, context);
+        const block = @max(step_tokens, @min(block_tokens, context));
         const columns = @max(@as(usize, c.intermediate_size), @max(c.queryWidth(), c.hidden_size));
         const scratch = try a.alloc(matrix.Scratch, pool.n);
         for (scratch) |*one| one.* = try .init(a, columns);
         const attention_scratch = try a.alloc(attention.Scratch, pool.n);
-        for (attention_scratch) |*one| one.* = try .init(a, context, c.head_dim, block);
-        // The cache alone comes from whole pages: what is never reached is never touched.
-        const keys = try std.heap.page_allocator.alloc(f32, cache_len);
+        for (attention_scratch) |*one| one.* = try .init(a, context, c.head_dim);
+        const keys = try allocCache(model, context);
         errdefer std.heap.page_allocator.free(keys);
-        const values = try std.heap.page_allocator.alloc(f32, cache_len);
+        const values = try allocCache(model, context);
         errdefer std.heap.page_allocator.free(values);
         var ids: std.ArrayList(u32) = .empty;
         try ids.ensureTotalCapacityPrecise(a, context);
@@ -124,6 +142,32 @@ pub const Session = struct {
         };
     }
 
+    /// Another conversation with the same model that computes in this one's memory and with its threads: only its cache and its
+    /// logits are its own. The two must not be used at the same time, and this one must outlive it. Caller calls `deinit`.
+    pub fn fork(self: *const Session) error{OutOfMemory}!Session {
+        var other = self.*;
+        other.arena = .init(self.gpa);
+        errdefer other.arena.deinit();
+
+        const a = other.arena.allocator();
+        other.observer = null;
+        other.ids = .empty;
+        try other.ids.ensureTotalCapacityPrecise(a, self.context);
+        other.fed = 0;
+        other.logits = try a.alloc(f32, self.logits.len);
+        other.keys = try allocCache(self.model, self.context);
+        errdefer std.heap.page_allocator.free(other.keys);
+        other.values = try allocCache(self.model, self.context);
+        return other;
+    }
+
+    /// From whole pages: what is never reached is never touched.
+    fn allocCache(model: *const Model, context: usize) error{OutOfMemory}![]f32 {
+        const c = model.config;
+        const len = base.checked.product(usize, &.{ c.num_hidden_layers, c.keyValueWidth(), context }) catch return error.OutOfMemory;
+        return std.heap.page_allocator.alloc(f32, len);
+    }
+
     pub fn deinit(self: *Session) void {
         std.heap.page_allocator.free(self.keys);
         std.heap.page_allocator.free(self.values);
@@ -140,6 +184,7 @@ pub const Session = struct {
     pub fn rewind(self: *Session, to: usize) void {
         std.debug.assert(to <= self.position());
         self.ids.shrinkRetainingCapacity(to);
+        self.fed = @min(self.fed, to);
     }
 
     /// How many of `wanted`'s first ids the cache already holds.
@@ -153,7 +198,7 @@ pub const Session = struct {
         var done: usize = 0;
         while (done < ids.len) {
             const count: usize = @min(block_tokens, ids.len - done);
-            self.forward(ids[done..][0..count]);
+            self.forward(ids[done..][0..count], .prompt);
             done += count;
         }
     }
@@ -162,13 +207,33 @@ pub const Session = struct {
     pub fn prefill(self: *Session, ids: []const u32) SessionError![]const f32 {
         std.debug.assert(ids.len > 0);
         try self.feed(ids);
-        self.head((ids.len - 1) % block_tokens);
+        self.logitsOf((ids.len - 1) % block_tokens, 1, self.logits);
         return self.logits;
     }
 
     /// Appends one id and returns its logits, valid until the next call.
     pub fn step(self: *Session, id: u32) SessionError![]const f32 {
-        return self.prefill(&.{id});
+        return self.stepSeveral(&.{id}, self.logits);
+    }
+
+    /// Appends ids, at most `step_tokens`, as so many calls of `step` would, with one reading of the weights. out[i]: the logits of
+    /// ids[i], a row of the vocabulary each. `logits` is left as it is.
+    pub fn stepSeveral(self: *Session, ids: []const u32, out: []f32) SessionError![]const f32 {
+        std.debug.assert(ids.len <= step_tokens);
+        try self.check(ids);
+        self.forward(ids, .steps);
+        self.logitsOf(0, ids.len, out);
+        return out;
+    }
+
+    /// Appends ids[i] to lanes[i], as `step` of each would, with one reading of the weights; their `logits` are set. The lanes are
+    /// forks of this session, or itself, each once. `room`: a row of logits a lane. Either all ids are appended or none.
+    pub fn stepLanes(self: *Session, lanes: []const *Session, ids: []const u32, room: []f32) SessionError!void {
+        std.debug.assert(lanes.len == ids.len and lanes.len <= step_tokens);
+        for (lanes, 0..) |lane, i| try lane.check(ids[i..][0..1]);
+        self.forward(ids, .{ .lanes = lanes });
+        self.logitsOf(0, ids.len, room);
+        for (lanes, 0..) |lane, i| @memcpy(lane.logits, room[i * lane.logits.len ..][0..lane.logits.len]);
     }
 
     /// Logits computed together by `logProbs`.
@@ -191,13 +256,13 @@ pub const Session = struct {
         var done: usize = 0;
         while (done < ids.len) {
             const count: usize = @min(block_tokens, ids.len - done);
-            self.forward(ids[done..][0..count]);
+            self.forward(ids[done..][0..count], .prompt);
             const normed = self.normed[0 .. count * width];
             norm(normed, self.hidden[0 .. count * width], self.model.final_norm, self.model.config.rms_norm_eps);
             var at: usize = 0;
             while (at < count) {
                 const rows: usize = @min(score_rows, count - at);
-                self.multiply(&.{.{ .linear = &self.model.head, .out = room[0 .. rows * vocab] }}, normed[at * width ..][0 .. rows * width], rows);
+                self.multiply(&.{.{ .linear = &self.model.head, .out = room[0 .. rows * vocab] }}, normed[at * width ..][0 .. rows * width], rows, .of_prompt);
                 for (0..rows) |row| {
                     const i = done + at + row;
                     const logits = room[row * vocab ..][0..vocab];
@@ -221,12 +286,12 @@ pub const Session = struct {
     }
 
     /// One block through all layers. Leaves the last hidden states of the block in `hidden`.
-    fn forward(self: *Session, ids: []const u32) void {
+    fn forward(self: *Session, ids: []const u32, place: Place) void {
         const m = self.model;
         const c = m.config;
         const n = ids.len;
         const width: usize = c.hidden_size;
-        const start = self.position();
+        const tokens = place.tokens();
         const hidden = self.hidden[0 .. n * width];
         const normed = self.normed[0 .. n * width];
         const query = self.query[0 .. n * c.queryWidth()];
@@ -241,7 +306,7 @@ pub const Session = struct {
             const row = m.embedding.rowsF32(id, 1, out);
             if (row.ptr != out.ptr) @memcpy(out, row);
         }
-        self.angles(start, n);
+        self.angles(place, n);
         for (m.layers, 0..) |*layer, l| {
             norm(normed, hidden, layer.attention_norm, c.rms_norm_eps);
             self.show(l, .attention, normed);
@@ -249,42 +314,48 @@ pub const Session = struct {
                 .{ .linear = &layer.q, .out = query },
                 .{ .linear = &layer.k, .out = key },
                 .{ .linear = &layer.v, .out = value },
-            }, normed, n);
+            }, normed, n, tokens);
             if (layer.q_norm) |w| norm(query, query, w, c.rms_norm_eps);
             if (layer.k_norm) |w| norm(key, key, w, c.rms_norm_eps);
             self.rotate(query, c.num_attention_heads, n);
             self.rotate(key, c.num_key_value_heads, n);
-            self.remember(l, start, n);
-            self.attend(l, start, n);
+            self.remember(l, place, n);
+            self.attend(l, place, n);
             self.show(l, .attended, attended);
-            self.multiply(&.{.{ .linear = &layer.o, .out = normed }}, attended, n);
+            self.multiply(&.{.{ .linear = &layer.o, .out = normed }}, attended, n, tokens);
             add(hidden, normed);
 
             norm(normed, hidden, layer.mlp_norm, c.rms_norm_eps);
             self.show(l, .mlp, normed);
-            self.multiply(&.{ .{ .linear = &layer.gate, .out = gate }, .{ .linear = &layer.up, .out = up } }, normed, n);
+            self.multiply(&.{ .{ .linear = &layer.gate, .out = gate }, .{ .linear = &layer.up, .out = up } }, normed, n, tokens);
             self.activate(gate, up);
             self.show(l, .activated, gate);
-            self.multiply(&.{.{ .linear = &layer.down, .out = normed }}, gate, n);
+            self.multiply(&.{.{ .linear = &layer.down, .out = normed }}, gate, n, tokens);
             add(hidden, normed);
         }
-        self.ids.appendSliceAssumeCapacity(ids);
+        switch (place) {
+            .lanes => |lanes| for (lanes, ids) |lane, id| lane.ids.appendAssumeCapacity(id),
+            .prompt, .steps => {
+                if (place == .prompt and self.fed == self.position()) self.fed += n;
+                self.ids.appendSliceAssumeCapacity(ids);
+            },
+        }
     }
 
-    /// Logits of token `t` of the last block.
-    fn head(self: *Session, t: usize) void {
+    /// Logits of `count` tokens of the last block from `t` on.
+    fn logitsOf(self: *Session, t: usize, count: usize, out: []f32) void {
         const width: usize = self.model.config.hidden_size;
-        const normed = self.normed[0..width];
-        norm(normed, self.hidden[t * width ..][0..width], self.model.final_norm, self.model.config.rms_norm_eps);
-        self.multiply(&.{.{ .linear = &self.model.head, .out = self.logits }}, normed, 1);
+        const normed = self.normed[0 .. count * width];
+        norm(normed, self.hidden[t * width ..][0 .. count * width], self.model.final_norm, self.model.config.rms_norm_eps);
+        self.multiply(&.{.{ .linear = &self.model.head, .out = out }}, normed, count, .of_answers);
     }
 
     fn show(self: *Session, layer: usize, what: Inputs, rows: []const f32) void {
         if (self.observer) |o| o.see(o.context, layer, what, rows);
     }
 
-    fn multiply(self: *Session, jobs: []const matrix.Job, inp: []const f32, tokens: usize) void {
-        matrix.multiply(self.pool, self.scratch, if (self.exact) null else &self.rounded, jobs, inp, tokens);
+    fn multiply(self: *Session, jobs: []const matrix.Job, inp: []const f32, n: usize, tokens: matrix.Tokens) void {
+        matrix.multiply(self.pool, self.scratch, if (self.exact) null else &self.rounded, jobs, inp, n, tokens);
     }
 
     /// gate = silu(gate) · up, cut into parts for the workers.
@@ -301,10 +372,10 @@ pub const Session = struct {
     }
 
     /// Cosine and sine of every angle of the block's positions, in f32 angles as transformers computes them.
-    fn angles(self: *Session, start: usize, n: usize) void {
+    fn angles(self: *Session, place: Place, n: usize) void {
         const inv = self.model.inverse_frequencies;
         for (0..n) |t| {
-            const at: f32 = @floatFromInt(start + t);
+            const at: f32 = @floatFromInt(self.positionOf(place, t));
             for (inv, self.cosines[t * inv.len ..][0..inv.len], self.sines[t * inv.len ..][0..inv.len]) |f, *cosine, *sine| {
                 const angle: f64 = at * f;
                 cosine.* = @floatCast(@cos(angle));
@@ -342,28 +413,48 @@ pub const Session = struct {
         return (layer * c.num_key_value_heads + kv_head) * self.context * c.head_dim;
     }
 
-    fn remember(self: *Session, layer: usize, start: usize, n: usize) void {
-        const d: usize = self.model.config.head_dim;
-        const heads: usize = self.model.config.num_key_value_heads;
-        for (0..n) |t| for (0..heads) |h| {
-            const from = (t * heads + h) * d;
-            const to = self.cacheRow(layer, h) + (start + t) * d;
-            @memcpy(self.keys[to..][0..d], self.key[from..][0..d]);
-            @memcpy(self.values[to..][0..d], self.value[from..][0..d]);
+    /// Position of token `t` of a pass that is not appended yet.
+    fn positionOf(self: *const Session, place: Place, t: usize) usize {
+        return switch (place) {
+            .prompt, .steps => self.position() + t,
+            .lanes => |lanes| lanes[t].position(),
         };
     }
 
-    fn attend(self: *Session, layer: usize, start: usize, n: usize) void {
+    fn remember(self: *Session, layer: usize, place: Place, n: usize) void {
+        const d: usize = self.model.config.head_dim;
+        const kv_heads: usize = self.model.config.num_key_value_heads;
+        for (0..n) |t| for (0..kv_heads) |h| {
+            const cache = if (place == .lanes) place.lanes[t] else self;
+            const from = (t * kv_heads + h) * d;
+            const to = self.cacheRow(layer, h) + self.positionOf(place, t) * d;
+            @memcpy(cache.keys[to..][0..d], self.key[from..][0..d]);
+            @memcpy(cache.values[to..][0..d], self.value[from..][0..d]);
+        };
+    }
+
+    fn attend(self: *Session, layer: usize, place: Place, n: usize) void {
+        switch (place) {
+            .prompt, .steps => self.attendTo(self, layer, self.query, self.attended, n, place.tokens()),
+            .lanes => |lanes| for (lanes, 0..) |lane, t| {
+                const width = self.model.config.queryWidth();
+                self.attendTo(lane, layer, self.query[t * width ..], self.attended[t * width ..], 1, .of_answers);
+            },
+        }
+    }
+
+    /// `n` queries behind what `cache` holds, their own keys and values remembered already.
+    fn attendTo(self: *Session, cache: *const Session, layer: usize, query: []const f32, out: []f32, n: usize, tokens: matrix.Tokens) void {
         const c = self.model.config;
         const cached: attention.Cached = .{
-            .keys = self.keys[self.cacheRow(layer, 0)..],
-            .values = self.values[self.cacheRow(layer, 0)..],
+            .keys = cache.keys[self.cacheRow(layer, 0)..],
+            .values = cache.values[self.cacheRow(layer, 0)..],
             .context = self.context,
             .heads = c.num_attention_heads,
             .kv_heads = c.num_key_value_heads,
             .head_dim = c.head_dim,
         };
-        attention.run(self.pool, self.attention_scratch, cached, self.query, self.attended, start, n);
+        attention.run(self.pool, self.attention_scratch, cached, query, out, cache.position(), n, tokens);
     }
 };
 
@@ -433,6 +524,66 @@ test "after a rewind the cache forgets what came behind" {
     try testing.expectEqual(@as(usize, 6), session.position());
 }
 
+test "what is fed or stepped has the same bits however many ids go at once, and whichever sessions step together" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const a = arena.allocator();
+    const model = try test_model.make(a);
+    const pool = try base.Pool.init(testing.allocator, 3);
+    defer pool.deinit();
+    const vocab: usize = test_model.config.vocab_size;
+    var session: Session = try .init(testing.allocator, &model, pool, 700);
+    defer session.deinit();
+    var ids: [600]u32 = undefined;
+    randomIds(&ids, 4);
+
+    const whole = try a.dupe(f32, try session.prefill(&ids));
+    try testing.expectEqual(ids.len, session.fed);
+    for ([_]usize{ 1, 7, 8, 300, 512, 599 }) |cut| {
+        session.rewind(0);
+        try session.feed(ids[0..cut]);
+        try testing.expectEqualSlices(f32, whole, try session.prefill(ids[cut..]));
+    }
+
+    session.rewind(100);
+    var singly: std.ArrayList(f32) = .empty;
+    for (ids[100..120]) |id| try singly.appendSlice(a, try session.step(id));
+    try testing.expectEqual(@as(usize, 100), session.fed);
+    const room = try a.alloc(f32, 20 * vocab);
+    for ([_]usize{ 20, 11, 2 }) |together| {
+        session.rewind(100);
+        var done: usize = 0;
+        while (done < 20) : (done += together) {
+            const n = @min(together, 20 - done);
+            try testing.expectEqualSlices(f32, singly.items[done * vocab ..][0 .. n * vocab], try session.stepSeveral(ids[100 + done ..][0..n], room[0 .. n * vocab]));
+        }
+    }
+
+    // Three sessions at three places, one of them this one.
+    var forks: [2]Session = undefined;
+    for (&forks) |*one| one.* = try session.fork();
+    defer for (&forks) |*one| one.deinit();
+    const lanes = [_]*Session{ &forks[1], &session, &forks[0] };
+    const starts = [_]usize{ 100, 40, 103 };
+    for (lanes, starts) |lane, start| {
+        lane.rewind(0);
+        try lane.feed(ids[0..100]);
+        for (ids[100..@max(start, 100)]) |id| _ = try lane.step(id);
+        lane.rewind(start);
+    }
+    for (0..5) |i| {
+        var given: [3]u32 = undefined;
+        for (&given, starts) |*id, start| id.* = ids[start + i];
+        try session.stepLanes(&lanes, &given, room[0 .. 3 * vocab]);
+        for ([_]usize{ 0, 2 }) |l| try testing.expectEqualSlices(f32, singly.items[(starts[l] - 100 + i) * vocab ..][0..vocab], lanes[l].logits);
+    }
+    const last = try a.dupe(f32, session.logits);
+    session.rewind(40);
+    for (ids[40..45]) |id| _ = try session.step(id);
+    try testing.expectEqualSlices(f32, session.logits, last);
+    try testing.expectEqual(@as(usize, 40), session.fed);
+}
+
 test "ids beyond the vocabulary or the context change nothing" {
     var arena: std.heap.ArenaAllocator = .init(testing.allocator);
     defer arena.deinit();
@@ -494,7 +645,9 @@ test "every allocation failure of a session is survived" {
     try testing.checkAllAllocationFailures(testing.allocator, struct {
         fn run(gpa: Allocator, m: *const Model, p: *base.Pool) !void {
             var session: Session = try .init(gpa, m, p, 8);
-            session.deinit();
+            defer session.deinit();
+            var other = try session.fork();
+            other.deinit();
         }
     }.run, .{ &model, pool });
 }
