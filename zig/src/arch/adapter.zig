@@ -1,6 +1,7 @@
 //! The list of a LoRA adapter's parameters: which modules it changes, names, shapes, and where each lies in one flat buffer.
 //!
-//! A module computes W·x + scale · B·(A·x); A is [rank, in], B is [out, rank], row-major. Names and shapes are PEFT's, so the
+//! A module computes W·x + scale · B·(A·x); A is [rank, in], B is [out, rank], row-major. Of a layer's E experts A is [E·rank, in], row e·rank + j
+//! being row j of expert e, and B is [out, rank·E], column j·E + e being column j of expert e: PEFT's order, slow in one and fast in the other. Names and shapes are PEFT's, so the
 //! list is also the contents of `adapter_model.safetensors`. Order: embeddings; per layer q, k, v, o, gate, up, down; head;
 //! A before B. The parameters are `arch.Parameter`s with the role of the weight they belong to: whatever walks over a model's
 //! parameters (optimizer, checkpoint) walks over these too. Does not know: values, files, how ranks were chosen.
@@ -21,9 +22,14 @@ pub const Target = enum {
     gate_proj,
     up_proj,
     down_proj,
+    /// Both of all experts of a layer: parameters to PEFT (`target_parameters`), not modules.
+    experts_gate_up,
+    experts_down,
     lm_head,
 
-    pub const in_layers = [_]Target{ .q_proj, .k_proj, .v_proj, .o_proj, .gate_proj, .up_proj, .down_proj };
+    /// What layers have as linear modules, and what of them may be adapted.
+    pub const linear_in_layers = [_]Target{ .q_proj, .k_proj, .v_proj, .o_proj, .gate_proj, .up_proj, .down_proj };
+    pub const in_layers = linear_in_layers ++ [_]Target{ .experts_gate_up, .experts_down };
 
     /// The weight the module multiplies with.
     pub fn role(self: Target) Role {
@@ -36,6 +42,8 @@ pub const Target = enum {
             .gate_proj => .gate_weight,
             .up_proj => .up_weight,
             .down_proj => .down_weight,
+            .experts_gate_up => .experts_gate_up,
+            .experts_down => .experts_down,
             .lm_head => .output,
         };
     }
@@ -51,11 +59,22 @@ pub const Target = enum {
             .gate_proj => .gate_bias,
             .up_proj => .up_bias,
             .down_proj => .down_bias,
+            .experts_gate_up => .experts_gate_up_bias,
+            .experts_down => .experts_down_bias,
         };
     }
 
     pub fn isInLayer(self: Target) bool {
         return self != .embed_tokens and self != .lm_head;
+    }
+
+    pub fn isExperts(self: Target) bool {
+        return self == .experts_gate_up or self == .experts_down;
+    }
+
+    /// Whether the model has such a module there.
+    pub fn existsIn(self: Target, layout: *const Layout, layer: ?u32) bool {
+        return self == .lm_head or layout.get(layer, self.role()) != null;
     }
 
     /// The module's weight in a model. A tied head is the embedding's matrix.
@@ -83,6 +102,9 @@ pub const Module = struct {
     /// Width of what goes in (an embedding's is the vocabulary) and of what comes out.
     in: usize,
     out: usize,
+    /// How many experts share the two parameters; 1 for everything else.
+    experts: usize = 1,
+    /// Of one expert, where there are several.
     rank: usize,
     alpha: f64,
     scale: f64,
@@ -132,7 +154,7 @@ pub const AdapterLayout = struct {
             const slot = &index[spec.layer orelse layers][@backingInt(spec.target)];
             if (slot.* != none) return error.InvalidAdapter;
             slot.* = @intCast(i);
-            module.* = try describe(a, layout, spec, &offset);
+            module.* = try describe(a, layout, spec, hasBothExperts(sorted, spec.layer), &offset);
             list[2 * i] = module.a;
             list[2 * i + 1] = module.b;
         }
@@ -183,24 +205,30 @@ fn before(layers: u32, x: ModuleSpec, y: ModuleSpec) bool {
     return rank(layers, x) < rank(layers, y);
 }
 
-fn describe(arena: std.mem.Allocator, layout: *const Layout, spec: ModuleSpec, offset: *usize) AdapterError!Module {
+fn describe(arena: std.mem.Allocator, layout: *const Layout, spec: ModuleSpec, both_experts: bool, offset: *usize) AdapterError!Module {
     const weight = spec.target.weightOf(layout, spec.layer);
     const embedding = spec.target == .embed_tokens;
     // An embedding picks a row of its [vocabulary, width] matrix: seen as a product, it goes from vocabulary to width.
-    const in = if (embedding) weight.shape[0] else weight.shape[1];
-    const out = if (embedding) weight.shape[1] else weight.shape[0];
+    // Experts' weights are [in, out] each.
+    const turned = embedding or weight.role.isExpertWeight();
+    const in = if (turned) weight.shape[0] else weight.shape[1];
+    const out = if (turned) weight.shape[1] else weight.shape[0];
+    const experts = weight.count();
     if (spec.rank == 0 or spec.rank > @min(in, out)) return error.InvalidRank;
     const path = try modulePath(arena, spec.target, spec.layer);
+    const key_path = if (weight.role.isExpertWeight()) try wrapperPath(arena, path, spec.target == .experts_gate_up and both_experts) else path;
+    const wide = std.math.mul(usize, spec.rank, experts) catch return error.ModelTooLarge;
     const suffix: [2][]const u8 = if (embedding) .{ "lora_embedding_A", "lora_embedding_B" } else .{ "lora_A.weight", "lora_B.weight" };
-    const shapes = [2][2]usize{ .{ spec.rank, in }, .{ out, spec.rank } };
+    const shapes = [2][2]usize{ .{ wide, in }, .{ out, wide } };
     var pair: [2]Parameter = undefined;
     for (&pair, suffix, shapes) |*p, end, shape| {
         const len = std.math.mul(usize, shape[0], shape[1]) catch return error.ModelTooLarge;
         p.* = .{
-            .name = try std.fmt.allocPrint(arena, key_prefix ++ "{s}.{s}", .{ path, end }),
+            .name = try std.fmt.allocPrint(arena, key_prefix ++ "{s}.{s}", .{ key_path, end }),
             .role = weight.role,
             .layer = spec.layer,
             .shape = shape,
+            .full = .{ shape[0], shape[1], 1 },
             .rank = 2,
             .offset = offset.*,
             .len = len,
@@ -214,12 +242,27 @@ fn describe(arena: std.mem.Allocator, layout: *const Layout, spec: ModuleSpec, o
         .path = path,
         .in = in,
         .out = out,
+        .experts = experts,
         .rank = spec.rank,
         .alpha = spec.alpha,
         .scale = spec.alpha / if (spec.rank_stabilized) @sqrt(rank) else rank,
         .a = pair[0],
         .b = pair[1],
     };
+}
+
+fn hasBothExperts(specs: []const ModuleSpec, layer: ?u32) bool {
+    var found: usize = 0;
+    for (specs) |spec| if (spec.target.isExperts() and std.meta.eql(spec.layer, layer)) {
+        found += 1;
+    };
+    return found == 2;
+}
+
+/// PEFT wraps the module that holds the parameters, once for each, the first to be wrapped being the innermost: its keys are below `base_layer`.
+fn wrapperPath(arena: std.mem.Allocator, path: []const u8, inner: bool) error{OutOfMemory}![]const u8 {
+    const holder = path[0..std.mem.findScalarLast(u8, path, '.').?];
+    return if (inner) std.fmt.allocPrint(arena, "{s}.base_layer", .{holder}) else holder;
 }
 
 /// What PEFT puts before a module's path in its files.
@@ -229,7 +272,7 @@ pub const key_prefix = "base_model.model.";
 pub fn modulePath(gpa: std.mem.Allocator, target: Target, layer: ?u32) error{OutOfMemory}![]const u8 {
     const weight = ".weight";
     const suffix = target.role().hfSuffix();
-    const name = suffix[0 .. suffix.len - weight.len];
+    const name = if (target.isExperts()) suffix else suffix[0 .. suffix.len - weight.len];
     return if (layer) |l| std.fmt.allocPrint(gpa, "model.layers.{d}.{s}", .{ l, name }) else gpa.dupe(u8, name);
 }
 
@@ -287,6 +330,40 @@ test "parameters have PEFT's names and shapes, follow each other without holes, 
             try testing.expect(adapter.sameAs(&adapter));
         }
     }.run, .{});
+}
+
+test "experts share two parameters a layer, named as PEFT nests its wrappers" {
+    var config = test_config;
+    config.model_type = .gpt_oss;
+    config.num_local_experts = 4;
+    config.num_experts_per_tok = 2;
+    var layout = try Layout.init(testing.allocator, config);
+    defer layout.deinit();
+
+    var adapter = try AdapterLayout.init(testing.allocator, &layout, &.{
+        .{ .target = .experts_down, .layer = 0, .rank = 3, .alpha = 6 },
+        .{ .target = .experts_gate_up, .layer = 0, .rank = 3, .alpha = 6 },
+        .{ .target = .experts_gate_up, .layer = 1, .rank = 2, .alpha = 6 },
+    });
+    defer adapter.deinit();
+
+    const names = [_][]const u8{
+        "base_model.model.model.layers.0.mlp.experts.base_layer.lora_A.weight",
+        "base_model.model.model.layers.0.mlp.experts.base_layer.lora_B.weight",
+        "base_model.model.model.layers.0.mlp.experts.lora_A.weight",
+        "base_model.model.model.layers.0.mlp.experts.lora_B.weight",
+        "base_model.model.model.layers.1.mlp.experts.lora_A.weight",
+        "base_model.model.model.layers.1.mlp.experts.lora_B.weight",
+    };
+    const shapes = [_][2]usize{ .{ 12, 8 }, .{ 24, 12 }, .{ 12, 12 }, .{ 8, 12 }, .{ 8, 8 }, .{ 24, 8 } };
+    for (adapter.parameters, names, shapes) |p, name, shape| {
+        try testing.expectEqualStrings(name, p.name);
+        try testing.expectEqual(shape, p.shape);
+    }
+    try testing.expectEqualStrings("model.layers.0.mlp.experts.gate_up_proj", adapter.modules[0].path);
+    try testing.expectEqual(4, adapter.modules[0].experts);
+    try testing.expectEqual(2.0, adapter.modules[0].scale);
+    try testing.expect(Target.gate_proj.existsIn(&layout, 0) == false);
 }
 
 test "rank 0, a rank above the narrower side, a module twice and no module are refused" {

@@ -1,4 +1,4 @@
-//! Model configuration of the dense Llama family, in the words of Hugging Face's `config.json`.
+//! Model configuration of the Llama family and of gpt-oss, in the words of Hugging Face's `config.json`.
 //!
 //! `ModelConfig` is plain data. `validate` is the only gate: everything after it may rely on the relations it checks
 //! (no zero sizes, heads divisible by key/value heads, an even head size). Does not know: JSON, GGUF keys.
@@ -11,6 +11,7 @@ pub const ModelType = enum {
     qwen2,
     qwen3,
     mistral,
+    gpt_oss,
 
     /// Hugging Face class name, as in `config.json` `architectures`.
     pub fn className(self: ModelType) []const u8 {
@@ -19,6 +20,7 @@ pub const ModelType = enum {
             .qwen2 => "Qwen2ForCausalLM",
             .qwen3 => "Qwen3ForCausalLM",
             .mistral => "MistralForCausalLM",
+            .gpt_oss => "GptOssForCausalLM",
         };
     }
 };
@@ -35,12 +37,41 @@ pub const RopeScaling = union(enum) {
         high_freq_factor: f64,
         original_max_position_embeddings: u32,
     },
+    yarn: Yarn,
+};
+
+/// YaRN (Peng et al., 2023): frequencies whose wavelength fits `beta_fast` times or more into the original context are kept, those that fit `beta_slow`
+/// times or less are divided by `factor`, with a ramp between; cosines and sines are multiplied by `attention_factor`.
+pub const Yarn = struct {
+    factor: f64,
+    beta_fast: f64 = 32,
+    beta_slow: f64 = 1,
+    original_max_position_embeddings: u32,
+    /// Round the ends of the ramp outwards to whole numbers. The paper's code, transformers' default and ggml always do; gpt-oss was trained without.
+    truncate: bool = true,
+    /// Null: 0.1 · ln(factor) + 1.
+    attention_factor: ?f64 = null,
+
+    /// What cosines and sines are multiplied by.
+    pub fn magnitude(self: Yarn) f64 {
+        return self.attention_factor orelse if (self.factor <= 1) 1 else 0.1 * @log(self.factor) + 1;
+    }
+};
+
+/// Which layers a `sliding_window` holds for; in the others a token sees all before it.
+pub const WindowedLayers = enum {
+    every,
+    /// Layers 0, 2, 4, …
+    even,
 };
 
 pub const ConfigError = error{InvalidModelConfig};
 
 /// The widest head the attention kernels keep on the stack.
 pub const max_head_dim = 512;
+
+/// The most experts llama.cpp and we count with.
+pub const max_experts = 1024;
 
 pub const ModelConfig = struct {
     model_type: ModelType = .llama,
@@ -67,11 +98,38 @@ pub const ModelConfig = struct {
     qk_norm: bool = false,
     /// A token sees at most this many tokens, itself included; null = all before it.
     sliding_window: ?u32 = null,
+    windowed_layers: WindowedLayers = .every,
+    /// One learned logit a head joins every softmax and takes its share of the weight to nowhere.
+    attention_sinks: bool = false,
+    /// Number of experts of each MLP; 0 = one dense MLP, as `intermediate_size` has it.
+    num_local_experts: u32 = 0,
+    /// How many of them see a token.
+    num_experts_per_tok: u32 = 0,
+    /// Experts: gate is clamped from above, up from both sides; 0 = not at all.
+    swiglu_limit: f64 = 0,
+    /// Experts: act = gate · sigmoid(swiglu_alpha · gate) · (up + 1).
+    swiglu_alpha: f64 = 1.702,
+    /// Weight of the routers' balance loss; it is added only when `output_router_logits` is true.
+    router_aux_loss_coef: f64 = 0.001,
+    output_router_logits: bool = false,
     /// Standard deviation of the normal distribution for random initialisation.
     initializer_range: f64 = 0.02,
     bos_token_id: ?u32 = null,
     eos_token_id: ?u32 = null,
     pad_token_id: ?u32 = null,
+
+    pub fn hasExperts(self: ModelConfig) bool {
+        return self.num_local_experts > 0;
+    }
+
+    /// How many tokens a token of this layer sees at most, itself included; null = all before it.
+    pub fn windowOf(self: ModelConfig, layer: usize) ?u32 {
+        const window = self.sliding_window orelse return null;
+        return switch (self.windowed_layers) {
+            .every => window,
+            .even => if (layer % 2 == 0) window else null,
+        };
+    }
 
     /// Width of the q projection's output.
     pub fn queryWidth(self: ModelConfig) usize {
@@ -106,13 +164,40 @@ pub const ModelConfig = struct {
                 if (!(s.high_freq_factor > s.low_freq_factor) or !(s.low_freq_factor > 0)) return fail(message, "rope_scaling.high_freq_factor ({d}) must be above low_freq_factor ({d}), both positive", .{ s.high_freq_factor, s.low_freq_factor });
                 if (s.original_max_position_embeddings == 0) return fail(message, "rope_scaling.original_max_position_embeddings is 0; it must be at least 1", .{});
             },
+            .yarn => |s| try validateYarn(s, self, message),
         }
+        try self.validateExperts(message);
         inline for (.{ "bos_token_id", "eos_token_id", "pad_token_id" }) |name| {
             if (@field(self, name)) |id| if (id >= self.vocab_size)
                 return fail(message, "{s} is {d}; it must be below vocab_size ({d})", .{ name, id, self.vocab_size });
         }
     }
+
+    fn validateExperts(self: ModelConfig, message: *[256]u8) ConfigError!void {
+        const mixture = self.model_type == .gpt_oss;
+        if (mixture != self.hasExperts()) return fail(message, "num_local_experts is {d}; {s}", .{
+            self.num_local_experts,
+            if (mixture) "gpt_oss has at least 1" else "only gpt_oss has experts here",
+        });
+        if (!mixture) return;
+        if (self.num_local_experts > max_experts) return fail(message, "num_local_experts is {d}; the most supported is {d}", .{ self.num_local_experts, max_experts });
+        if (self.num_experts_per_tok == 0 or self.num_experts_per_tok > self.num_local_experts)
+            return fail(message, "num_experts_per_tok is {d}; it must be at least 1 and at most num_local_experts ({d})", .{ self.num_experts_per_tok, self.num_local_experts });
+        if (!(self.swiglu_limit >= 0) or !std.math.isFinite(self.swiglu_limit)) return fail(message, "swiglu_limit is {d}; it must be zero or more", .{self.swiglu_limit});
+        if (!(self.swiglu_alpha > 0) or !std.math.isFinite(self.swiglu_alpha)) return fail(message, "swiglu_alpha is {d}; it must be a positive number", .{self.swiglu_alpha});
+        if (!(self.router_aux_loss_coef >= 0) or !std.math.isFinite(self.router_aux_loss_coef))
+            return fail(message, "router_aux_loss_coef is {d}; it must be zero or more", .{self.router_aux_loss_coef});
+    }
 };
+
+fn validateYarn(s: Yarn, config: ModelConfig, message: *[256]u8) ConfigError!void {
+    if (!(s.factor >= 1) or !std.math.isFinite(s.factor)) return fail(message, "rope_scaling.factor is {d}; YaRN needs a number of at least 1", .{s.factor});
+    if (!(s.beta_slow > 0) or !(s.beta_fast >= s.beta_slow) or !std.math.isFinite(s.beta_fast))
+        return fail(message, "rope_scaling.beta_fast ({d}) must not be below beta_slow ({d}), both positive", .{ s.beta_fast, s.beta_slow });
+    if (s.original_max_position_embeddings == 0) return fail(message, "rope_scaling.original_max_position_embeddings is 0; it must be at least 1", .{});
+    if (!(config.rope_theta > 1)) return fail(message, "rope_theta is {d}; YaRN needs a number above 1", .{config.rope_theta});
+    if (s.attention_factor) |f| if (!(f > 0) or !std.math.isFinite(f)) return fail(message, "rope_scaling.attention_factor is {d}; it must be a positive number", .{f});
+}
 
 fn fail(message: *[256]u8, comptime format: []const u8, arguments: anytype) ConfigError {
     @memset(message, 0);
@@ -150,4 +235,79 @@ test "a token id beyond the vocabulary is refused" {
     bad.eos_token_id = 96;
     try std.testing.expectError(error.InvalidModelConfig, bad.validate(&message));
     try std.testing.expect(std.mem.find(u8, &message, "eos_token_id is 96") != null);
+}
+
+const tiny_mixture: ModelConfig = .{
+    .model_type = .gpt_oss,
+    .vocab_size = 96,
+    .hidden_size = 32,
+    .intermediate_size = 64,
+    .num_hidden_layers = 3,
+    .num_attention_heads = 4,
+    .num_key_value_heads = 2,
+    .head_dim = 16,
+    .sliding_window = 8,
+    .windowed_layers = .even,
+    .attention_sinks = true,
+    .num_local_experts = 4,
+    .num_experts_per_tok = 2,
+    .swiglu_limit = 7,
+    .rope_theta = 150_000,
+    .rope_scaling = .{ .yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false } },
+};
+
+test "a mixture of experts passes, and its window holds for every other layer" {
+    var message: [256]u8 = undefined;
+    try tiny_mixture.validate(&message);
+    try std.testing.expectEqual(8, tiny_mixture.windowOf(0));
+    try std.testing.expectEqual(null, tiny_mixture.windowOf(1));
+    try std.testing.expectEqual(8, tiny_mixture.windowOf(2));
+}
+
+test "bad settings of a mixture are named with their values" {
+    const Case = struct { change: *const fn (*ModelConfig) void, words: []const u8 };
+    const cases = [_]Case{
+        .{ .words = "num_experts_per_tok is 5", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.num_experts_per_tok = 5;
+            }
+        }.f },
+        .{ .words = "num_experts_per_tok is 0", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.num_experts_per_tok = 0;
+            }
+        }.f },
+        .{ .words = "num_local_experts is 0", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.num_local_experts = 0;
+            }
+        }.f },
+        .{ .words = "num_local_experts is 4; only gpt_oss", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.model_type = .llama;
+            }
+        }.f },
+        .{ .words = "sliding_window is 0", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.sliding_window = 0;
+            }
+        }.f },
+        .{ .words = "YaRN needs a number of at least 1", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.rope_scaling.yarn.factor = 0.5;
+            }
+        }.f },
+        .{ .words = "beta_fast (0.5) must not be below beta_slow (1)", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.rope_scaling.yarn.beta_fast = 0.5;
+            }
+        }.f },
+    };
+    for (cases) |case| {
+        var message: [256]u8 = undefined;
+        var bad = tiny_mixture;
+        case.change(&bad);
+        try std.testing.expectError(error.InvalidModelConfig, bad.validate(&message));
+        try std.testing.expect(std.mem.find(u8, &message, case.words) != null);
+    }
 }

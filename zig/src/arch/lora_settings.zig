@@ -20,6 +20,8 @@ pub const LoraSettings = struct {
     lora_dropout: f64 = 0,
     use_rslora: bool = false,
     target_modules: []const []const u8 = &default_targets,
+    /// Weights of experts: `mlp.experts.gate_up_proj`, `mlp.experts.down_proj`, or the whole path of one.
+    target_parameters: []const []const u8 = &.{},
     rank_pattern: []const Rank = &.{},
     alpha_pattern: []const Alpha = &.{},
 
@@ -52,13 +54,15 @@ pub const LoraSettings = struct {
         for (self.rank_pattern) |p| if (p.value == 0) return refuse(diag, "rank_pattern: \"{s}\" is 0; it must be at least 1", .{p.name});
         for (self.alpha_pattern) |p| if (!isPositive(p.value))
             return refuse(diag, "alpha_pattern: \"{s}\" is {d}; it must be a number above 0 and at most 1000000", .{ p.name, p.value });
-        if (self.target_modules.len == 0)
+        if (self.target_modules.len == 0 and self.target_parameters.len == 0)
             return refuse(diag, "target_modules is empty; name at least one of " ++ all_targets, .{});
-        for (self.target_modules, 0..) |name, i| {
-            try plain("target_modules", name, diag);
-            for (self.target_modules[0..i]) |other| if (std.mem.eql(u8, name, other))
-                return refuse(diag, "target_modules names \"{s}\" twice", .{name});
-        }
+        inline for (.{ "target_modules", "target_parameters" }) |key| for (@field(self, key), 0..) |name, i| {
+            try plain(key, name, diag);
+            for (@field(self, key)[0..i]) |other| if (std.mem.eql(u8, name, other))
+                return refuse(diag, key ++ " names \"{s}\" twice", .{name});
+        };
+        if (self.target_parameters.len > 0 and self.lora_dropout > 0)
+            return refuse(diag, "lora_dropout is {d}, but weights of experts (target_parameters) are adapted without dropout, in PEFT too; set lora_dropout to 0", .{self.lora_dropout});
         for (self.rank_pattern) |p| try plain("rank_pattern", p.name, diag);
         for (self.alpha_pattern) |p| try plain("alpha_pattern", p.name, diag);
     }
@@ -66,17 +70,20 @@ pub const LoraSettings = struct {
     /// Every targeted module of the model with its rank and alpha.
     pub fn modules(self: LoraSettings, arena: std.mem.Allocator, layout: *const Layout, diag: *Diagnostic) Error![]const ModuleSpec {
         try self.validate(diag);
-        const used = try arena.alloc(bool, self.target_modules.len + self.rank_pattern.len + self.alpha_pattern.len);
+        const used = try arena.alloc(bool, self.target_modules.len + self.target_parameters.len + self.rank_pattern.len + self.alpha_pattern.len);
         @memset(used, false);
         const targets_used = used[0..self.target_modules.len];
-        const ranks_used = used[targets_used.len..][0..self.rank_pattern.len];
-        const alphas_used = used[targets_used.len + ranks_used.len ..];
+        const parameters_used = used[targets_used.len..][0..self.target_parameters.len];
+        const ranks_used = used[targets_used.len + parameters_used.len ..][0..self.rank_pattern.len];
+        const alphas_used = used[targets_used.len + parameters_used.len + ranks_used.len ..];
         var list: std.ArrayList(ModuleSpec) = .empty;
         var places = Places{ .layers = layout.layerCount() };
         while (places.next()) |place| {
+            if (!place.target.existsIn(layout, place.layer)) continue;
             const path = try adapter_file.modulePath(arena, place.target, place.layer);
             var wanted = false;
-            for (self.target_modules, targets_used) |name, *seen| if (fits(path, name)) {
+            const experts = place.target.isExperts();
+            for (if (experts) self.target_parameters else self.target_modules, if (experts) parameters_used else targets_used) |name, *seen| if (fits(path, name)) {
                 seen.* = true;
                 wanted = true;
             };
@@ -93,6 +100,8 @@ pub const LoraSettings = struct {
         }
         for (self.target_modules, targets_used) |name, seen| if (!seen)
             return refuse(diag, "target_modules names \"{s}\", which this model does not have; it has " ++ all_targets, .{name});
+        for (self.target_parameters, parameters_used) |name, seen| if (!seen)
+            return refuse(diag, "target_parameters names \"{s}\", which this model does not have; models with experts have mlp.experts.gate_up_proj and mlp.experts.down_proj", .{name});
         for (self.rank_pattern, ranks_used) |p, seen| if (!seen)
             return refuse(diag, "rank_pattern names \"{s}\", which fits no targeted module (or an earlier pattern fits all of them)", .{p.name});
         for (self.alpha_pattern, alphas_used) |p, seen| if (!seen)
@@ -202,6 +211,34 @@ fn expectRefused(settings: LoraSettings, words: []const u8) !void {
     }
 }
 
+test "weights of experts are targeted as parameters, and never by a module's name" {
+    var layout = try Layout.init(testing.allocator, .{
+        .model_type = .gpt_oss,
+        .vocab_size = 40,
+        .hidden_size = 16,
+        .intermediate_size = 24,
+        .num_hidden_layers = 2,
+        .num_attention_heads = 4,
+        .num_key_value_heads = 2,
+        .head_dim = 4,
+        .num_local_experts = 4,
+        .num_experts_per_tok = 2,
+    });
+    defer layout.deinit();
+
+    var diag: Diagnostic = .{};
+    const settings: LoraSettings = .{ .r = 2, .target_modules = &.{"q_proj"}, .target_parameters = &.{ "mlp.experts.gate_up_proj", "layers.1.mlp.experts.down_proj" } };
+    var adapter = try settings.layoutFor(testing.allocator, &layout, &diag);
+    defer adapter.deinit();
+
+    try testing.expectEqual(5, adapter.modules.len);
+    try testing.expect(adapter.get(0, .experts_down) == null);
+    try testing.expect(adapter.get(1, .experts_down) != null);
+    const named: LoraSettings = .{ .r = 2, .target_modules = &.{"gate_proj"} };
+    try testing.expectError(error.InvalidAdapter, named.layoutFor(testing.allocator, &layout, &diag));
+    try testing.expect(std.mem.find(u8, diag.text(), "does not have") != null);
+}
+
 test "every bad setting is refused by name" {
     try expectRefused(.{ .r = 0 }, "r is 0");
     try expectRefused(.{ .r = 9 }, "k_proj is 9, above the module's narrower side (8");
@@ -214,6 +251,8 @@ test "every bad setting is refused by name" {
     try expectRefused(.{ .target_modules = &.{"qkv_proj"} }, "\"qkv_proj\", which this model does not have");
     try expectRefused(.{ .target_modules = &.{ "q_proj", "q_proj" } }, "\"q_proj\" twice");
     try expectRefused(.{ .target_modules = &.{".*_proj"} }, "regular expression");
+    try expectRefused(.{ .target_parameters = &.{"mlp.experts.gate_up_proj"} }, "which this model does not have; models with experts");
+    try expectRefused(.{ .target_parameters = &.{"x"}, .lora_dropout = 0.1 }, "lora_dropout is 0.1, but weights of experts");
     try expectRefused(.{ .rank_pattern = &.{.{ .name = "up_proj", .value = 2 }} }, "rank_pattern names \"up_proj\"");
     try expectRefused(.{ .rank_pattern = &.{.{ .name = "q_proj", .value = 0 }} }, "\"q_proj\" is 0");
     try expectRefused(.{ .alpha_pattern = &.{.{ .name = "q_proj", .value = -1 }} }, "\"q_proj\" is -1");

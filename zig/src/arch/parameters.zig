@@ -2,8 +2,9 @@
 //!
 //! Weights, gradients and both Adam moments share one layout, so an optimizer is a walk over flat arrays. The order is
 //! ABI's (token embedding; per layer q, k, v, o, attention norm, gate, up, down, MLP norm; final norm; head if untied),
-//! with biases and q/k norms right behind the matrix they belong to. Names are Hugging Face's.
-//! Matrices are row-major (out_features, in_features), as in PyTorch. Does not know: values, files.
+//! with biases and q/k norms right behind the matrix they belong to; sinks before o, and router and experts in the place of gate,
+//! up and down. Names are Hugging Face's.
+//! Matrices are row-major (out_features, in_features), as in PyTorch; those of experts are (expert, in_features, out_features). Does not know: values, files.
 
 const std = @import("std");
 const config_file = @import("config.zig");
@@ -20,6 +21,7 @@ pub const Role = enum {
     v_bias,
     q_norm,
     k_norm,
+    sinks,
     o_weight,
     o_bias,
     attention_norm,
@@ -30,6 +32,12 @@ pub const Role = enum {
     down_weight,
     down_bias,
     mlp_norm,
+    router_weight,
+    router_bias,
+    experts_gate_up,
+    experts_gate_up_bias,
+    experts_down,
+    experts_down_bias,
     final_norm,
     output,
 
@@ -45,6 +53,7 @@ pub const Role = enum {
             .v_bias => "self_attn.v_proj.bias",
             .q_norm => "self_attn.q_norm.weight",
             .k_norm => "self_attn.k_norm.weight",
+            .sinks => "self_attn.sinks",
             .o_weight => "self_attn.o_proj.weight",
             .o_bias => "self_attn.o_proj.bias",
             .attention_norm => "input_layernorm.weight",
@@ -55,6 +64,12 @@ pub const Role = enum {
             .down_weight => "mlp.down_proj.weight",
             .down_bias => "mlp.down_proj.bias",
             .mlp_norm => "post_attention_layernorm.weight",
+            .router_weight => "mlp.router.weight",
+            .router_bias => "mlp.router.bias",
+            .experts_gate_up => "mlp.experts.gate_up_proj",
+            .experts_gate_up_bias => "mlp.experts.gate_up_proj_bias",
+            .experts_down => "mlp.experts.down_proj",
+            .experts_down_bias => "mlp.experts.down_proj_bias",
             .final_norm => "model.norm.weight",
             .output => "lm_head.weight",
         };
@@ -70,11 +85,18 @@ pub const Role = enum {
     pub fn isBias(self: Role) bool {
         return switch (self) {
             .q_bias, .k_bias, .v_bias, .o_bias, .gate_bias, .up_bias, .down_bias => true,
+            .router_bias, .experts_gate_up_bias, .experts_down_bias => true,
             else => false,
         };
     }
 
-    /// Weight decay touches matrices and embeddings only, as transformers does (ABI decayed norms too).
+    /// Weights of all experts of a layer in one: [expert, in, out], each the transpose of what a linear layer keeps. Of gate_up the
+    /// columns alternate: gate of unit 0, up of unit 0, gate of unit 1, …
+    pub fn isExpertWeight(self: Role) bool {
+        return self == .experts_gate_up or self == .experts_down;
+    }
+
+    /// Weight decay touches all but norms and biases, as in transformers (ABI decayed norms too). That includes the sinks.
     pub fn decays(self: Role) bool {
         return !self.isNorm() and !self.isBias();
     }
@@ -86,9 +108,11 @@ pub const Parameter = struct {
     role: Role,
     /// Null for parameters outside of layers.
     layer: ?u32,
-    /// (rows, columns) of a matrix; (length, 1) of a vector.
+    /// (rows, columns) of a matrix, or of each of several; (length, 1) of a vector.
     shape: [2]usize,
-    /// 1 or 2.
+    /// All dimensions, those beyond `rank` 1: the experts come first.
+    full: [3]usize,
+    /// 1, 2 or 3.
     rank: u8,
     /// First element in the flat buffer.
     offset: usize,
@@ -96,7 +120,12 @@ pub const Parameter = struct {
     len: usize,
 
     pub fn dims(self: *const Parameter) []const usize {
-        return self.shape[0..self.rank];
+        return self.full[0..self.rank];
+    }
+
+    /// How many matrices of `shape` lie behind each other.
+    pub fn count(self: *const Parameter) usize {
+        return if (self.rank == 3) self.full[0] else 1;
     }
 
     pub fn slice(self: Parameter, comptime T: type, flat: []T) []T {
@@ -150,9 +179,21 @@ pub const Layout = struct {
                 try builder.vector(layer, .q_norm, d);
                 try builder.vector(layer, .k_norm, d);
             }
+            if (config.attention_sinks) try builder.vector(layer, .sinks, config.num_attention_heads);
             try builder.matrix(layer, .o_weight, c, q);
             if (config.attention_output_bias) try builder.vector(layer, .o_bias, c);
             try builder.vector(layer, .attention_norm, c);
+            if (config.hasExperts()) {
+                const e: usize = config.num_local_experts;
+                try builder.matrix(layer, .router_weight, e, c);
+                try builder.vector(layer, .router_bias, e);
+                try builder.matrices(layer, .experts_gate_up, e, c, 2 * f);
+                try builder.matrix(layer, .experts_gate_up_bias, e, 2 * f);
+                try builder.matrices(layer, .experts_down, e, f, c);
+                try builder.matrix(layer, .experts_down_bias, e, c);
+                try builder.vector(layer, .mlp_norm, c);
+                continue;
+            }
             try builder.matrix(layer, .gate_weight, f, c);
             if (config.mlp_bias) try builder.vector(layer, .gate_bias, f);
             try builder.matrix(layer, .up_weight, f, c);
@@ -207,21 +248,27 @@ const Builder = struct {
     offset: usize = 0,
 
     fn matrix(self: *Builder, layer: ?u32, role: Role, rows: usize, columns: usize) LayoutError!void {
-        try self.add(layer, role, .{ rows, columns }, 2);
+        try self.add(layer, role, .{ rows, columns, 1 }, 2);
+    }
+
+    fn matrices(self: *Builder, layer: ?u32, role: Role, count: usize, rows: usize, columns: usize) LayoutError!void {
+        try self.add(layer, role, .{ count, rows, columns }, 3);
     }
 
     fn vector(self: *Builder, layer: ?u32, role: Role, len: usize) LayoutError!void {
-        try self.add(layer, role, .{ len, 1 }, 1);
+        try self.add(layer, role, .{ len, 1, 1 }, 1);
     }
 
-    fn add(self: *Builder, layer: ?u32, role: Role, shape: [2]usize, rank: u8) LayoutError!void {
-        const len = std.math.mul(usize, shape[0], shape[1]) catch return error.ModelTooLarge;
+    fn add(self: *Builder, layer: ?u32, role: Role, full: [3]usize, rank: u8) LayoutError!void {
+        var len: usize = 1;
+        for (full) |n| len = std.math.mul(usize, len, n) catch return error.ModelTooLarge;
+        const shape: [2]usize = if (rank == 3) .{ full[1], full[2] } else .{ full[0], full[1] };
         const name = if (layer) |l|
             try std.fmt.allocPrint(self.arena, "model.layers.{d}.{s}", .{ l, role.hfSuffix() })
         else
             role.hfSuffix();
         self.index[layer orelse self.layers][@backingInt(role)] = @intCast(self.list.items.len);
-        try self.list.append(self.arena, .{ .name = name, .role = role, .layer = layer, .shape = shape, .rank = rank, .offset = self.offset, .len = len });
+        try self.list.append(self.arena, .{ .name = name, .role = role, .layer = layer, .shape = shape, .full = full, .rank = rank, .offset = self.offset, .len = len });
         self.offset = std.math.add(usize, self.offset, len) catch return error.ModelTooLarge;
         if (self.offset > std.math.maxInt(usize) / 64) return error.ModelTooLarge;
     }
@@ -276,4 +323,27 @@ test "a tied model uses the embedding as its head, and every allocation failure 
             try std.testing.expectEqual(layout.get(null, .token_embedding).?, layout.head());
         }
     }.run, .{tied});
+}
+
+test "a mixture has router and experts in the place of the dense MLP, and sinks decay as in transformers" {
+    var config = test_config;
+    config.model_type = .gpt_oss;
+    config.qk_norm = false;
+    config.attention_sinks = true;
+    config.attention_output_bias = true;
+    config.num_local_experts = 3;
+    config.num_experts_per_tok = 2;
+    var layout = try Layout.init(std.testing.allocator, config);
+    defer layout.deinit();
+
+    try std.testing.expect(layout.get(0, .gate_weight) == null);
+    const gate_up = layout.find("model.layers.1.mlp.experts.gate_up_proj").?;
+    try std.testing.expectEqualSlices(usize, &.{ 3, 8, 24 }, gate_up.dims());
+    try std.testing.expectEqual(.{ 8, 24 }, .{ gate_up.shape[0], gate_up.shape[1] });
+    try std.testing.expectEqual(3, gate_up.count());
+    try std.testing.expectEqualSlices(usize, &.{ 3, 24 }, layout.get(0, .experts_gate_up_bias).?.dims());
+    try std.testing.expectEqualSlices(usize, &.{2}, layout.get(0, .sinks).?.dims());
+    try std.testing.expect(layout.get(0, .sinks).?.role.decays());
+    try std.testing.expect(!layout.get(0, .experts_down_bias).?.role.decays());
+    try std.testing.expect(!layout.get(0, .router_bias).?.role.decays());
 }

@@ -15,8 +15,16 @@ pub fn inverseFrequencies(config: ModelConfig, out: []f32) void {
     for (out, 0..) |*inv, k| {
         const exponent: f32 = @as(f32, @floatFromInt(2 * k)) / dim;
         const power: f32 = @floatCast(std.math.pow(f64, config.rope_theta, exponent));
-        inv.* = scaled(config.rope_scaling, 1.0 / power);
+        inv.* = scaled(config, k, 1.0 / power);
     }
+}
+
+/// What cosines and sines are multiplied by: 1 but for YaRN.
+pub fn magnitude(config: ModelConfig) f64 {
+    return switch (config.rope_scaling) {
+        .yarn => |s| s.magnitude(),
+        else => 1,
+    };
 }
 
 /// What the frequency is divided by through scaling: 1 where nothing changes. GGUF stores these as `rope_freqs.weight`.
@@ -25,12 +33,13 @@ pub fn divisors(config: ModelConfig, out: []f32) void {
     var plain = config;
     plain.rope_scaling = .none;
     inverseFrequencies(plain, out);
-    for (out) |*value| value.* = value.* / scaled(config.rope_scaling, value.*);
+    for (out, 0..) |*value, k| value.* = value.* / scaled(config, k, value.*);
 }
 
-/// Llama 3.1 as in transformers' `_compute_llama3_parameters`; linear divides every frequency.
-fn scaled(scaling: config_file.RopeScaling, inv: f32) f32 {
-    switch (scaling) {
+/// Frequency `k`, before scaling `inv`. Llama 3.1 as in transformers' `_compute_llama3_parameters`, YaRN as in its `_compute_yarn_parameters`;
+/// linear divides every frequency.
+fn scaled(config: ModelConfig, k: usize, inv: f32) f32 {
+    switch (config.rope_scaling) {
         .none => return inv,
         .linear => |s| return inv / @as(f32, @floatCast(s.factor)),
         .llama3 => |s| {
@@ -44,7 +53,31 @@ fn scaled(scaling: config_file.RopeScaling, inv: f32) f32 {
             const smooth = (context / wavelength - low) / (high - low);
             return (1.0 - smooth) * inv / factor + smooth * inv;
         },
+        .yarn => |s| {
+            const low, const high = rampOf(config, s);
+            const at: f32 = @floatFromInt(k);
+            const ramp = std.math.clamp((at - low) / (high - low), 0, 1);
+            const factor: f32 = @floatCast(s.factor);
+            // transformers writes it with 1 - ramp as the part that is kept.
+            const kept = 1 - ramp;
+            return inv / factor * (1 - kept) + inv * kept;
+        },
     }
+}
+
+/// Between which frequencies YaRN's ramp lies. c(β) = D · ln(L / (2π β)) / (2 ln θ) is where β turns fit into the original context L.
+fn rampOf(config: ModelConfig, s: config_file.Yarn) [2]f32 {
+    const dim: f64 = @floatFromInt(config.head_dim);
+    const context: f64 = @floatFromInt(s.original_max_position_embeddings);
+    var ends: [2]f64 = undefined;
+    for (&ends, [_]f64{ s.beta_fast, s.beta_slow }) |*end, turns| {
+        end.* = dim * @log(context / (turns * 2 * std.math.pi)) / (2 * @log(config.rope_theta));
+    }
+    if (s.truncate) ends = .{ @floor(ends[0]), @ceil(ends[1]) };
+    const low = @max(ends[0], 0);
+    var high = @min(ends[1], dim - 1);
+    if (low == high) high += 0.001; // As in transformers: no division by zero.
+    return .{ @floatCast(low), @floatCast(high) };
 }
 
 const test_config: ModelConfig = .{
@@ -83,4 +116,20 @@ test "linear scaling divides every frequency" {
     var d: [32]f32 = undefined;
     divisors(config, &d);
     for (d) |value| try std.testing.expectApproxEqRel(@as(f32, 4.0), value, 1e-6);
+}
+
+test "YaRN's frequencies are those of gpt-oss, exact and with ggml's rounded ramp" {
+    var config = test_config;
+    config.rope_theta = 150_000;
+    config.rope_scaling = .{ .yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false } };
+    var inv: [32]f32 = undefined;
+    inverseFrequencies(config, &inv);
+    const places = [_]usize{ 8, 9, 12, 17 };
+    for (places, [_]f32{ 0.0508132748, 0.0317056962, 0.00679495949, 0.000129318701 }) |k, want|
+        try std.testing.expectApproxEqRel(want, inv[k], 3e-6);
+    config.rope_scaling.yarn.truncate = true;
+    inverseFrequencies(config, &inv);
+    for (places, [_]f32{ 0.0508132748, 0.0316207523, 0.00701571391, 0.000227947796 }) |k, want|
+        try std.testing.expectApproxEqRel(want, inv[k], 3e-6);
+    try std.testing.expectApproxEqAbs(1.34657359, magnitude(config), 1e-8);
 }

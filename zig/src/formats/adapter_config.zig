@@ -200,8 +200,8 @@ fn targets(arena: Allocator, value: json.Value, diag: *Diagnostic) Error![]const
     const words = "target_modules must be a list of module names such as \"q_proj\", or \"all-linear\"";
     switch (value) {
         .string => |s| {
-            const list = try arena.alloc([]const u8, if (std.mem.eql(u8, s, "all-linear")) arch.Target.in_layers.len else 1);
-            if (list.len == 1) list[0] = s else for (list, arch.Target.in_layers) |*name, target| name.* = @tagName(target);
+            const list = try arena.alloc([]const u8, if (std.mem.eql(u8, s, "all-linear")) arch.Target.linear_in_layers.len else 1);
+            if (list.len == 1) list[0] = s else for (list, arch.Target.linear_in_layers) |*name, target| name.* = @tagName(target);
             return list;
         },
         .array => |array| {

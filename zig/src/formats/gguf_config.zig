@@ -34,7 +34,7 @@ pub const Error = gguf.LookupError || name_map.ExportError || error{
 const KeyBuffer = [96]u8;
 
 fn keyOf(buffer: *KeyBuffer, architecture: Architecture, comptime suffix: []const u8) []const u8 {
-    return std.fmt.bufPrint(buffer, "{t}." ++ suffix, .{architecture}) catch unreachable; // At most 6 + 1 + 40 bytes.
+    return std.fmt.bufPrint(buffer, "{t}." ++ suffix, .{architecture}) catch unreachable; // At most 7 + 1 + 40 bytes.
 }
 
 /// Writes all `A.*` keys. `config` must be expressible (`name_map.checkExpressible`).
@@ -42,7 +42,8 @@ pub fn write(header: *gguf_writer.Header, config: arch.ModelConfig) gguf_writer.
     const a: Architecture = .of(config.model_type);
     var b: KeyBuffer = undefined;
     // A window as long as the context changes nothing, and llama.cpp computes no window for these architectures.
-    const context = @min(config.max_position_embeddings, config.sliding_window orelse config.max_position_embeddings);
+    const hidden_by_window = if (a == .@"gpt-oss") null else config.sliding_window;
+    const context = @min(config.max_position_embeddings, hidden_by_window orelse config.max_position_embeddings);
     try header.put(u32, keyOf(&b, a, "context_length"), context);
     try header.put(u32, keyOf(&b, a, "embedding_length"), config.hidden_size);
     try header.put(u32, keyOf(&b, a, "block_count"), config.num_hidden_layers);
@@ -62,6 +63,19 @@ pub fn write(header: *gguf_writer.Header, config: arch.ModelConfig) gguf_writer.
             try header.put([]const u8, keyOf(&b, a, "rope.scaling.type"), "linear");
             try header.put(f32, keyOf(&b, a, "rope.scaling.factor"), @floatCast(s.factor));
         },
+        .yarn => |s| {
+            try header.put([]const u8, keyOf(&b, a, "rope.scaling.type"), "yarn");
+            try header.put(f32, keyOf(&b, a, "rope.scaling.factor"), @floatCast(s.factor));
+            try header.put(u32, keyOf(&b, a, "rope.scaling.original_context_length"), s.original_max_position_embeddings);
+            try header.put(f32, keyOf(&b, a, "rope.scaling.yarn_beta_fast"), @floatCast(s.beta_fast));
+            try header.put(f32, keyOf(&b, a, "rope.scaling.yarn_beta_slow"), @floatCast(s.beta_slow));
+        },
+    }
+    if (config.hasExperts()) {
+        try header.put(u32, keyOf(&b, a, "expert_count"), config.num_local_experts);
+        try header.put(u32, keyOf(&b, a, "expert_used_count"), config.num_experts_per_tok);
+        try header.put(u32, keyOf(&b, a, "expert_feed_forward_length"), config.intermediate_size);
+        try header.put(u32, keyOf(&b, a, "attention.sliding_window"), config.sliding_window orelse config.max_position_embeddings);
     }
     try header.put(u32, keyOf(&b, a, "vocab_size"), config.vocab_size);
 }
@@ -76,7 +90,7 @@ pub const Read = struct {
 pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
     const named = try file.require([]const u8, "general.architecture", diag);
     const a = Architecture.fromName(named) orelse {
-        diag.set("general.architecture is {f}; llama, qwen2 and qwen3 can be read", .{printable(named)});
+        diag.set("general.architecture is {f}; llama, qwen2, qwen3 and gpt-oss can be read", .{printable(named)});
         return error.UnsupportedArchitecture;
     };
     if (try file.optional([]const u8, "general.type", diag)) |kind| if (!std.mem.eql(u8, kind, "model")) {
@@ -88,7 +102,8 @@ pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
         return error.UnsupportedFeature;
     };
     var r: Reader = .{ .file = file, .architecture = a, .diag = diag };
-    if (try r.optional(u32, "expert_count")) |n| if (n != 0) return r.unsupported("expert_count", n);
+    const mixture = a == .@"gpt-oss";
+    if (!mixture) if (try r.optional(u32, "expert_count")) |n| if (n != 0) return r.unsupported("expert_count", n);
 
     const embedding = file.findTensor("token_embd.weight") orelse {
         diag.set("tensor token_embd.weight is missing", .{});
@@ -109,7 +124,7 @@ pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
     const heads = try r.perLayer("attention.head_count", layers) orelse return r.missing("attention.head_count");
     const kv_heads = try r.perLayer("attention.head_count_kv", layers) orelse heads;
     if (heads == 0 or kv_heads == 0) return r.invalid("attention.head_count or head_count_kv is 0", .{});
-    const ffn = try r.perLayer("feed_forward_length", layers) orelse try r.feedForwardFromTensor(dialect);
+    const ffn = if (mixture) try r.positive("expert_feed_forward_length") else try r.perLayer("feed_forward_length", layers) orelse try r.feedForwardFromTensor(dialect);
 
     const key_length = try r.optional(u32, "attention.key_length");
     const head_dim = key_length orelse blk: {
@@ -140,12 +155,18 @@ pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
         .eos_token_id = try r.tokenId("tokenizer.ggml.eos_token_id", vocab),
         .pad_token_id = try r.tokenId("tokenizer.ggml.padding_token_id", vocab),
     };
+    if (mixture) try r.experts(&config);
     var message: [256]u8 = undefined;
     config.validate(&message) catch |err| {
         diag.set("the model's keys do not fit together: {s}", .{std.mem.sliceTo(&message, 0)});
         return err;
     };
     config.rope_scaling = try r.ropeScaling(config);
+    if (mixture and config.rope_scaling == .none) {
+        // llama.cpp loads such a file too, and computes with unscaled positions.
+        diag.set("rope.scaling.type is not yarn; gpt-oss was trained with YaRN. Export the model again", .{});
+        return error.UnsupportedRopeScaling;
+    }
     config.validate(&message) catch |err| {
         diag.set("the rotary scaling does not fit: {s}", .{std.mem.sliceTo(&message, 0)});
         return err;
@@ -210,6 +231,18 @@ const Reader = struct {
         return first;
     }
 
+    /// The keys of gpt-oss. What its activation is and which layers have the window no key says: all such files mean the same.
+    fn experts(self: *Reader, config: *arch.ModelConfig) Error!void {
+        config.attention_sinks = true;
+        config.num_local_experts = try self.positive("expert_count");
+        config.num_experts_per_tok = try self.perLayer("expert_used_count", config.num_hidden_layers) orelse return self.missing("expert_used_count");
+        config.swiglu_limit = 7;
+        config.windowed_layers = .even;
+        config.sliding_window = try self.positive("attention.sliding_window");
+        if (config.sliding_window.? >= config.max_position_embeddings) config.sliding_window = null; // It never hides anything.
+        if (try self.optional(u32, "attention.sliding_window_pattern")) |n| if (n != 2) return self.unsupported("attention.sliding_window_pattern", n);
+    }
+
     /// ABI's first files leave the key out; the matrix says it.
     fn feedForwardFromTensor(self: *Reader, dialect: Dialect) Error!u32 {
         const gate = self.file.findTensor("blk.0.ffn_gate.weight") orelse return self.missing("feed_forward_length");
@@ -234,6 +267,13 @@ const Reader = struct {
             }
             return .{ .linear = .{ .factor = decimal(factor) } };
         }
+        if (std.mem.eql(u8, kind, "yarn") and self.architecture == .@"gpt-oss") return .{
+            .yarn = .{
+                .factor = decimal(factor),
+                .original_max_position_embeddings = try self.optional(u32, "rope.scaling.original_context_length") orelse config.max_position_embeddings,
+                .truncate = false, // As the model was trained. The ramp that ggml rounds is the runner's to choose.
+            },
+        };
         if (!std.mem.eql(u8, kind, "none") and !std.mem.eql(u8, kind, "linear")) {
             self.diag.set("rope.scaling.type is {f}; none and linear can be read, and Llama 3's scaling", .{printable(kind)});
             return error.UnsupportedRopeScaling;

@@ -180,7 +180,7 @@ fn expectKeyRefused(fault: KeyFault) !void {
 test "each key is checked before it is used" {
     const e = "llama.";
     const cases = [_]KeyFault{
-        .{ .key = "general.architecture", .value = .{ .string = "gpt-oss" }, .err = error.UnsupportedArchitecture, .words = "gpt-oss" },
+        .{ .key = "general.architecture", .value = .{ .string = "gpt-neox" }, .err = error.UnsupportedArchitecture, .words = "gpt-neox" },
         .{ .key = "general.architecture", .value = .missing, .err = error.MissingKey, .words = "general.architecture" },
         .{ .key = "general.architecture", .value = .{ .u32 = 1 }, .err = error.WrongKeyType, .words = "must be string" },
         .{ .key = "general.type", .value = .{ .string = "adapter" }, .err = error.UnsupportedFeature, .words = "adapter" },

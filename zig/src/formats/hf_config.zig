@@ -18,7 +18,7 @@ pub const Error = error{
     OutOfMemory,
     /// The text is no JSON object, or a key has the wrong type.
     InvalidConfig,
-    /// `model_type` is none of llama, qwen2, qwen3, mistral.
+    /// `model_type` is none of llama, qwen2, qwen3, mistral, gpt_oss.
     UnsupportedModelType,
     /// A RoPE type other than default, linear, llama3.
     UnsupportedRope,
@@ -36,6 +36,8 @@ const Defaults = struct {
     sliding_window: ?u32 = null,
     bos_token_id: ?u32 = null,
     eos_token_id: ?u32 = null,
+    rms_norm_eps: f64 = 1e-6,
+    attention_bias: bool = false,
 
     fn of(model_type: ModelType) Defaults {
         return switch (model_type) {
@@ -43,6 +45,7 @@ const Defaults = struct {
             .qwen2 => .{ .max_position_embeddings = 32768, .key_value_heads = 32 },
             .qwen3 => .{ .max_position_embeddings = 32768, .key_value_heads = 32, .head_dim = 128 },
             .mistral => .{ .max_position_embeddings = 131072, .key_value_heads = 8, .sliding_window = 4096, .bos_token_id = 1, .eos_token_id = 2 },
+            .gpt_oss => .{ .max_position_embeddings = 131072, .key_value_heads = 8, .head_dim = 64, .sliding_window = 128, .rms_norm_eps = 1e-5, .attention_bias = true },
         };
     }
 };
@@ -66,15 +69,15 @@ fn narrow(err: anyerror) Error {
 
 fn fromObject(root: json.Object, diag: *Diagnostic) !ModelConfig {
     const type_text = try json.getString(root, "model_type", diag) orelse {
-        diag.set("config.json has no \"model_type\". It should say llama, qwen2, qwen3 or mistral", .{});
+        diag.set("config.json has no \"model_type\". It should say llama, qwen2, qwen3, mistral or gpt_oss", .{});
         return error.UnsupportedModelType;
     };
     const model_type = std.meta.stringToEnum(ModelType, type_text) orelse {
-        diag.set("model_type \"{s}\" is not supported natively; supported are llama, qwen2, qwen3, mistral. The TRL engine may train it", .{type_text});
+        diag.set("model_type \"{s}\" is not supported natively; supported are llama, qwen2, qwen3, mistral, gpt_oss. The TRL engine may train it", .{type_text});
         return error.UnsupportedModelType;
     };
     const defaults = Defaults.of(model_type);
-    try refuseUnsupported(root, diag);
+    try refuseUnsupported(root, model_type, diag);
 
     const hidden = try required(root, "hidden_size", diag);
     const heads = try required(root, "num_attention_heads", diag);
@@ -87,7 +90,7 @@ fn fromObject(root: json.Object, diag: *Diagnostic) !ModelConfig {
             if (hidden % heads != 0) return invalid(diag, "hidden_size is {d}; without head_dim it must be a multiple of num_attention_heads ({d})", .{ hidden, heads });
             break :blk hidden / heads;
         };
-    const attention_bias = try json.getBool(root, "attention_bias", diag) orelse false;
+    const attention_bias = try json.getBool(root, "attention_bias", diag) orelse defaults.attention_bias;
     var config: ModelConfig = .{
         .model_type = model_type,
         .vocab_size = try required(root, "vocab_size", diag),
@@ -98,15 +101,15 @@ fn fromObject(root: json.Object, diag: *Diagnostic) !ModelConfig {
         .num_key_value_heads = kv_heads,
         .head_dim = head_dim,
         .max_position_embeddings = try json.getU32(root, "max_position_embeddings", diag) orelse defaults.max_position_embeddings,
-        .rms_norm_eps = try json.getFloat(root, "rms_norm_eps", diag) orelse 1e-6,
+        .rms_norm_eps = try json.getFloat(root, "rms_norm_eps", diag) orelse defaults.rms_norm_eps,
         .tie_word_embeddings = try json.getBool(root, "tie_word_embeddings", diag) orelse false,
         .qkv_bias = switch (model_type) {
-            .llama, .qwen3 => attention_bias,
+            .llama, .qwen3, .gpt_oss => attention_bias,
             .qwen2 => true,
             .mistral => false,
         },
         .attention_output_bias = switch (model_type) {
-            .llama, .qwen3 => attention_bias,
+            .llama, .qwen3, .gpt_oss => attention_bias,
             .qwen2, .mistral => false,
         },
         .mlp_bias = model_type == .llama and (try json.getBool(root, "mlp_bias", diag) orelse false),
@@ -116,6 +119,7 @@ fn fromObject(root: json.Object, diag: *Diagnostic) !ModelConfig {
         .eos_token_id = try tokenId(root, "eos_token_id", defaults.eos_token_id, diag),
         .pad_token_id = try tokenId(root, "pad_token_id", null, diag),
     };
+    if (model_type == .gpt_oss) try readExperts(root, &config, diag);
     try readRope(root, &config, diag);
     try readWindow(root, &config, defaults, diag);
     var message: [256]u8 = undefined;
@@ -159,7 +163,19 @@ fn tokenId(root: json.Object, key: []const u8, default: ?u32, diag: *Diagnostic)
     return error.InvalidConfig;
 }
 
-fn refuseUnsupported(root: json.Object, diag: *Diagnostic) !void {
+/// The keys of gpt-oss, with the defaults of its class. `experts_per_token` is the older name of `num_experts_per_tok`.
+fn readExperts(root: json.Object, config: *ModelConfig, diag: *Diagnostic) !void {
+    config.attention_sinks = true;
+    config.num_local_experts = try json.getU32(root, "num_local_experts", diag) orelse try json.getU32(root, "num_experts", diag) orelse 128;
+    config.num_experts_per_tok = try json.getU32(root, "num_experts_per_tok", diag) orelse try json.getU32(root, "experts_per_token", diag) orelse 4;
+    config.swiglu_limit = try json.getFloat(root, "swiglu_limit", diag) orelse 7;
+    config.swiglu_alpha = try json.getFloat(root, "swiglu_alpha", diag) orelse 1.702;
+    config.router_aux_loss_coef = try json.getFloat(root, "router_aux_loss_coef", diag) orelse 0.001;
+    config.output_router_logits = try json.getBool(root, "output_router_logits", diag) orelse false;
+    if (config.swiglu_limit == 0) return invalid(diag, "swiglu_limit is 0; it must be a positive number", .{});
+}
+
+fn refuseUnsupported(root: json.Object, model_type: ModelType, diag: *Diagnostic) !void {
     if (try json.getString(root, "hidden_act", diag)) |act| {
         if (!std.mem.eql(u8, act, "silu") and !std.mem.eql(u8, act, "swish"))
             return unsupported(diag, "hidden_act is \"{s}\"", .{act});
@@ -170,8 +186,12 @@ fn refuseUnsupported(root: json.Object, diag: *Diagnostic) !void {
         if (f != 1) return unsupported(diag, "partial_rotary_factor is {d}", .{f});
     if (try json.getBool(root, "rope_interleaved", diag) orelse false)
         return unsupported(diag, "rope_interleaved is true", .{});
-    if (json.get(root, "quantization_config") != null)
-        return unsupported(diag, "quantization_config is set: the weights are quantised", .{});
+    if (json.get(root, "quantization_config")) |value| {
+        const object = try json.asObject(value, "quantization_config", diag);
+        const method = try json.getString(object, "quant_method", diag) orelse "";
+        if (model_type != .gpt_oss or !std.mem.eql(u8, method, "mxfp4"))
+            return unsupported(diag, "quantization_config is set (quant_method \"{s}\"): the weights are quantised", .{method});
+    }
 }
 
 /// `rope_parameters` (5) or `rope_scaling` (4), and the base from inside it or from `rope_theta`.
@@ -180,7 +200,8 @@ fn readRope(root: json.Object, config: *ModelConfig, diag: *Diagnostic) !void {
     // When both are there transformers 5 uses the old key.
     const key: []const u8 = if (json.get(root, "rope_scaling") != null) "rope_scaling" else "rope_parameters";
     const value = json.get(root, key) orelse {
-        config.rope_theta = outer_theta orelse 10_000.0;
+        config.rope_theta = outer_theta orelse if (config.model_type == .gpt_oss) 150_000.0 else 10_000.0;
+        if (config.model_type == .gpt_oss) config.rope_scaling = .{ .yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false } };
         return;
     };
     const object = try json.asObject(value, key, diag);
@@ -204,8 +225,20 @@ fn readRope(root: json.Object, config: *ModelConfig, diag: *Diagnostic) !void {
             .original_max_position_embeddings = try json.getU32(object, "original_max_position_embeddings", diag) orelse
                 config.max_position_embeddings,
         } };
+    } else if (std.mem.eql(u8, rope_type, "yarn") and config.model_type == .gpt_oss) {
+        if (json.get(object, "mscale") != null or json.get(object, "mscale_all_dim") != null)
+            return unsupported(diag, "{s} has mscale or mscale_all_dim", .{key});
+        config.rope_scaling = .{ .yarn = .{
+            .factor = try ropeNumber(object, key, "factor", diag),
+            .beta_fast = try json.getFloat(object, "beta_fast", diag) orelse 32,
+            .beta_slow = try json.getFloat(object, "beta_slow", diag) orelse 1,
+            .original_max_position_embeddings = try json.getU32(object, "original_max_position_embeddings", diag) orelse
+                try json.getU32(root, "initial_context_length", diag) orelse config.max_position_embeddings,
+            .truncate = try json.getBool(object, "truncate", diag) orelse true,
+            .attention_factor = try json.getFloat(object, "attention_factor", diag),
+        } };
     } else {
-        diag.set("{s}.rope_type \"{s}\" is not supported natively; supported are default, linear, llama3", .{ key, rope_type });
+        diag.set("{s}.rope_type \"{s}\" is not supported natively; supported are default, linear, llama3, and yarn for gpt_oss", .{ key, rope_type });
         return error.UnsupportedRope;
     }
 }
@@ -221,6 +254,10 @@ fn readWindow(root: json.Object, config: *ModelConfig, defaults: Defaults, diag:
     const window = try json.getU32(root, "sliding_window", diag);
     switch (config.model_type) {
         .llama => {},
+        .gpt_oss => {
+            config.sliding_window = window orelse if (root.contains("sliding_window")) null else defaults.sliding_window;
+            try readLayerTypes(root, config, diag);
+        },
         // Every layer of Mistral has the window. Null means none; a missing key means the class's 4096.
         .mistral => config.sliding_window = window orelse
             if (root.contains("sliding_window")) null else defaults.sliding_window,
@@ -246,6 +283,34 @@ fn readWindow(root: json.Object, config: *ModelConfig, defaults: Defaults, diag:
     }
 }
 
+/// `layer_types`: windowed and full layers in turn, which is also what a missing key means, or all of one kind.
+fn readLayerTypes(root: json.Object, config: *ModelConfig, diag: *Diagnostic) !void {
+    config.windowed_layers = .even;
+    const value = json.get(root, "layer_types") orelse return;
+    if (value != .array or value.array.items.len != config.num_hidden_layers) {
+        diag.set("layer_types must be a list of one word for each of the {d} layers", .{config.num_hidden_layers});
+        return error.InvalidConfig;
+    }
+    var even = true;
+    var windowed: usize = 0;
+    for (value.array.items, 0..) |item, i| {
+        const word = if (item == .string) item.string else "";
+        const slides = std.mem.eql(u8, word, "sliding_attention");
+        if (!slides and !std.mem.eql(u8, word, "full_attention")) {
+            diag.set("layer_types[{d}] must be \"sliding_attention\" or \"full_attention\"", .{i});
+            return error.InvalidConfig;
+        }
+        if (slides) windowed += 1;
+        if (slides != (i % 2 == 0)) even = false;
+    }
+    if (even) return;
+    if (windowed == 0) {
+        config.sliding_window = null;
+    } else if (windowed == value.array.items.len) {
+        config.windowed_layers = .every;
+    } else return unsupported(diag, "layer_types names {d} of {d} layers as sliding, not every other one from the first", .{ windowed, config.num_hidden_layers });
+}
+
 pub const WriteOptions = struct {
     /// Element type of the weights beside it: "float32", "float64".
     dtype: []const u8 = "float32",
@@ -258,7 +323,7 @@ pub fn write(w: *std.Io.Writer, config: ModelConfig, options: WriteOptions) std.
     try s.objectField("architectures");
     try s.write([_][]const u8{config.model_type.className()});
     switch (config.model_type) {
-        .llama, .qwen3 => try field(&s, "attention_bias", config.qkv_bias),
+        .llama, .qwen3, .gpt_oss => try field(&s, "attention_bias", config.qkv_bias),
         .qwen2, .mistral => {},
     }
     try field(&s, "attention_dropout", @as(f64, 0));
@@ -270,12 +335,18 @@ pub fn write(w: *std.Io.Writer, config: ModelConfig, options: WriteOptions) std.
     try field(&s, "hidden_size", config.hidden_size);
     try field(&s, "initializer_range", config.initializer_range);
     try field(&s, "intermediate_size", config.intermediate_size);
+    if (config.model_type == .gpt_oss) try writeLayerTypes(&s, config);
     try field(&s, "max_position_embeddings", config.max_position_embeddings);
     if (config.model_type == .llama) try field(&s, "mlp_bias", config.mlp_bias);
     try field(&s, "model_type", @as([]const u8, @tagName(config.model_type)));
     try field(&s, "num_attention_heads", config.num_attention_heads);
+    if (config.hasExperts()) try field(&s, "num_experts_per_tok", config.num_experts_per_tok);
     try field(&s, "num_hidden_layers", config.num_hidden_layers);
     try field(&s, "num_key_value_heads", config.num_key_value_heads);
+    if (config.hasExperts()) {
+        try field(&s, "num_local_experts", config.num_local_experts);
+        try field(&s, "output_router_logits", config.output_router_logits);
+    }
     try field(&s, "pad_token_id", config.pad_token_id);
     try field(&s, "rms_norm_eps", config.rms_norm_eps);
     try s.objectField("rope_parameters");
@@ -283,13 +354,18 @@ pub fn write(w: *std.Io.Writer, config: ModelConfig, options: WriteOptions) std.
     try s.objectField("rope_scaling");
     if (config.rope_scaling == .none) try s.write(null) else try writeRope(&s, config, false);
     try field(&s, "rope_theta", config.rope_theta);
+    if (config.hasExperts()) try field(&s, "router_aux_loss_coef", config.router_aux_loss_coef);
     switch (config.model_type) {
         .llama => {},
-        .mistral => try field(&s, "sliding_window", config.sliding_window),
+        .mistral, .gpt_oss => try field(&s, "sliding_window", config.sliding_window),
         .qwen2, .qwen3 => {
             try field(&s, "sliding_window", @as(?u32, null));
             try field(&s, "use_sliding_window", false);
         },
+    }
+    if (config.hasExperts()) {
+        try field(&s, "swiglu_alpha", config.swiglu_alpha);
+        try field(&s, "swiglu_limit", config.swiglu_limit);
     }
     try field(&s, "tie_word_embeddings", config.tie_word_embeddings);
     try field(&s, "torch_dtype", options.dtype);
@@ -297,6 +373,13 @@ pub fn write(w: *std.Io.Writer, config: ModelConfig, options: WriteOptions) std.
     try field(&s, "vocab_size", config.vocab_size);
     try s.endObject();
     try w.writeByte('\n');
+}
+
+fn writeLayerTypes(s: *std.json.Stringify, config: ModelConfig) std.Io.Writer.Error!void {
+    try s.objectField("layer_types");
+    try s.beginArray();
+    for (0..config.num_hidden_layers) |layer| try s.write(@as([]const u8, if (config.windowOf(layer) != null) "sliding_attention" else "full_attention"));
+    try s.endArray();
 }
 
 fn field(s: *std.json.Stringify, name: []const u8, value: anytype) std.Io.Writer.Error!void {
@@ -327,6 +410,15 @@ fn writeRope(s: *std.json.Stringify, config: ModelConfig, with_theta: bool) std.
             try field(s, "low_freq_factor", r.low_freq_factor);
             try field(s, "high_freq_factor", r.high_freq_factor);
             try field(s, "original_max_position_embeddings", r.original_max_position_embeddings);
+        },
+        .yarn => |r| {
+            try field(s, "rope_type", @as([]const u8, "yarn"));
+            if (r.attention_factor) |f| try field(s, "attention_factor", f);
+            try field(s, "beta_fast", r.beta_fast);
+            try field(s, "beta_slow", r.beta_slow);
+            try field(s, "factor", r.factor);
+            try field(s, "original_max_position_embeddings", r.original_max_position_embeddings);
+            try field(s, "truncate", r.truncate);
         },
     }
     if (with_theta) try field(s, "rope_theta", config.rope_theta);
@@ -437,7 +529,7 @@ test "what is written is read back as the same configuration" {
         .eos_token_id = 5,
         .initializer_range = 0.02,
     };
-    var configs: [6]ModelConfig = @splat(base_config);
+    var configs: [8]ModelConfig = @splat(base_config);
     configs[1].rope_scaling = .{ .linear = .{ .factor = 2.5 } };
     configs[1].tie_word_embeddings = false;
     configs[2].rope_scaling = .{ .llama3 = .{ .factor = 32, .low_freq_factor = 1, .high_freq_factor = 4, .original_max_position_embeddings = 8192 } };
@@ -450,6 +542,21 @@ test "what is written is read back as the same configuration" {
     configs[4].qk_norm = true;
     configs[5].model_type = .mistral;
     configs[5].sliding_window = 16;
+    for (configs[6..]) |*mixture| {
+        mixture.model_type = .gpt_oss;
+        mixture.attention_sinks = true;
+        mixture.qkv_bias = true;
+        mixture.attention_output_bias = true;
+        mixture.num_local_experts = 4;
+        mixture.num_experts_per_tok = 2;
+        mixture.swiglu_limit = 7;
+        mixture.router_aux_loss_coef = 0.9;
+        mixture.windowed_layers = .even;
+    }
+    configs[6].sliding_window = 16;
+    configs[6].rope_scaling = .{ .yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false } };
+    configs[7].output_router_logits = true;
+    configs[7].rope_scaling = .{ .yarn = .{ .factor = 4, .beta_fast = 16, .original_max_position_embeddings = 64, .attention_factor = 1.25 } };
     for (configs) |config| {
         var out: std.Io.Writer.Allocating = .init(testing.allocator);
         defer out.deinit();

@@ -17,12 +17,14 @@ pub const Architecture = enum {
     llama,
     qwen2,
     qwen3,
+    @"gpt-oss",
 
     pub fn of(model_type: arch.ModelType) Architecture {
         return switch (model_type) {
             .llama, .mistral => .llama,
             .qwen2 => .qwen2,
             .qwen3 => .qwen3,
+            .gpt_oss => .@"gpt-oss",
         };
     }
 
@@ -36,6 +38,7 @@ pub const Architecture = enum {
             .llama => .llama,
             .qwen2 => .qwen2,
             .qwen3 => .qwen3,
+            .@"gpt-oss" => .gpt_oss,
         };
     }
 };
@@ -49,9 +52,14 @@ pub const Presence = enum {
 };
 
 pub fn presence(architecture: Architecture, role: Role) Presence {
+    if (architecture == .@"gpt-oss") return switch (role) {
+        .q_norm, .k_norm, .gate_weight, .gate_bias, .up_weight, .up_bias, .down_weight, .down_bias => .forbidden,
+        else => .required,
+    };
     return switch (role) {
         .token_embedding, .q_weight, .k_weight, .v_weight, .o_weight => .required,
         .attention_norm, .gate_weight, .up_weight, .down_weight, .mlp_norm, .final_norm => .required,
+        .sinks, .router_weight, .router_bias, .experts_gate_up, .experts_gate_up_bias, .experts_down, .experts_down_bias => .forbidden,
         .output => .optional,
         .q_bias, .k_bias, .v_bias => if (architecture == .qwen2) .required else .optional,
         .q_norm, .k_norm => if (architecture == .qwen3) .required else .forbidden,
@@ -71,6 +79,7 @@ pub fn ggufSuffix(role: Role) []const u8 {
         .v_bias => "attn_v.bias",
         .q_norm => "attn_q_norm.weight",
         .k_norm => "attn_k_norm.weight",
+        .sinks => "attn_sinks.weight",
         .o_weight => "attn_output.weight",
         .o_bias => "attn_output.bias",
         .attention_norm => "attn_norm.weight",
@@ -81,6 +90,12 @@ pub fn ggufSuffix(role: Role) []const u8 {
         .down_weight => "ffn_down.weight",
         .down_bias => "ffn_down.bias",
         .mlp_norm => "ffn_norm.weight",
+        .router_weight => "ffn_gate_inp.weight",
+        .router_bias => "ffn_gate_inp.bias",
+        .experts_gate_up => "ffn_gate_up_exps.weight",
+        .experts_gate_up_bias => "ffn_gate_up_exps.bias",
+        .experts_down => "ffn_down_exps.weight",
+        .experts_down_bias => "ffn_down_exps.bias",
         .final_norm => "output_norm.weight",
         .output => "output.weight",
     };
@@ -175,6 +190,8 @@ pub fn checkExpressible(config: arch.ModelConfig, diag: *base.Diagnostic) Export
         return refuse(diag, "head_dim is {d} and hidden_size {d}; GGUF's architecture qwen2 needs head_dim · heads = hidden_size", .{ config.head_dim, config.hidden_size });
     if (config.rope_scaling == .llama3 and architecture != .llama)
         return refuse(diag, "rope_scaling is llama3, which GGUF's architecture {t} ignores", .{architecture});
+    if (config.rope_scaling == .yarn and architecture != .@"gpt-oss")
+        return refuse(diag, "rope_scaling is yarn, which is written for gpt-oss only", .{});
     if (config.num_hidden_layers > 512)
         return refuse(diag, "num_hidden_layers is {d}; llama.cpp reads at most 512", .{config.num_hidden_layers});
 }

@@ -294,9 +294,9 @@ fn Tuned(comptime T: type) type {
 }
 
 const everywhere = blk: {
-    var specs: [2 * Target.in_layers.len + 2]arch.ModuleSpec = undefined;
-    for (0..2) |l| for (Target.in_layers, 0..) |target, i| {
-        specs[l * Target.in_layers.len + i] = .{ .target = target, .layer = l, .rank = 2 + (i + l) % 3, .alpha = 3, .rank_stabilized = l == 1 };
+    var specs: [2 * Target.linear_in_layers.len + 2]arch.ModuleSpec = undefined;
+    for (0..2) |l| for (Target.linear_in_layers, 0..) |target, i| {
+        specs[l * Target.linear_in_layers.len + i] = .{ .target = target, .layer = l, .rank = 2 + (i + l) % 3, .alpha = 3, .rank_stabilized = l == 1 };
     };
     specs[specs.len - 2] = .{ .target = .lm_head, .layer = null, .rank = 3, .alpha = 6 };
     specs[specs.len - 1] = .{ .target = .embed_tokens, .layer = null, .rank = 4, .alpha = 6 };
