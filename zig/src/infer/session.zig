@@ -25,10 +25,8 @@ pub const step_tokens = 64;
 const Place = union(enum) {
     /// To the end of this session's cache, as part of a prompt.
     prompt,
-    /// To the end of this session's cache, as so many steps.
-    steps,
-    /// One to the end of each of these sessions' caches, as a step of each.
-    lanes: []const *Session,
+    /// Each to the end of a session's cache, as a step of it; those of one session side by side.
+    lanes: struct { sessions: []const *Session, positions: []const usize },
 
     fn tokens(self: Place) matrix.Tokens {
         return if (self == .prompt) .of_prompt else .of_answers;
@@ -213,27 +211,39 @@ pub const Session = struct {
 
     /// Appends one id and returns its logits, valid until the next call.
     pub fn step(self: *Session, id: u32) SessionError![]const f32 {
-        return self.stepSeveral(&.{id}, self.logits);
+        try self.stepLanes(&.{self}, &.{id}, self.logits);
+        return self.logits;
     }
 
-    /// Appends ids, at most `step_tokens`, as so many calls of `step` would, with one reading of the weights. out[i]: the logits of
-    /// ids[i], a row of the vocabulary each. `logits` is left as it is.
-    pub fn stepSeveral(self: *Session, ids: []const u32, out: []f32) SessionError![]const f32 {
-        std.debug.assert(ids.len <= step_tokens);
-        try self.check(ids);
-        self.forward(ids, .steps);
-        self.logitsOf(0, ids.len, out);
-        return out;
-    }
-
-    /// Appends ids[i] to lanes[i], as `step` of each would, with one reading of the weights; their `logits` are set. The lanes are
-    /// forks of this session, or itself, each once. `room`: a row of logits a lane. Either all ids are appended or none.
-    pub fn stepLanes(self: *Session, lanes: []const *Session, ids: []const u32, room: []f32) SessionError!void {
+    /// Appends ids[i] to lanes[i], as `step` of each in this order would, with one reading of the weights. The lanes are forks of
+    /// this session, or itself; a lane that takes several ids stands there as often, side by side. out[i]: the logits behind ids[i],
+    /// a row of the vocabulary each. The lanes' own `logits` are left as they are. At most `step_tokens`; all are appended or none.
+    pub fn stepLanes(self: *Session, lanes: []const *Session, ids: []const u32, out: []f32) SessionError!void {
         std.debug.assert(lanes.len == ids.len and lanes.len <= step_tokens);
-        for (lanes, 0..) |lane, i| try lane.check(ids[i..][0..1]);
-        self.forward(ids, .{ .lanes = lanes });
-        self.logitsOf(0, ids.len, room);
-        for (lanes, 0..) |lane, i| @memcpy(lane.logits, room[i * lane.logits.len ..][0..lane.logits.len]);
+        var positions: [step_tokens]usize = undefined;
+        var first: usize = 0;
+        for (lanes, positions[0..lanes.len], 0..) |lane, *at, i| {
+            if (lane != lanes[first]) first = i;
+            at.* = lane.position() + i - first;
+            try lane.check(ids[first .. i + 1]);
+        }
+        self.forward(ids, .{ .lanes = .{ .sessions = lanes, .positions = positions[0..lanes.len] } });
+        self.logitsOf(0, ids.len, out);
+    }
+
+    /// Takes over what `other`, a fork of the same session, holds of its first `count` ids, all of them fed. Forgets its own.
+    pub fn copyFed(self: *Session, other: *const Session, count: usize) void {
+        std.debug.assert(count <= other.fed and self.context == other.context);
+        const c = self.model.config;
+        for (0..c.num_hidden_layers) |l| for (0..c.num_key_value_heads) |h| {
+            const row = self.cacheRow(l, h);
+            const len = count * c.head_dim;
+            @memcpy(self.keys[row..][0..len], other.keys[row..][0..len]);
+            @memcpy(self.values[row..][0..len], other.values[row..][0..len]);
+        };
+        self.ids.clearRetainingCapacity();
+        self.ids.appendSliceAssumeCapacity(other.ids.items[0..count]);
+        self.fed = count;
     }
 
     /// Logits computed together by `logProbs`.
@@ -334,9 +344,9 @@ pub const Session = struct {
             add(hidden, normed);
         }
         switch (place) {
-            .lanes => |lanes| for (lanes, ids) |lane, id| lane.ids.appendAssumeCapacity(id),
-            .prompt, .steps => {
-                if (place == .prompt and self.fed == self.position()) self.fed += n;
+            .lanes => |lanes| for (lanes.sessions, ids) |lane, id| lane.ids.appendAssumeCapacity(id),
+            .prompt => {
+                if (self.fed == self.position()) self.fed += n;
                 self.ids.appendSliceAssumeCapacity(ids);
             },
         }
@@ -416,8 +426,8 @@ pub const Session = struct {
     /// Position of token `t` of a pass that is not appended yet.
     fn positionOf(self: *const Session, place: Place, t: usize) usize {
         return switch (place) {
-            .prompt, .steps => self.position() + t,
-            .lanes => |lanes| lanes[t].position(),
+            .prompt => self.position() + t,
+            .lanes => |lanes| lanes.positions[t],
         };
     }
 
@@ -425,7 +435,7 @@ pub const Session = struct {
         const d: usize = self.model.config.head_dim;
         const kv_heads: usize = self.model.config.num_key_value_heads;
         for (0..n) |t| for (0..kv_heads) |h| {
-            const cache = if (place == .lanes) place.lanes[t] else self;
+            const cache = if (place == .lanes) place.lanes.sessions[t] else self;
             const from = (t * kv_heads + h) * d;
             const to = self.cacheRow(layer, h) + self.positionOf(place, t) * d;
             @memcpy(cache.keys[to..][0..d], self.key[from..][0..d]);
@@ -435,10 +445,17 @@ pub const Session = struct {
 
     fn attend(self: *Session, layer: usize, place: Place, n: usize) void {
         switch (place) {
-            .prompt, .steps => self.attendTo(self, layer, self.query, self.attended, n, place.tokens()),
-            .lanes => |lanes| for (lanes, 0..) |lane, t| {
+            .prompt => self.attendTo(self, layer, self.query, self.attended, n, place.tokens()),
+            .lanes => |lanes| {
                 const width = self.model.config.queryWidth();
-                self.attendTo(lane, layer, self.query[t * width ..], self.attended[t * width ..], 1, .of_answers);
+                var t: usize = 0;
+                while (t < n) {
+                    const lane = lanes.sessions[t];
+                    var count: usize = 1;
+                    while (t + count < n and lanes.sessions[t + count] == lane) count += 1;
+                    self.attendTo(lane, layer, self.query[t * width ..], self.attended[t * width ..], count, place.tokens());
+                    t += count;
+                }
             },
         }
     }
@@ -555,7 +572,9 @@ test "what is fed or stepped has the same bits however many ids go at once, and 
         var done: usize = 0;
         while (done < 20) : (done += together) {
             const n = @min(together, 20 - done);
-            try testing.expectEqualSlices(f32, singly.items[done * vocab ..][0 .. n * vocab], try session.stepSeveral(ids[100 + done ..][0..n], room[0 .. n * vocab]));
+            const same: [20]*Session = @splat(&session);
+            try session.stepLanes(same[0..n], ids[100 + done ..][0..n], room[0 .. n * vocab]);
+            try testing.expectEqualSlices(f32, singly.items[done * vocab ..][0 .. n * vocab], room[0 .. n * vocab]);
         }
     }
 
@@ -563,25 +582,25 @@ test "what is fed or stepped has the same bits however many ids go at once, and 
     var forks: [2]Session = undefined;
     for (&forks) |*one| one.* = try session.fork();
     defer for (&forks) |*one| one.deinit();
-    const lanes = [_]*Session{ &forks[1], &session, &forks[0] };
-    const starts = [_]usize{ 100, 40, 103 };
-    for (lanes, starts) |lane, start| {
-        lane.rewind(0);
-        try lane.feed(ids[0..100]);
-        for (ids[100..@max(start, 100)]) |id| _ = try lane.step(id);
-        lane.rewind(start);
-    }
+    const lanes = [_]*Session{ &forks[1], &forks[1], &session, &forks[0] };
+    session.rewind(100);
+    for (&forks) |*one| one.copyFed(&session, 100);
+    for (ids[100..103]) |id| _ = try forks[0].step(id);
+    session.rewind(40);
     for (0..5) |i| {
-        var given: [3]u32 = undefined;
-        for (&given, starts) |*id, start| id.* = ids[start + i];
-        try session.stepLanes(&lanes, &given, room[0 .. 3 * vocab]);
-        for ([_]usize{ 0, 2 }) |l| try testing.expectEqualSlices(f32, singly.items[(starts[l] - 100 + i) * vocab ..][0..vocab], lanes[l].logits);
+        const given = [_]u32{ ids[100 + 2 * i], ids[101 + 2 * i], ids[40 + i], ids[103 + i] };
+        try session.stepLanes(&lanes, &given, room[0 .. 4 * vocab]);
+        try testing.expectEqualSlices(f32, singly.items[2 * i * vocab ..][0 .. 2 * vocab], room[0 .. 2 * vocab]);
+        try testing.expectEqualSlices(f32, singly.items[(3 + i) * vocab ..][0..vocab], room[3 * vocab ..][0..vocab]);
     }
-    const last = try a.dupe(f32, session.logits);
+    const last = room[2 * vocab ..][0..vocab];
     session.rewind(40);
     for (ids[40..45]) |id| _ = try session.step(id);
     try testing.expectEqualSlices(f32, session.logits, last);
     try testing.expectEqual(@as(usize, 40), session.fed);
+    try testing.expectEqualSlices(u32, ids[0..110], forks[1].ids.items);
+    try testing.expectError(error.InvalidToken, session.stepLanes(&lanes, &.{ 1, 50, 1, 1 }, room[0 .. 4 * vocab]));
+    try testing.expectEqual(@as(usize, 45), session.position());
 }
 
 test "ids beyond the vocabulary or the context change nothing" {
