@@ -98,7 +98,7 @@ fn makeGguf(gpa: std.mem.Allocator, config: arch.ModelConfig, dtype: tensor.DTyp
     try formats.gguf_config.write(&header, config);
     var buffer: formats.name_map.NameBuffer = undefined;
     for (layout.parameters) |*p| {
-        const name = formats.name_map.ggufName(&buffer, p.layer, p.role);
+        const name = formats.name_map.ggufName(&buffer, .of(config.model_type), .{ .layer = p.layer, .role = p.role });
         try header.addTensor(name, if (p.rank == 1) .f32 else dtype, p.shape[0..p.rank]);
     }
     var out: std.Io.Writer.Allocating = .init(gpa);

@@ -236,7 +236,7 @@ fn write(
         const shapes = storedShapes(module);
         for ([_][]const u8{ ".lora_a", ".lora_b" }, shapes) |end, shape| {
             var name: name_map.NameBuffer = undefined;
-            const whole = std.mem.print(&buffer, "{s}{s}", .{ name_map.ggufName(&name, module.layer, module.target.role()), end }) catch unreachable; // 64 + 7 < 80.
+            const whole = std.mem.print(&buffer, "{s}{s}", .{ name_map.ggufName(&name, architecture, .{ .layer = module.layer, .role = module.target.role() }), end }) catch unreachable; // 64 + 7 < 80.
             try header.addTensor(whole, options.dtype, &shape);
         }
     }

@@ -123,7 +123,7 @@ fn expectSameProducts(rig: *Rig, architecture: name_map.Architecture) !void {
     for (rig.adapter.modules) |module| {
         var name_buffer: name_map.NameBuffer = undefined;
         var buffer: [80]u8 = undefined;
-        const name = name_map.ggufName(&name_buffer, module.layer, module.target.role());
+        const name = name_map.ggufName(&name_buffer, architecture, .{ .layer = module.layer, .role = module.target.role() });
         const a = file.findTensor(try std.mem.print(&buffer, "{s}.lora_a", .{name})).?;
         const b = file.findTensor(try std.mem.print(&buffer, "{s}.lora_b", .{name})).?;
         const embedding = module.target == .embed_tokens;

@@ -146,9 +146,10 @@ pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
         .max_position_embeddings = try r.positive("context_length"),
         .rms_norm_eps = decimal(try r.require(f32, "attention.layer_norm_rms_epsilon")),
         .rope_theta = decimal(try r.optional(f32, "rope.freq_base") orelse 10_000),
-        .tie_word_embeddings = file.findTensor("output.weight") == null,
-        .qkv_bias = file.findTensor("blk.0.attn_q.bias") != null,
-        .attention_output_bias = file.findTensor("blk.0.attn_output.bias") != null,
+        // gpt-oss has all of these; where one is not there, it is missing.
+        .tie_word_embeddings = !mixture and file.findTensor("output.weight") == null,
+        .qkv_bias = mixture or file.findTensor("blk.0.attn_q.bias") != null,
+        .attention_output_bias = mixture or file.findTensor("blk.0.attn_output.bias") != null,
         .mlp_bias = file.findTensor("blk.0.ffn_gate.bias") != null,
         .qk_norm = file.findTensor("blk.0.attn_q_norm.weight") != null,
         .bos_token_id = try r.tokenId("tokenizer.ggml.bos_token_id", vocab),

@@ -182,7 +182,7 @@ fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *con
     var buffer: name_map.NameBuffer = undefined;
     var chooser = chooserOf(options.mix orelse .f32, source);
     for (source.layout.parameters) |*p| {
-        const name = name_map.ggufName(&buffer, p.layer, p.role);
+        const name = name_map.ggufName(&buffer, architecture, .{ .layer = p.layer, .role = p.role });
         const columns = export_source.rowLen(p.*);
         // A matrix of one row is a vector to the chooser, and keeps what it is given here.
         const dtype = if (options.mix == null or p.role.isNorm() or p.role.isBias())

@@ -32,8 +32,8 @@ pub const Import = struct {
     architecture: name_map.Architecture,
     dialect: gguf_config.Dialect,
     layout: arch.Layout,
-    /// For each parameter of the layout, its tensor.
-    tensors: []const *const gguf.TensorInfo,
+    /// For each parameter of the layout, its tensors: one, or one for each of `name_map.parts`.
+    tensors: []const [2]*const gguf.TensorInfo,
 
     /// `raw` is the whole file and must outlive the result; caller calls `deinit`. On error `diag` names field or tensor.
     pub fn open(gpa: std.mem.Allocator, raw: []const u8, diag: *Diagnostic) Error!Import {
@@ -67,6 +67,10 @@ pub const Import = struct {
     /// `out.len == param.len`.
     pub fn read(self: *const Import, param: *const arch.Parameter, out: []f32) ReadError!void {
         std.debug.assert(out.len == param.len);
+        if (param.role.isExpertWeight() or name_map.parts(param.role).len > 1) {
+            for (name_map.parts(param.role)) |part| scatter(param, part, self.partOf(param, part), out);
+            return if (quant.allFinite(out)) {} else error.NotFinite;
+        }
         const info = self.tensorOf(param);
         const columns = if (param.rank == 1) 1 else param.shape[1];
         switch (self.rowOrder(param.role)) {
@@ -83,10 +87,15 @@ pub const Import = struct {
         if (!quant.allFinite(out)) return error.NotFinite;
     }
 
-    /// The stored tensor of a parameter: its type and its bytes, rows in the file's order.
+    /// The stored tensor of a parameter: its type and its bytes, rows in the file's order. Of several it is the first.
     pub fn tensorOf(self: *const Import, param: *const arch.Parameter) *const gguf.TensorInfo {
+        return self.partOf(param, name_map.parts(param.role)[0]);
+    }
+
+    /// The tensor that holds this part of a parameter, one of `name_map.parts`. Experts' rows are as a linear layer has them.
+    pub fn partOf(self: *const Import, param: *const arch.Parameter, part: name_map.Part) *const gguf.TensorInfo {
         const own = self.layout.get(param.layer, param.role).?; // Same configuration, so it is there.
-        return self.tensors[(@intFromPtr(own) - @intFromPtr(self.layout.parameters.ptr)) / @sizeOf(arch.Parameter)];
+        return self.tensors[self.layout.positionOf(own)][if (part == .up) 1 else 0];
     }
 
     /// How the rows of this role lie in the file.
@@ -96,20 +105,20 @@ pub const Import = struct {
     }
 
     fn bind(self: *Import, diag: *Diagnostic) Error!void {
-        const tensors = try self.file.arena.allocator().alloc(*const gguf.TensorInfo, self.layout.parameters.len);
+        const tensors = try self.file.arena.allocator().alloc([2]*const gguf.TensorInfo, self.layout.parameters.len);
         var buffer: name_map.NameBuffer = undefined;
-        for (self.layout.parameters, tensors) |*param, *slot| {
-            const name = name_map.ggufName(&buffer, param.layer, param.role);
+        for (self.layout.parameters, tensors) |*param, *slots| for (name_map.parts(param.role), 0..) |part, i| {
+            const name = name_map.ggufName(&buffer, self.architecture, .{ .layer = param.layer, .role = param.role, .part = part });
             const info = self.file.findTensor(name) orelse {
                 diag.set("tensor {s} is missing", .{name});
                 return error.MissingTensor;
             };
-            try self.compare(param, info, diag);
-            slot.* = info;
-        }
+            try self.compare(param, part, info, diag);
+            slots[i] = info;
+        };
         for (self.file.tensors) |*info| {
             if (std.mem.eql(u8, info.name, name_map.rope_divisors)) continue;
-            const place = name_map.fromGgufName(info.name);
+            const place = name_map.fromGgufName(self.architecture, info.name);
             if (place) |p| if (p.layer == null or p.layer.? < self.config.num_hidden_layers) {
                 if (self.layout.get(p.layer, p.role) != null) continue;
             };
@@ -119,10 +128,11 @@ pub const Import = struct {
         self.tensors = tensors;
     }
 
-    fn compare(self: *const Import, param: *const arch.Parameter, info: *const gguf.TensorInfo, diag: *Diagnostic) Error!void {
-        var expected: [4]usize = @splat(1);
-        const dims = param.dims();
-        for (0..dims.len) |i| expected[i] = if (self.dialect == .abi) dims[i] else dims[dims.len - 1 - i];
+    fn compare(self: *const Import, param: *const arch.Parameter, part: name_map.Part, info: *const gguf.TensorInfo, diag: *Diagnostic) Error!void {
+        const shape = name_map.storedShape(param, part);
+        const dims = shape.dims();
+        var expected = shape.ne();
+        if (self.dialect == .abi) @memcpy(expected[0..dims.len], dims);
         if (!std.mem.eql(usize, &expected, &info.ne)) {
             const hint = if (dims.len == 2 and info.ne[0] == dims[0] and info.ne[1] == dims[1])
                 " (dimensions stand the wrong way round, as the ABI framework wrote them)"
@@ -131,18 +141,43 @@ pub const Import = struct {
             diag.set("tensor {s} has dimensions {any}; the keys ask for {any}{s}", .{ info.name, info.ne, expected, hint });
             return error.WrongTensorShape;
         }
-        const allowed = tensor.blocks.canDequantize(info.dtype) and (!(param.role.isNorm() or param.role.isBias()) or info.dtype.isFloat());
+        const allowed = tensor.blocks.canDequantize(info.dtype) and (!name_map.isAlwaysF32(param.role) or info.dtype.isFloat());
         if (!allowed) {
             diag.set("tensor {s} has type {s}, which cannot be read here for this role. Floats can, and for matrices q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k and mxfp4", .{ info.name, info.dtype.label() });
             return error.UnsupportedTensorType;
         }
         // ABI's dimensions are reversed, so a block type may not fill the real rows.
-        if (param.rank == 2 and param.shape[1] % info.dtype.blockLen() != 0) {
-            diag.set("tensor {s} of type {s} has rows of {d} elements, which are not whole blocks", .{ info.name, info.dtype.label(), param.shape[1] });
+        if (param.rank > 1 and shape.columns() % info.dtype.blockLen() != 0) {
+            diag.set("tensor {s} of type {s} has rows of {d} elements, which are not whole blocks", .{ info.name, info.dtype.label(), shape.columns() });
             return error.UnsupportedTensorType;
         }
     }
 };
+
+/// A tensor of experts to its places in the parameter: matrices turned, columns of gate or up where they alternate.
+fn scatter(param: *const arch.Parameter, part: name_map.Part, info: *const gguf.TensorInfo, out: []f32) void {
+    const shape = name_map.storedShape(param, part);
+    const row_len = shape.columns();
+    const row_bytes = info.data.len / shape.rows();
+    const width = param.full[param.rank - 1];
+    var piece: [1024]f32 = undefined; // Whole blocks of any type.
+    for (0..shape.rows()) |row| {
+        const raw = info.data[row * row_bytes ..][0..row_bytes];
+        var done: usize = 0;
+        while (done < row_len) {
+            const values = piece[0..@min(piece.len, row_len - done)];
+            expand(info.dtype, raw[done / info.dtype.blockLen() * info.dtype.blockBytes() ..][0 .. values.len / info.dtype.blockLen() * info.dtype.blockBytes()], values);
+            if (param.role.isExpertWeight()) {
+                const matrix = row / shape.sizes[1] * row_len * width;
+                const column = part.of(row % shape.sizes[1]);
+                for (values, done..) |v, i| out[matrix + i * width + column] = v;
+            } else for (values, done..) |v, i| {
+                out[row * width + part.of(i)] = v;
+            }
+            done += values.len;
+        }
+    }
+}
 
 fn expand(dtype: tensor.DType, raw: []const u8, out: []f32) void {
     tensor.blocks.toF32(dtype, raw, out) catch unreachable; // `open` refused types that cannot be expanded.

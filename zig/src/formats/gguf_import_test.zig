@@ -47,16 +47,17 @@ fn make(gpa: std.mem.Allocator, config: arch.ModelConfig, fault: Fault) ![]u8 {
     if (fault.vocab_key) |v| keyed.vocab_size = v;
     try gguf_config.write(&header, keyed);
     var buffer: name_map.NameBuffer = undefined;
-    for (layout.parameters) |*p| {
-        var name = name_map.ggufName(&buffer, p.layer, p.role);
+    for (layout.parameters) |*p| for (name_map.parts(p.role)) |part| {
+        var name = name_map.ggufName(&buffer, .of(config.model_type), .{ .layer = p.layer, .role = p.role, .part = part });
         if (std.mem.eql(u8, name, fault.skip)) continue;
-        var dims: [2]usize = p.shape;
+        var shape = name_map.storedShape(p, part);
+        const dims = &shape.sizes;
         if (fault.abi and p.rank == 2) std.mem.swap(usize, &dims[0], &dims[1]);
         if (std.mem.eql(u8, name, fault.reshape)) dims[0] += 1;
         const dtype = if (std.mem.eql(u8, name, fault.retype[0])) fault.retype[1] else .f32;
         if (std.mem.eql(u8, name, fault.rename[0])) name = fault.rename[1];
-        try header.addTensor(name, dtype, dims[0..p.rank]);
-    }
+        try header.addTensor(name, dtype, shape.dims());
+    };
     if (fault.extra.len > 0) try header.addTensor(fault.extra, .f32, &.{4});
 
     var out: std.Io.Writer.Allocating = .init(gpa);
@@ -107,6 +108,75 @@ test "tensors that are missing, extra, misshapen or of a wrong type are named" {
     try expectRefused(small, .{ .retype = .{ "blk.0.attn_v.weight", .iq4_nl } }, error.UnsupportedTensorType, "iq4_nl");
     try expectRefused(small, .{ .retype = .{ "blk.0.attn_norm.weight", .q8_0 } }, error.UnsupportedTensorType, "q8_0");
     try expectRefused(small, .{ .rename = .{ "output.weight", "head.weight" } }, error.UnexpectedTensor, "head.weight");
+}
+
+const mixture: arch.ModelConfig = .{
+    .model_type = .gpt_oss,
+    .vocab_size = 40,
+    .hidden_size = 32,
+    .intermediate_size = 64,
+    .num_hidden_layers = 2,
+    .num_attention_heads = 4,
+    .num_key_value_heads = 2,
+    .head_dim = 16,
+    .tie_word_embeddings = false,
+    .qkv_bias = true,
+    .attention_output_bias = true,
+    .attention_sinks = true,
+    .sliding_window = 8,
+    .windowed_layers = .even,
+    .num_local_experts = 3,
+    .num_experts_per_tok = 2,
+    .swiglu_limit = 7,
+    .rope_theta = 150_000,
+    .rope_scaling = .{ .yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false } },
+};
+
+test "what a mixture lacks or has in another shape is named" {
+    for ([_][]const u8{ "blk.1.attn_sinks.weight", "blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.1.ffn_gate_inp.weight", "blk.1.ffn_gate_inp.bias", "blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.bias", "blk.1.ffn_down_exps.bias", "output.weight", "blk.0.post_attention_norm.weight" }) |name|
+        try expectRefused(mixture, .{ .skip = name }, error.MissingTensor, name);
+    try expectRefused(mixture, .{ .reshape = "blk.0.ffn_up_exps.weight" }, error.WrongTensorShape, "ffn_up_exps.weight has dimensions { 32, 64, 4, 1 }");
+    try expectRefused(mixture, .{ .reshape = "blk.0.ffn_down_exps.bias" }, error.WrongTensorShape, "ffn_down_exps.bias");
+    try expectRefused(mixture, .{ .retype = .{ "blk.0.attn_sinks.weight", .i32 } }, error.UnsupportedTensorType, "attn_sinks");
+    try expectRefused(mixture, .{ .retype = .{ "blk.0.ffn_gate_inp.weight", .q8_0 } }, error.UnsupportedTensorType, "ffn_gate_inp");
+    try expectRefused(mixture, .{ .extra = "blk.0.ffn_norm.weight" }, error.UnexpectedTensor, "ffn_norm");
+    try expectRefused(mixture, .{ .extra = "blk.0.ffn_gate.weight" }, error.UnexpectedTensor, "ffn_gate.weight");
+}
+
+test "experts come out turned, gate and up in turn" {
+    const gpa = testing.allocator;
+    const raw = try make(gpa, mixture, .{}); // Every number is its place in the file.
+    defer gpa.free(raw);
+    var diag: base.Diagnostic = .{};
+    var import = try Import.open(gpa, raw, &diag);
+    defer import.deinit();
+    try testing.expectEqualDeep(mixture, import.config);
+    const first = struct {
+        fn of(info: *const gguf.TensorInfo) f32 {
+            return base.bytes.at(f32, info.data, 0);
+        }
+    }.of;
+    const gate_up = import.layout.get(1, .experts_gate_up).?; // [3, 32, 128]
+    const values = try gpa.alloc(f32, gate_up.len);
+    defer gpa.free(values);
+    try import.read(gate_up, values);
+    for ([_]name_map.Part{ .gate, .up }) |part| {
+        const start = first(import.partOf(gate_up, part)); // [3, 64, 32] in the file.
+        for (0..3) |e| for (0..64) |o| for (0..32) |i| {
+            const stored = start + @as(f32, @floatFromInt((e * 64 + o) * 32 + i));
+            try testing.expectEqual(stored, values[(e * 32 + i) * 128 + part.of(o)]);
+        };
+    }
+    const down = import.layout.get(0, .experts_down).?; // [3, 64, 32]
+    const down_values = values[0..down.len];
+    try import.read(down, down_values);
+    const start = first(import.tensorOf(down)); // [3, 32, 64]
+    try testing.expectEqual(start + @as(f32, (2 * 32 + 5) * 64 + 7), down_values[(2 * 64 + 7) * 32 + 5]);
+    const bias = import.layout.get(0, .experts_gate_up_bias).?; // [3, 128]
+    const bias_values = values[0..bias.len];
+    try import.read(bias, bias_values);
+    try testing.expectEqual(first(import.partOf(bias, .up)) + 64 + 3, bias_values[128 + 7]);
+    try testing.expectEqual(first(import.partOf(bias, .gate)) + 64 + 3, bias_values[128 + 6]);
 }
 
 test "keys that do not fit are named" {

@@ -3,6 +3,8 @@
 //! A GGUF file of architecture `llama` keeps the rows of q and k in the order of the original Llama code, where rotary pairs
 //! are neighbours (2i, 2i+1); Hugging Face, and everything in this project, has them half a head apart (i, i + D/2).
 //! `rowOrder` is the only place that knows which rows. Mistral is written as `llama`, which is what it is.
+//! Of experts GGUF has each matrix as a linear layer keeps it, [expert, out, in], and gate and up apart; here they are one parameter
+//! [expert, in, out] whose columns alternate. `parts`, `storedShape` and `Part.of` say which numbers those are.
 //! Does not know: files, keys, numbers.
 
 const std = @import("std");
@@ -67,8 +69,83 @@ pub fn presence(architecture: Architecture, role: Role) Presence {
     };
 }
 
+/// Which numbers of a parameter a tensor of the file holds.
+pub const Part = enum {
+    whole,
+    /// The even columns of gate_up.
+    gate,
+    /// The odd ones.
+    up,
+
+    /// Where column `column` of the tensor's matrices stands in the parameter.
+    pub fn of(self: Part, column: usize) usize {
+        return switch (self) {
+            .whole => column,
+            .gate => 2 * column,
+            .up => 2 * column + 1,
+        };
+    }
+
+    /// How many columns of the parameter are in the tensor.
+    pub fn share(self: Part, columns: usize) usize {
+        return if (self == .whole) columns else columns / 2;
+    }
+};
+
+/// The tensors a parameter of this role is stored in, in the order they are written.
+pub fn parts(role: Role) []const Part {
+    return switch (role) {
+        .experts_gate_up, .experts_gate_up_bias => &.{ .gate, .up },
+        else => &.{.whole},
+    };
+}
+
+/// Dimensions of a tensor in PyTorch's order: (experts, rows, columns), (rows, columns) or (length).
+pub const Shape = struct {
+    sizes: [3]usize,
+    rank: usize,
+
+    pub fn dims(self: *const Shape) []const usize {
+        return self.sizes[0..self.rank];
+    }
+
+    /// The same as GGUF lists them: all four, row length first.
+    pub fn ne(self: *const Shape) [4]usize {
+        var out: [4]usize = @splat(1);
+        for (0..self.rank) |i| out[i] = self.sizes[self.rank - 1 - i];
+        return out;
+    }
+
+    /// Length of a row, and how many rows there are in all.
+    pub fn columns(self: *const Shape) usize {
+        return self.sizes[self.rank - 1];
+    }
+
+    pub fn rows(self: *const Shape) usize {
+        var n: usize = 1;
+        for (self.sizes[0 .. self.rank - 1]) |size| n *= size; // At most the parameter's length.
+        return n;
+    }
+};
+
+/// The shape of the tensor that holds this part of the parameter.
+pub fn storedShape(p: *const arch.Parameter, part: Part) Shape {
+    if (p.role.isExpertWeight()) return .{ .sizes = .{ p.full[0], part.share(p.full[2]), p.full[1] }, .rank = 3 };
+    var shape: Shape = .{ .sizes = p.full, .rank = p.rank };
+    shape.sizes[shape.rank - 1] = part.share(shape.sizes[shape.rank - 1]);
+    return shape;
+}
+
+/// A tensor of the file, in the words of this project.
+pub const Place = struct {
+    /// Null for tensors outside of layers.
+    layer: ?u32 = null,
+    role: Role,
+    part: Part = .whole,
+};
+
 /// The name inside `blk.N.`, or the whole name for tensors outside of layers.
-pub fn ggufSuffix(role: Role) []const u8 {
+pub fn ggufSuffix(architecture: Architecture, role: Role, part: Part) []const u8 {
     return switch (role) {
         .token_embedding => "token_embd.weight",
         .q_weight => "attn_q.weight",
@@ -89,11 +166,11 @@ pub fn ggufSuffix(role: Role) []const u8 {
         .up_bias => "ffn_up.bias",
         .down_weight => "ffn_down.weight",
         .down_bias => "ffn_down.bias",
-        .mlp_norm => "ffn_norm.weight",
+        .mlp_norm => if (architecture == .@"gpt-oss") "post_attention_norm.weight" else "ffn_norm.weight",
         .router_weight => "ffn_gate_inp.weight",
         .router_bias => "ffn_gate_inp.bias",
-        .experts_gate_up => "ffn_gate_up_exps.weight",
-        .experts_gate_up_bias => "ffn_gate_up_exps.bias",
+        .experts_gate_up => if (part == .up) "ffn_up_exps.weight" else "ffn_gate_exps.weight",
+        .experts_gate_up_bias => if (part == .up) "ffn_up_exps.bias" else "ffn_gate_exps.bias",
         .experts_down => "ffn_down_exps.weight",
         .experts_down_bias => "ffn_down_exps.bias",
         .final_norm => "output_norm.weight",
@@ -107,15 +184,14 @@ pub const rope_divisors = "rope_freqs.weight";
 pub const NameBuffer = [64]u8;
 
 /// `blk.3.attn_q.weight`. The text lies in `buffer` or is static.
-pub fn ggufName(buffer: *NameBuffer, layer: ?u32, role: Role) []const u8 {
-    const l = layer orelse return ggufSuffix(role);
-    return std.fmt.bufPrint(buffer, "blk.{d}.{s}", .{ l, ggufSuffix(role) }) catch unreachable; // 4 + 10 + 1 + 18 < 64.
+pub fn ggufName(buffer: *NameBuffer, architecture: Architecture, place: Place) []const u8 {
+    const suffix = ggufSuffix(architecture, place.role, place.part);
+    const l = place.layer orelse return suffix;
+    return std.fmt.bufPrint(buffer, "blk.{d}.{s}", .{ l, suffix }) catch unreachable; // 4 + 10 + 1 + 26 < 64.
 }
 
-pub const Place = struct { layer: ?u32, role: Role };
-
-/// The other way; null for names that no dense model has.
-pub fn fromGgufName(name: []const u8) ?Place {
+/// The other way; null for names that no model of this architecture has.
+pub fn fromGgufName(architecture: Architecture, name: []const u8) ?Place {
     if (std.mem.startsWith(u8, name, "blk.")) {
         const rest = name[4..];
         const dot = std.mem.findScalar(u8, rest, '.') orelse return null;
@@ -123,17 +199,20 @@ pub fn fromGgufName(name: []const u8) ?Place {
         if (digits.len > 1 and digits[0] == '0') return null; // `blk.01.` would be a second name for layer 1.
         for (digits) |c| if (!std.ascii.isDigit(c)) return null;
         const layer = std.fmt.parseInt(u32, digits, 10) catch return null;
-        const role = roleOf(rest[dot + 1 ..]) orelse return null;
-        return if (isOuter(role)) null else .{ .layer = layer, .role = role };
+        var place = placeOf(architecture, rest[dot + 1 ..]) orelse return null;
+        place.layer = layer;
+        return if (isOuter(place.role)) null else place;
     }
-    const role = roleOf(name) orelse return null;
-    return if (isOuter(role)) .{ .layer = null, .role = role } else null;
+    const place = placeOf(architecture, name) orelse return null;
+    return if (isOuter(place.role)) place else null;
 }
 
-fn roleOf(suffix: []const u8) ?Role {
+fn placeOf(architecture: Architecture, suffix: []const u8) ?Place {
     inline for (@typeInfo(Role).@"enum".field_names) |field| {
         const role = @field(Role, field);
-        if (std.mem.eql(u8, suffix, comptime ggufSuffix(role))) return role;
+        if (presence(architecture, role) != .forbidden) for (parts(role)) |part| {
+            if (std.mem.eql(u8, suffix, ggufSuffix(architecture, role, part))) return .{ .role = role, .part = part };
+        };
     }
     return null;
 }
@@ -155,10 +234,16 @@ pub fn rowOrder(architecture: Architecture, role: Role, head_dim: usize) RowOrde
     };
 }
 
-/// The type a tensor is stored in when the user asks for `wanted`: norms and biases stay f32 (others abort llama.cpp at run
-/// time), rows that are not whole blocks get the next larger type they fit, as llama.cpp's quantiser gives them.
+/// Whether a tensor of this role is f32 in every file: llama.cpp aborts at run time on norms and biases that are not, and its
+/// quantiser leaves sinks and routers alone.
+pub fn isAlwaysF32(role: Role) bool {
+    return role.isNorm() or role.isBias() or role == .sinks or role == .router_weight;
+}
+
+/// The type a tensor is stored in when the user asks for `wanted`: norms, biases, sinks and routers stay f32, rows that are not
+/// whole blocks get the next larger type they fit, as llama.cpp's quantiser gives them.
 pub fn storedType(role: Role, columns: usize, wanted: DType) DType {
-    if (role.isNorm() or role.isBias()) return .f32;
+    if (isAlwaysF32(role)) return .f32;
     var dtype = wanted;
     while (columns % dtype.blockLen() != 0) dtype = switch (dtype) {
         .q4_k => .q5_0,
@@ -201,22 +286,54 @@ fn refuse(diag: *base.Diagnostic, comptime format: []const u8, arguments: anytyp
     return error.NotExpressible;
 }
 
-test "every role's name comes back as the same role" {
+test "every tensor's name comes back as the same place" {
     var buffer: NameBuffer = undefined;
-    inline for (@typeInfo(Role).@"enum".field_names) |field| {
-        const role = @field(Role, field);
-        for ([_]u32{ 0, 7, 511, std.math.maxInt(u32) }) |n| {
-            const layer: ?u32 = if (isOuter(role)) null else n;
-            const place = fromGgufName(ggufName(&buffer, layer, role)).?;
-            try std.testing.expectEqual(role, place.role);
-            try std.testing.expectEqual(layer, place.layer);
+    for ([_]Architecture{ .llama, .qwen2, .qwen3, .@"gpt-oss" }) |architecture| {
+        inline for (@typeInfo(Role).@"enum".field_names) |field| {
+            const role = @field(Role, field);
+            for (parts(role)) |part| for ([_]u32{ 0, 7, 511, std.math.maxInt(u32) }) |n| {
+                const wanted: Place = .{ .layer = if (isOuter(role)) null else n, .role = role, .part = part };
+                const found = fromGgufName(architecture, ggufName(&buffer, architecture, wanted));
+                if (presence(architecture, role) == .forbidden)
+                    try std.testing.expectEqual(null, found)
+                else
+                    try std.testing.expectEqual(wanted, found.?);
+            };
         }
     }
 }
 
-test "names that are nearly right are not taken" {
-    for ([_][]const u8{ "", "blk.", "blk.0", "blk.0.", "blk.0.output.weight", "blk.01.attn_q.weight", "blk.-1.attn_q.weight", "blk.+1.attn_q.weight", "blk.1_0.attn_q.weight", "blk.99999999999.attn_q.weight", "attn_q.weight", "output.weight ", "blk.0.attn_qkv.weight" }) |name|
-        try std.testing.expectEqual(@as(?Place, null), fromGgufName(name));
+test "names that are nearly right, or another architecture's, are not taken" {
+    for ([_][]const u8{ "", "blk.", "blk.0", "blk.0.", "blk.0.output.weight", "blk.01.attn_q.weight", "blk.-1.attn_q.weight", "blk.+1.attn_q.weight", "blk.1_0.attn_q.weight", "blk.99999999999.attn_q.weight", "attn_q.weight", "output.weight ", "blk.0.attn_qkv.weight", "blk.0.ffn_gate_exps.weight" }) |name|
+        try std.testing.expectEqual(@as(?Place, null), fromGgufName(.llama, name));
+    for ([_][]const u8{ "blk.0.ffn_norm.weight", "blk.0.ffn_gate.weight", "blk.0.ffn_gate_up_exps.weight", "blk.0.attn_sinks" }) |name|
+        try std.testing.expectEqual(@as(?Place, null), fromGgufName(.@"gpt-oss", name));
+}
+
+test "experts are stored as linear layers, gate and up apart" {
+    var layout = try arch.Layout.init(std.testing.allocator, .{
+        .model_type = .gpt_oss,
+        .vocab_size = 8,
+        .hidden_size = 6,
+        .intermediate_size = 10,
+        .num_hidden_layers = 1,
+        .num_attention_heads = 2,
+        .num_key_value_heads = 1,
+        .head_dim = 4,
+        .num_local_experts = 3,
+        .num_experts_per_tok = 1,
+    });
+    defer layout.deinit();
+
+    const gate_up = layout.get(0, .experts_gate_up).?; // [3, 6, 20]
+    try std.testing.expectEqual([4]usize{ 6, 10, 3, 1 }, storedShape(gate_up, .up).ne());
+    try std.testing.expectEqual(30, storedShape(gate_up, .gate).rows());
+    try std.testing.expectEqual(6, storedShape(gate_up, .gate).columns());
+    try std.testing.expectEqual([4]usize{ 10, 6, 3, 1 }, storedShape(layout.get(0, .experts_down).?, .whole).ne());
+    const bias = storedShape(layout.get(0, .experts_gate_up_bias).?, .gate);
+    try std.testing.expectEqualSlices(usize, &.{ 3, 10 }, bias.dims());
+    try std.testing.expectEqual([4]usize{ 6, 1, 1, 1 }, storedShape(layout.get(null, .final_norm).?, .whole).ne());
+    try std.testing.expectEqual(.{ 4, 5 }, .{ Part.gate.of(2), Part.up.of(2) });
 }
 
 test "rows go to neighbours and come back, head by head" {
@@ -238,6 +355,9 @@ test "rows go to neighbours and come back, head by head" {
 test "norms and biases stay f32, odd rows become f16" {
     try std.testing.expectEqual(DType.f32, storedType(.attention_norm, 1, .q8_0));
     try std.testing.expectEqual(DType.f32, storedType(.q_bias, 1, .f16));
+    try std.testing.expectEqual(DType.f32, storedType(.sinks, 8, .f16));
+    try std.testing.expectEqual(DType.f32, storedType(.router_weight, 64, .q8_0));
+    try std.testing.expectEqual(DType.mxfp4, storedType(.experts_down, 64, .mxfp4));
     try std.testing.expectEqual(DType.q8_0, storedType(.q_weight, 64, .q8_0));
     try std.testing.expectEqual(DType.f16, storedType(.down_weight, 80, .q8_0));
     try std.testing.expectEqual(DType.bf16, storedType(.down_weight, 81, .bf16));

@@ -197,7 +197,7 @@ const Builder = struct {
     /// The tensor of a parameter, its shape compared.
     fn tensorOf(self: *Builder, parameter: *const arch.Parameter) OpenError!*const gguf.TensorInfo {
         var buffer: name_map.NameBuffer = undefined;
-        const name = name_map.ggufName(&buffer, parameter.layer, parameter.role);
+        const name = name_map.ggufName(&buffer, self.read.architecture, .{ .layer = parameter.layer, .role = parameter.role });
         const info = self.file.findTensor(name) orelse
             return self.fail(error.InvalidModel, "tensor {s} is missing; export the model again", .{name});
         const rows, const columns = if (parameter.rank == 2) .{ parameter.shape[0], parameter.shape[1] } else .{ 1, parameter.shape[0] };
@@ -228,7 +228,7 @@ const Builder = struct {
     fn refuseStrangers(self: *Builder) OpenError!void {
         for (self.file.tensors) |*info| {
             if (std.mem.eql(u8, info.name, name_map.rope_divisors)) continue;
-            const known = if (name_map.fromGgufName(info.name)) |place| blk: {
+            const known = if (name_map.fromGgufName(self.read.architecture, info.name)) |place| blk: {
                 if (place.layer) |l| if (l >= self.read.config.num_hidden_layers) break :blk false;
                 break :blk self.layout.get(place.layer, place.role) != null;
             } else false;
