@@ -50,6 +50,7 @@ class Generator(Owned):
         context: int | None = None,
         threads: int = 0,
         exact: bool = False,
+        cache: str | None = None,
     ) -> Generator:
         """Opens a `.gguf` file.
 
@@ -58,11 +59,14 @@ class Generator(Owned):
         exact: multiply quantised weights as the floats they stand for. Otherwise activations are
             rounded to 8 bits on the way, as llama.cpp does, which is much faster; the difference is
             about a hundredth of the logits' spread. Weights in f32, f16 and bf16 are always exact.
+        cache: how keys and values are kept: 'f32', 'f16' or 'q8_0'. None: f16 under quantised
+            weights, f32 under floats and with `exact`.
 
-        Raises MissingFileError, or FormatError naming the key or tensor.
+        Raises MissingFileError, or FormatError naming the key or tensor; ArgumentError for another
+        `cache`.
         """
         handle = _native.generator.open(
-            path, threads, 0 if context is None else context, exact=exact
+            path, threads, 0 if context is None else context, exact=exact, cache=cache
         )
         return cls(handle, Path(path))
 
@@ -75,7 +79,8 @@ class Generator(Owned):
 
     @property
     def info(self) -> dict[str, Any]:
-        """`config` (as in config.json), `context`, `threads`, `parameters`."""
+        """`config` (as in config.json), `context`, `threads`, `parameters`, `cache` (its form),
+        `cache_bytes`."""
         return _native.generator.info(self.native)
 
     @property

@@ -686,12 +686,20 @@ abt_status abt_gguf_inspect_json(const char *path, uint64_t array_limit, char *b
 
 typedef uint64_t abt_generator;
 
+typedef enum abt_cache {
+    ABT_CACHE_USUAL = 0,              /* f16 under quantised weights, f32 under floats or with exact products */
+    ABT_CACHE_F32 = 1,
+    ABT_CACHE_F16 = 2,
+    ABT_CACHE_Q8_0 = 3                /* for heads of a multiple of 32 numbers */
+} abt_cache;
+
 typedef struct abt_generator_options {
     size_t struct_size;
     uint32_t threads;                 /* 0: one per CPU */
     uint32_t context;                 /* ids the model can look back; 0: what it was trained for, at most 4096 */
     uint32_t exact;                   /* 1: multiply quantised weights as the floats they stand for; 0: with
                                          activations rounded to 8 bits, as llama.cpp does, and much faster */
+    uint32_t cache;                   /* abt_cache: how keys and values are kept */
 } abt_generator_options;
 
 typedef struct abt_sampling {
@@ -716,7 +724,7 @@ typedef enum abt_end {
 abt_status abt_generator_open(const char *path, const abt_generator_options *options, abt_generator *generator);
 abt_status abt_generator_free(abt_generator generator);
 
-/* {"config": as in config.json, "context", "threads", "parameters"}. */
+/* {"config": as in config.json, "context", "threads", "parameters", "cache": "f16", "cache_bytes"}. */
 abt_status abt_generator_info_json(abt_generator generator, char *buffer, size_t capacity, size_t *needed);
 
 /* Begins to continue `count` (at least one) ids. `sampling` may be NULL: temperature 0. stop_ids may be NULL

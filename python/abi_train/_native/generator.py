@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError
 from .core import Handle, c_path, check, ffi, from_array, json_out, lib, out_handle, view, whole
 
 if TYPE_CHECKING:
@@ -19,8 +20,21 @@ ENDS = {
 }
 
 
+CACHES = {
+    None: lib.ABT_CACHE_USUAL,
+    "f32": lib.ABT_CACHE_F32,
+    "f16": lib.ABT_CACHE_F16,
+    "q8_0": lib.ABT_CACHE_Q8_0,
+}
+
+
 def open(
-    path: str | os.PathLike[str], threads: int, context: int, *, exact: bool = False
+    path: str | os.PathLike[str],
+    threads: int,
+    context: int,
+    *,
+    exact: bool = False,
+    cache: str | None = None,
 ) -> Handle:
     """Opens a GGUF file to run it."""
     options = ffi.new("abt_generator_options *")
@@ -28,6 +42,9 @@ def open(
     options.threads = whole(threads, "threads", 32)
     options.context = whole(context, "context", 32)
     options.exact = exact
+    if cache not in CACHES:
+        raise ArgumentError(f"cache is {cache!r}; it must be one of f32, f16, q8_0")
+    options.cache = CACHES[cache]
     result = out_handle()
     check(lib.abt_generator_open(c_path(path), options, result))
     return Handle(result[0], lib.abt_generator_free)

@@ -22,13 +22,14 @@ const Machine = struct {
     stop_ids: []u32 = &.{},
     process: std.c.pid_t,
 
-    fn open(path: []const u8, threads: usize, context: usize, diag: *failure.Diagnostic) !*Machine {
+    fn open(path: []const u8, threads: usize, context: usize, cache: ?infer.CacheForm, exact: bool, diag: *failure.Diagnostic) !*Machine {
         const self = try out.gpa.create(Machine);
         errdefer out.gpa.destroy(self);
 
         const model = try infer.Model.open(out.gpa, out.io(), path, diag);
         errdefer model.close();
 
+        const form = try model.chooseCacheForm(cache, exact, diag);
         const pool = try abi.base.Pool.init(out.gpa, threads);
         errdefer pool.deinit();
 
@@ -36,9 +37,10 @@ const Machine = struct {
         self.* = .{
             .model = model,
             .pool = pool,
-            .session = try .init(out.gpa, model, pool, wanted),
+            .session = try .initForm(out.gpa, model, pool, wanted, form),
             .process = std.c.getpid(),
         };
+        self.session.exact = exact;
         return self;
     }
 
@@ -74,20 +76,27 @@ pub fn abt_generator_open(path: ?[*:0]const u8, options: ?*const c.abt_generator
     var threads: usize = 0;
     var context: usize = 0;
     var exact = false;
+    var cache: ?infer.CacheForm = null;
     if (options) |o| {
         if (out.wrongSize(c.abt_generator_options, o.struct_size)) |status| return status;
         threads = o.threads;
         context = o.context;
         exact = o.exact != 0;
+        cache = switch (o.cache) {
+            c.ABT_CACHE_USUAL => null,
+            c.ABT_CACHE_F32 => .f32,
+            c.ABT_CACHE_F16 => .f16,
+            c.ABT_CACHE_Q8_0 => .q8_0,
+            else => return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "cache is {d}; it must be an abt_cache", .{o.cache}),
+        };
     }
     var status: Status = c.ABT_STATUS_OK;
     const name = out.string(path, "path", &status) orelse return status;
     var diag: failure.Diagnostic = .{};
-    const machine = Machine.open(name, threads, context, &diag) catch |err| {
+    const machine = Machine.open(name, threads, context, cache, exact, &diag) catch |err| {
         const home: Status = if (err == error.CannotRead) c.ABT_STATUS_NOT_FOUND else c.ABT_STATUS_FORMAT;
         return failure.from(err, home, &diag);
     };
-    machine.session.exact = exact;
     result.* = Generator.make(.{ .machine = machine }) catch |err| {
         machine.close();
         return failure.from(err, c.ABT_STATUS_FORMAT, null);
@@ -117,8 +126,8 @@ pub fn abt_generator_info_json(generator: u64, buffer: ?[*]u8, capacity: usize, 
 
 fn writeInfo(machine: *const Machine, config: *std.Io.Writer.Allocating, writer: *std.Io.Writer) std.Io.Writer.Error!void {
     try abi.formats.hf_config.write(&config.writer, machine.model.config, .{});
-    try writer.print("{{\"config\": {s}, \"context\": {d}, \"threads\": {d}, \"parameters\": {d}}}", .{
-        config.written(), machine.session.context, machine.pool.n, machine.model.parameterCount(),
+    try writer.print("{{\"config\": {s}, \"context\": {d}, \"threads\": {d}, \"parameters\": {d}, \"cache\": \"{t}\", \"cache_bytes\": {d}}}", .{
+        config.written(), machine.session.context, machine.pool.n, machine.model.parameterCount(), machine.session.cache.form, machine.session.cache.byteCount(),
     });
 }
 

@@ -27,6 +27,7 @@ pub const verb: arguments.Verb = .{
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all", .heading = "Machine" },
         .{ .name = "exact", .help = "multiply quantised weights as floats: slower, exact" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
+        .{ .name = "cache", .value = "FORM", .help = "keep keys and values in f32, f16 or q8_0", .default = "f16, with float weights f32" },
     }),
     .notes = "Repeat penalty is off here unless given.",
     .examples = &.{
@@ -41,6 +42,7 @@ const Options = struct {
     settings: abi.agent.backend.Settings,
     threads: usize,
     context: ?usize,
+    cache: ?infer.CacheForm,
 };
 
 pub fn run(app: *app_file.App, given: []const []const u8) app_file.RunError!app_file.Exit {
@@ -70,6 +72,8 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
         .settings = settings,
         .threads = try parsed.whole(usize, "threads", 1, app_file.threads_max) orelse 0,
         .context = try parsed.whole(usize, "context", 1, 1 << 24),
+        .cache = if (parsed.text("cache")) |name| std.meta.stringToEnum(infer.CacheForm, name) orelse
+            return parsed.usage("--cache is {s}; it must be f32, f16 or q8_0", .{name}) else null,
     };
 }
 
@@ -106,7 +110,8 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     const context = options.context orelse @min(4096, model.config.max_position_embeddings);
     const pool = abi.base.Pool.init(gpa, options.threads) catch return app.fail(verb.name, "threads cannot be started. Pass a smaller --threads");
     defer pool.deinit();
-    var session: infer.Session = try .init(gpa, model, pool, context);
+    const form = model.chooseCacheForm(options.cache, parsed.has("exact"), &diag) catch return app.fail(verb.name, diag.text());
+    var session: infer.Session = try .initForm(gpa, model, pool, context, form);
     defer session.deinit();
     session.exact = parsed.has("exact");
     var sampler: infer.Sampler = try .init(gpa, model.config.vocab_size, sampling.options(app.io, options.settings));

@@ -1,7 +1,7 @@
 //! Attention of new tokens to themselves and to everything in the cache before them.
 //!
-//! A token of an answer goes through the cache key by key. Those of a prompt are taken in blocks of queries, for which a worker packs
-//! the keys and values of a head once; kernels/attention.zig says how. What a token gets does not depend on how many come with it. Each head of each token, or each block, is
+//! A token of an answer goes through the cache key by key, as the cache keeps it. Those of a prompt are taken in blocks of queries, for
+//! which a worker packs the keys and values of a head once, in f32; kernels/attention.zig says how. What a token gets does not depend on how many come with it. Each head of each token, or each block, is
 //! the work of one worker in one order, so the bits do not depend on the number of threads.
 //! Does not know: layers, positions' rotation.
 
@@ -9,11 +9,15 @@ const std = @import("std");
 const base = @import("base");
 const kernels = @import("kernels");
 const Tokens = @import("matrix.zig").Tokens;
+const Form = @import("cache.zig").Form;
 
-/// One layer's part of the cache: (kv head, position, head_dim), positions up to `context`.
+/// One layer's part of the cache: (kv head, position, row of head_dim), positions up to `context`.
 pub const Cached = struct {
-    keys: []const f32,
-    values: []const f32,
+    form: Form,
+    /// From one position to the next.
+    row_bytes: usize,
+    keys: []const u8,
+    values: []const u8,
     context: usize,
     heads: usize,
     kv_heads: usize,
@@ -26,20 +30,22 @@ const block_rows = kernels.attention_args.block;
 pub const Scratch = struct {
     /// One score a position.
     scores: []f32,
-    /// The kernel's, keys, values: for blocks.
+    /// The kernel's, rows of f32, keys, values: for blocks.
     block: []align(64) u8,
+    rows: []f32,
     keys: []align(64) u8,
     values: []align(64) u8,
     /// What `keys` and `values` hold now.
     kv_head: ?usize = null,
 
-    pub fn init(arena: std.mem.Allocator, context: usize, head_dim: usize) error{OutOfMemory}!Scratch {
+    pub fn init(arena: std.mem.Allocator, form: Form, context: usize, head_dim: usize) error{OutOfMemory}!Scratch {
         const scores = try arena.alloc(f32, context);
         const table = kernels.table(f32);
         const size = table.attention_pack_size(context, head_dim);
         return .{
             .scores = scores,
             .block = try arena.alignedAlloc(u8, .@"64", table.attention_scratch(context, head_dim)),
+            .rows = if (form == .f32) &.{} else try arena.alloc(f32, base.checked.mul(usize, context, head_dim) catch return error.OutOfMemory),
             .keys = try arena.alignedAlloc(u8, .@"64", size),
             .values = try arena.alignedAlloc(u8, .@"64", size),
         };
@@ -68,7 +74,7 @@ const Context = struct {
 
     fn cacheRow(self: Context, head: usize) usize {
         const c = self.cached;
-        return head * c.kv_heads / c.heads * c.context * c.head_dim;
+        return head * c.kv_heads / c.heads * c.context * c.row_bytes;
     }
 
     fn scale(self: Context) f32 {
@@ -82,14 +88,18 @@ const Context = struct {
         const seen = self.start + index / self.cached.heads + 1;
         const query = self.query[index * d ..][0..d];
         const scores = self.scratch[worker].scores[0..seen];
-        const kernel = kernels.table(f32);
-        for (scores, 0..) |*score, j| score.* = kernel.inner(d, query.ptr, self.cached.keys[row + j * d ..].ptr);
+        const table = kernels.weightTable();
+        const matvec, const mix = switch (self.cached.form) {
+            .f32 => .{ table.matvec_f32, table.mix_f32 },
+            .f16 => .{ table.matvec_f16, table.mix_f16 },
+            .q8_0 => .{ table.matvec_q8_0, table.mix_q8_0 },
+        };
+        matvec(seen, d, self.cached.keys[row..].ptr, self.cached.row_bytes, query.ptr, scores.ptr);
         var largest: f32 = undefined;
         var sum: f32 = undefined;
-        kernel.softmax_exp(seen, scores.ptr, self.scale(), &largest, &sum);
-        const out = self.out[index * d ..][0..d];
-        @memset(out, 0);
-        for (scores, 0..) |score, j| kernel.add_scaled(d, out.ptr, score / sum, self.cached.values[row + j * d ..].ptr);
+        kernels.table(f32).softmax_exp(seen, scores.ptr, self.scale(), &largest, &sum);
+        kernels.table(f32).scale(seen, scores.ptr, 1 / sum);
+        mix(seen, d, self.cached.values[row..].ptr, self.cached.row_bytes, scores.ptr, self.out[index * d ..][0..d].ptr);
     }
 
     /// Up to `block_rows` tokens of one query head.
@@ -106,8 +116,8 @@ const Context = struct {
         if (scratch.kv_head != kv_head) {
             scratch.kv_head = kv_head;
             const row = self.cacheRow(head);
-            table.attention_pack(by_rows, time, d, c.keys[row..].ptr, d, scratch.keys.ptr);
-            table.attention_pack(by_columns, time, d, c.values[row..].ptr, d, scratch.values.ptr);
+            table.attention_pack(by_rows, time, d, self.numbers(c.keys[row..], time, scratch).ptr, d, scratch.keys.ptr);
+            table.attention_pack(by_columns, time, d, self.numbers(c.values[row..], time, scratch).ptr, d, scratch.values.ptr);
         }
         const from: [block_rows]u32 = @splat(0);
         var to: [block_rows]u32 = undefined;
@@ -133,43 +143,91 @@ const Context = struct {
         table.attention_forward(&args);
     }
 
+    /// The first `time` rows as f32: where they lie, or expanded.
+    fn numbers(self: Context, bytes: []const u8, time: usize, scratch: *const Scratch) []const f32 {
+        const count = time * self.cached.head_dim;
+        const raw = bytes[0 .. time * self.cached.row_bytes];
+        if (self.cached.form == .f32) return @alignCast(std.mem.bytesAsSlice(f32, raw));
+        expand(self.cached.form, raw, scratch.rows[0..count]);
+        return scratch.rows[0..count];
+    }
+
     const by_rows = 0;
     const by_columns = 1;
 };
 
-const testing = std.testing;
+/// Whole rows as f32.
+pub fn expand(form: Form, bytes: []const u8, out: []f32) void {
+    const table = kernels.weightTable();
+    switch (form) {
+        .f32 => @memcpy(std.mem.sliceAsBytes(out), bytes),
+        .f16 => table.expand_f16(out.len, bytes.ptr, out.ptr),
+        .q8_0 => table.expand_q8_0(out.len, bytes.ptr, out.ptr),
+    }
+}
 
-test "blocks of queries see what single tokens see, whatever is in the cache before them and whatever the threads" {
+const testing = std.testing;
+const Cache = @import("cache.zig").Cache;
+
+test "blocks of queries see what single tokens see, whatever is in the cache before them, its form and the threads" {
     const gpa = testing.allocator;
     var prng: base.Prng = .init(8);
     const context = 260;
     const heads = 6;
     const kv_heads = 2;
-    const d = 20;
-    const cache = try gpa.alloc(f32, 2 * kv_heads * context * d);
-    defer gpa.free(cache);
-    for (cache) |*v| v.* = @floatCast(prng.normal());
-    const cached: Cached = .{ .keys = cache[0 .. cache.len / 2], .values = cache[cache.len / 2 ..], .context = context, .heads = heads, .kv_heads = kv_heads, .head_dim = d };
-    const query = try gpa.alloc(f32, context * heads * d);
+    const query = try gpa.alloc(f32, context * heads * 32);
     defer gpa.free(query);
-    for (query) |*v| v.* = @floatCast(prng.normal());
+    const rows = try gpa.alloc(f32, 2 * context * kv_heads * 32);
+    defer gpa.free(rows);
+    for ([_][]f32{ query, rows }) |list| for (list) |*v| {
+        v.* = @floatCast(prng.normal());
+    };
     const out = try gpa.alloc(f32, 3 * query.len);
     defer gpa.free(out);
-    for ([_][2]usize{ .{ 0, 8 }, .{ 0, 97 }, .{ 5, 200 }, .{ 251, 9 }, .{ 0, 260 } }) |case| {
-        const start, const n = case;
-        const width = n * heads * d;
-        for ([_]usize{ 1, 3 }, 0..) |threads, i| {
-            const pool = try base.Pool.init(gpa, threads);
-            defer pool.deinit();
-            var arena: std.heap.ArenaAllocator = .init(gpa);
-            defer arena.deinit();
-            var scratch: [3]Scratch = undefined;
-            for (&scratch) |*one| one.* = try .init(arena.allocator(), context, d);
-            run(pool, &scratch, cached, query[0..width], out[i * query.len ..][0..width], start, n, .of_prompt);
-            if (i > 0) continue;
-            for (0..n) |t| run(pool, &scratch, cached, query[t * heads * d ..][0 .. heads * d], out[2 * query.len + t * heads * d ..][0 .. heads * d], start + t, 1, .of_answers);
+    for (std.enums.values(Form)) |form| for ([_]usize{ 20, 32 }) |d| {
+        if (!form.fits(d)) continue;
+        var cache: Cache = try .init(form, .{ .layers = 1, .kv_heads = kv_heads, .head_dim = d, .context = context });
+        defer cache.deinit();
+        const half = context * kv_heads * d;
+        cache.store(0, 0, rows[0..half], rows[half..][0..half]);
+        const cached = cache.read(0, heads);
+        for ([_][2]usize{ .{ 0, 8 }, .{ 0, 97 }, .{ 5, 200 }, .{ 251, 9 }, .{ 0, 260 } }) |case| {
+            const start, const n = case;
+            const width = n * heads * d;
+            for ([_]usize{ 1, 3 }, 0..) |threads, i| {
+                const pool = try base.Pool.init(gpa, threads);
+                defer pool.deinit();
+                var arena: std.heap.ArenaAllocator = .init(gpa);
+                defer arena.deinit();
+                var scratch: [3]Scratch = undefined;
+                for (&scratch) |*one| one.* = try .init(arena.allocator(), form, context, d);
+                run(pool, &scratch, cached, query[0..width], out[i * query.len ..][0..width], start, n, .of_prompt);
+                if (i > 0) continue;
+                for (0..n) |t| run(pool, &scratch, cached, query[t * heads * d ..][0 .. heads * d], out[2 * query.len + t * heads * d ..][0 .. heads * d], start + t, 1, .of_answers);
+            }
+            try testing.expectEqualSlices(f32, out[0..width], out[query.len..][0..width]);
+            for (out[0..width], out[2 * query.len ..][0..width]) |a, b| try testing.expectApproxEqAbs(a, b, 2e-5);
+            // The last token, by the definition, of what is kept.
+            const t = n - 1;
+            const seen = start + n;
+            var kept: [2][context * 32]f32 = undefined;
+            for (0..heads) |h| {
+                const at = h * kv_heads / heads * context * cached.row_bytes;
+                for (&kept, [_][]const u8{ cached.keys, cached.values }) |*numbers, bytes| {
+                    expand(form, bytes[at..][0 .. seen * cached.row_bytes], numbers[0 .. seen * d]);
+                }
+                const q = query[(t * heads + h) * d ..][0..d];
+                var total: f64 = 0;
+                var wanted: [32]f64 = @splat(0);
+                for (0..seen) |j| {
+                    var score: f64 = 0;
+                    for (q, kept[0][j * d ..][0..d]) |x, k| score += @as(f64, x) * k;
+                    const weight = @exp(score / @sqrt(@as(f64, @floatFromInt(d))));
+                    total += weight;
+                    for (wanted[0..d], kept[1][j * d ..][0..d]) |*w, v| w.* += weight * v;
+                }
+                for (wanted[0..d], out[(t * heads + h) * d ..][0..d]) |w, o| try testing.expectApproxEqAbs(w / total, o, 2e-5);
+            }
         }
-        try testing.expectEqualSlices(f32, out[0..width], out[query.len..][0..width]);
-        for (out[0..width], out[2 * query.len ..][0..width]) |a, b| try testing.expectApproxEqAbs(a, b, 2e-5);
-    }
+    };
 }

@@ -7,9 +7,11 @@ pub const generate = @import("generate.zig");
 pub const matrix = @import("matrix.zig");
 pub const importance = @import("importance.zig");
 pub const attention = @import("attention.zig");
+pub const cache = @import("cache.zig");
 
 pub const Model = model.Model;
 pub const Session = session.Session;
+pub const CacheForm = cache.Form;
 pub const Sampler = sampler.Sampler;
 pub const Generator = generate.Generator;
 
@@ -24,4 +26,5 @@ test {
     _ = matrix;
     _ = importance;
     _ = attention;
+    _ = cache;
 }

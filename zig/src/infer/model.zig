@@ -11,6 +11,7 @@ const arch = @import("arch");
 const tensor = @import("tensor");
 const formats = @import("formats");
 const matrix = @import("matrix.zig");
+const Form = @import("cache.zig").Form;
 const Allocator = std.mem.Allocator;
 const Diagnostic = base.Diagnostic;
 const gguf = formats.gguf;
@@ -98,6 +99,20 @@ pub const Model = struct {
         var sum: usize = 0;
         for (self.file.tensors) |*info| sum += info.len();
         return sum;
+    }
+
+    /// How keys and values are kept unless someone asks for another form: f16 under quantised weights, whose rounding hides that of the
+    /// cache, f32 under weights that are floats.
+    pub fn cacheForm(self: *const Model) Form {
+        return if (self.layers.len > 0 and self.layers[0].k.weight.dtype.blockLen() > 1) .f16 else .f32;
+    }
+
+    /// `asked` if the heads can be kept so; null: the usual one, or f32 for exact products. Otherwise `diag` says why not.
+    pub fn chooseCacheForm(self: *const Model, asked: ?Form, exact: bool, diag: *Diagnostic) error{UnsupportedModel}!Form {
+        const form = asked orelse return if (exact) .f32 else self.cacheForm();
+        if (form.fits(self.config.head_dim)) return form;
+        diag.set("a cache in {t} needs heads of a multiple of 32 numbers, this model's have {d}; take f16", .{ form, self.config.head_dim });
+        return error.UnsupportedModel;
     }
 
     fn build(self: *Model, diag: *Diagnostic) OpenError!void {

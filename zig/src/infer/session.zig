@@ -3,7 +3,6 @@
 //! `feed` takes ids in blocks, `step` takes one and gives its logits, `rewind` forgets the end again. The same ids give
 //! the same bits whatever the number of threads. Ids that are fed and ids that are stepped round differently in the last bits;
 //! how many are fed or stepped at once, and which sessions step together, makes no difference. Memory is taken in `init` only.
-//! Layout of the cache: (layer, kv head, position, head_dim), keys and values apart, f32.
 //! Does not know: text, sampling.
 
 const std = @import("std");
@@ -11,6 +10,7 @@ const base = @import("base");
 const model_file = @import("model.zig");
 const matrix = @import("matrix.zig");
 const attention = @import("attention.zig");
+const cache_file = @import("cache.zig");
 const kernels = @import("kernels");
 const Model = model_file.Model;
 const Allocator = std.mem.Allocator;
@@ -69,8 +69,7 @@ pub const Session = struct {
     ids: std.ArrayList(u32),
     /// How many of the first ids were fed; the others were stepped.
     fed: usize = 0,
-    keys: []f32,
-    values: []f32,
+    cache: cache_file.Cache,
     /// Of the last id computed by `step` or by the end of `prefill`; one value a token of the vocabulary.
     logits: []f32,
 
@@ -93,8 +92,13 @@ pub const Session = struct {
     attention_scratch: []attention.Scratch,
     arena: std.heap.ArenaAllocator,
 
-    /// `context` ids at most; it must not be 0. `model` and `pool` must outlive the session.
+    /// `context` ids at most; it must not be 0. `model` and `pool` must outlive the session. The cache has the model's usual form.
     pub fn init(gpa: Allocator, model: *const Model, pool: *base.Pool, context: usize) error{OutOfMemory}!Session {
+        return initForm(gpa, model, pool, context, model.cacheForm());
+    }
+
+    /// The same with a cache of this form, which must fit the model's heads.
+    pub fn initForm(gpa: Allocator, model: *const Model, pool: *base.Pool, context: usize, form: cache_file.Form) error{OutOfMemory}!Session {
         std.debug.assert(context > 0);
         const c = model.config;
         const kv = c.keyValueWidth();
@@ -107,11 +111,9 @@ pub const Session = struct {
         const scratch = try a.alloc(matrix.Scratch, pool.n);
         for (scratch) |*one| one.* = try .init(a, columns);
         const attention_scratch = try a.alloc(attention.Scratch, pool.n);
-        for (attention_scratch) |*one| one.* = try .init(a, context, c.head_dim);
-        const keys = try allocCache(model, context);
-        errdefer std.heap.page_allocator.free(keys);
-        const values = try allocCache(model, context);
-        errdefer std.heap.page_allocator.free(values);
+        for (attention_scratch) |*one| one.* = try .init(a, form, context, c.head_dim);
+        var cache: cache_file.Cache = try .init(form, .{ .layers = c.num_hidden_layers, .kv_heads = c.num_key_value_heads, .head_dim = c.head_dim, .context = context });
+        errdefer cache.deinit();
         var ids: std.ArrayList(u32) = .empty;
         try ids.ensureTotalCapacityPrecise(a, context);
         return .{
@@ -120,8 +122,7 @@ pub const Session = struct {
             .pool = pool,
             .context = context,
             .ids = ids,
-            .keys = keys,
-            .values = values,
+            .cache = cache,
             .logits = try a.alloc(f32, c.vocab_size),
             .hidden = try a.alloc(f32, block * c.hidden_size),
             .normed = try a.alloc(f32, block * c.hidden_size),
@@ -153,22 +154,12 @@ pub const Session = struct {
         try other.ids.ensureTotalCapacityPrecise(a, self.context);
         other.fed = 0;
         other.logits = try a.alloc(f32, self.logits.len);
-        other.keys = try allocCache(self.model, self.context);
-        errdefer std.heap.page_allocator.free(other.keys);
-        other.values = try allocCache(self.model, self.context);
+        other.cache = try .init(self.cache.form, self.cache.shape);
         return other;
     }
 
-    /// From whole pages: what is never reached is never touched.
-    fn allocCache(model: *const Model, context: usize) error{OutOfMemory}![]f32 {
-        const c = model.config;
-        const len = base.checked.product(usize, &.{ c.num_hidden_layers, c.keyValueWidth(), context }) catch return error.OutOfMemory;
-        return std.heap.page_allocator.alloc(f32, len);
-    }
-
     pub fn deinit(self: *Session) void {
-        std.heap.page_allocator.free(self.keys);
-        std.heap.page_allocator.free(self.values);
+        self.cache.deinit();
         self.arena.deinit();
         self.* = undefined;
     }
@@ -234,13 +225,7 @@ pub const Session = struct {
     /// Takes over what `other`, a fork of the same session, holds of its first `count` ids, all of them fed. Forgets its own.
     pub fn copyFed(self: *Session, other: *const Session, count: usize) void {
         std.debug.assert(count <= other.fed and self.context == other.context);
-        const c = self.model.config;
-        for (0..c.num_hidden_layers) |l| for (0..c.num_key_value_heads) |h| {
-            const row = self.cacheRow(l, h);
-            const len = count * c.head_dim;
-            @memcpy(self.keys[row..][0..len], other.keys[row..][0..len]);
-            @memcpy(self.values[row..][0..len], other.values[row..][0..len]);
-        };
+        self.cache.copy(&other.cache, count);
         self.ids.clearRetainingCapacity();
         self.ids.appendSliceAssumeCapacity(other.ids.items[0..count]);
         self.fed = count;
@@ -417,12 +402,6 @@ pub const Session = struct {
         }
     }
 
-    /// Offset in the cache of a layer's kv head.
-    fn cacheRow(self: *const Session, layer: usize, kv_head: usize) usize {
-        const c = self.model.config;
-        return (layer * c.num_key_value_heads + kv_head) * self.context * c.head_dim;
-    }
-
     /// Position of token `t` of a pass that is not appended yet.
     fn positionOf(self: *const Session, place: Place, t: usize) usize {
         return switch (place) {
@@ -432,15 +411,13 @@ pub const Session = struct {
     }
 
     fn remember(self: *Session, layer: usize, place: Place, n: usize) void {
-        const d: usize = self.model.config.head_dim;
-        const kv_heads: usize = self.model.config.num_key_value_heads;
-        for (0..n) |t| for (0..kv_heads) |h| {
-            const cache = if (place == .lanes) place.lanes.sessions[t] else self;
-            const from = (t * kv_heads + h) * d;
-            const to = self.cacheRow(layer, h) + self.positionOf(place, t) * d;
-            @memcpy(cache.keys[to..][0..d], self.key[from..][0..d]);
-            @memcpy(cache.values[to..][0..d], self.value[from..][0..d]);
-        };
+        const width = self.model.config.keyValueWidth();
+        switch (place) {
+            .prompt => self.cache.store(layer, self.position(), self.key[0 .. n * width], self.value[0 .. n * width]),
+            .lanes => |lanes| for (lanes.sessions, lanes.positions, 0..) |lane, at, t| {
+                lane.cache.store(layer, at, self.key[t * width ..][0..width], self.value[t * width ..][0..width]);
+            },
+        }
     }
 
     fn attend(self: *Session, layer: usize, place: Place, n: usize) void {
@@ -460,18 +437,10 @@ pub const Session = struct {
         }
     }
 
-    /// `n` queries behind what `cache` holds, their own keys and values remembered already.
-    fn attendTo(self: *Session, cache: *const Session, layer: usize, query: []const f32, out: []f32, n: usize, tokens: matrix.Tokens) void {
-        const c = self.model.config;
-        const cached: attention.Cached = .{
-            .keys = cache.keys[self.cacheRow(layer, 0)..],
-            .values = cache.values[self.cacheRow(layer, 0)..],
-            .context = self.context,
-            .heads = c.num_attention_heads,
-            .kv_heads = c.num_key_value_heads,
-            .head_dim = c.head_dim,
-        };
-        attention.run(self.pool, self.attention_scratch, cached, query, out, cache.position(), n, tokens);
+    /// `n` queries behind what `lane` holds, their own keys and values remembered already.
+    fn attendTo(self: *Session, lane: *const Session, layer: usize, query: []const f32, out: []f32, n: usize, tokens: matrix.Tokens) void {
+        const cached = lane.cache.read(layer, self.model.config.num_attention_heads);
+        attention.run(self.pool, self.attention_scratch, cached, query, out, lane.position(), n, tokens);
     }
 };
 

@@ -52,6 +52,8 @@ pub fn Table(comptime T: type) type {
 pub const Dot = *const fn (n: usize, w: [*]const u8, x: [*]const f32) callconv(.c) f32;
 pub const Expand = *const fn (n: usize, w: [*]const u8, out: [*]f32) callconv(.c) void;
 pub const Matvec = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void;
+/// `a`: one factor a row.
+pub const Mix = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, a: [*]const f32, out: [*]f32) callconv(.c) void;
 
 /// Products with weights as files store them (weights.zig), and their expansion (expand.zig for block types).
 pub const WeightTable = struct {
@@ -63,6 +65,9 @@ pub const WeightTable = struct {
     matvec_f16: Matvec,
     matvec_bf16: Matvec,
     matvec_q8_0: Matvec,
+    mix_f32: Mix,
+    mix_f16: Mix,
+    mix_q8_0: Mix,
     expand_f16: Expand,
     expand_bf16: Expand,
     expand_q8_0: Expand,

@@ -397,6 +397,27 @@ test "weight rows of every stored format against a plain loop" {
             for (expanded[0..n], bf16s[0..n]) |e, h| try testing.expectEqual(@as(f32, @bitCast(@as(u32, h) << 16)), e);
             try testing.expectEqual(77, expanded[n]);
         }
+        kernels.expand_q8_0(224, &blocks, &expanded);
+        // Weighted sums of rows, for all widths and numbers of rows.
+        for ([_]usize{ 0, 1, 2, 5 }) |rows| for ([_]usize{ 0, 1, 15, 32, 37 }) |n| {
+            const sources = [_][]const u8{ std.mem.asBytes(&f32s), std.mem.asBytes(&f16s), &blocks };
+            for (sources, [_]usize{ 37 * 4, 37 * 2, 34 }, 0..) |bytes, step, format| {
+                const columns = if (format == 2) n / 32 * 32 else n;
+                var mixed: [40]f32 = @splat(77);
+                const mixes = [_]dispatch.Mix{ kernels.mix_f32, kernels.mix_f16, kernels.mix_q8_0 };
+                mixes[format](rows, columns, bytes.ptr, step, &x, &mixed);
+                try testing.expectEqual(77, mixed[columns]);
+                for (mixed[0..columns], 0..) |got, i| {
+                    var sum: f64 = 0;
+                    for (0..rows) |r| sum += x[r] * @as(f64, switch (format) {
+                        0 => f32s[r * 37 + i],
+                        1 => f16s[r * 37 + i],
+                        else => expanded[r * 32 + i],
+                    });
+                    try expectNear(f32, sum, got, 20);
+                }
+            }
+        };
         // Many rows are the single rows, to the bit.
         var out: [3]f32 = undefined;
         kernels.matvec_q8_0(3, 64, &blocks, 68, &x, &out);

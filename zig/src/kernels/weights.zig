@@ -1,7 +1,7 @@
 //! Dot products of one f32 activation vector with weight rows as a file stores them: the inner loop of generation.
 //!
 //! `expand_*`: w as f32. `dot_*`: n numbers, weight bytes, x → Σ. `matvec_*`: out[r] = dot(row r, x), rows `row_bytes` apart. n of q8_0 is a
-//! multiple of 32. Sums are f32 in a fixed order, the same in both forms.
+//! multiple of 32. `mix_*`: the weighted sum of rows, what attention makes of stored values. Sums are f32 in a fixed order, the same in all forms.
 
 const lanes = @import("lanes.zig");
 
@@ -35,6 +35,17 @@ pub const Kernels = struct {
             const d: V = @splat(@as(*align(1) const f16, @ptrCast(block)).*);
             inline for (0..q8_block / vl) |p| lanes.store(f32, out + b * q8_block + p * vl, q8Numbers(block + 2 + p * vl) * d);
         }
+    }
+
+    /// out[0..n] = Σ_r a[r] · row r, in the order of rows: even ones in one chain, odd ones in another.
+    pub fn mix_f32(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, a: [*]const f32, out: [*]f32) callconv(.c) void {
+        mix(F32, rows, n, w, row_bytes, a, out);
+    }
+    pub fn mix_f16(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, a: [*]const f32, out: [*]f32) callconv(.c) void {
+        mix(F16, rows, n, w, row_bytes, a, out);
+    }
+    pub fn mix_q8_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, a: [*]const f32, out: [*]f32) callconv(.c) void {
+        mix(Q8, rows, n, w, row_bytes, a, out);
     }
 
     pub fn matvec_f32(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: [*]const f32, out: [*]f32) callconv(.c) void {
@@ -87,6 +98,48 @@ const Bf16 = struct {
         return @bitCast(@as(u32, @as(*align(1) const u16, @ptrCast(w)).*) << 16);
     }
 };
+
+/// Not of fixed size: numbers from `i` on of a row of blocks.
+const Q8 = struct {
+    inline fn at(row: [*]const u8, i: usize) V {
+        const block = row + i / q8_block * q8_bytes;
+        const d: V = @splat(@as(*align(1) const f16, @ptrCast(block)).*);
+        return q8Numbers(block + 2 + i % q8_block) * d;
+    }
+};
+
+fn mix(comptime Format: type, rows: usize, n: usize, w: [*]const u8, row_bytes: usize, a: [*]const f32, out: [*]f32) void {
+    var i: usize = 0;
+    while (i + mixed * vl <= n) : (i += mixed * vl) mixPart(Format, mixed, rows, i, w, row_bytes, a, out);
+    while (i + vl <= n) : (i += vl) mixPart(Format, 1, rows, i, w, row_bytes, a, out);
+    if (Format == Q8) return;
+    while (i < n) : (i += 1) {
+        var sum: f32 = 0;
+        for (0..rows) |r| sum += a[r] * Format.one(w + r * row_bytes + i * Format.size);
+        out[i] = sum;
+    }
+}
+
+/// Vectors of columns mixed together: their two chains stay in registers.
+const mixed = 4;
+
+inline fn mixPart(comptime Format: type, comptime count: comptime_int, rows: usize, first: usize, w: [*]const u8, row_bytes: usize, a: [*]const f32, out: [*]f32) void {
+    var chains: [2][count]V = @splat(@splat(@splat(0)));
+    var r: usize = 0;
+    while (r + 2 <= rows) : (r += 2) {
+        inline for (&chains, 0..) |*chain, odd| mixRow(Format, count, w + (r + odd) * row_bytes, first, a[r + odd], chain);
+    }
+    if (r < rows) mixRow(Format, count, w + r * row_bytes, first, a[r], &chains[0]);
+    inline for (0..count) |j| lanes.store(f32, out + first + j * vl, chains[0][j] + chains[1][j]);
+}
+
+inline fn mixRow(comptime Format: type, comptime count: comptime_int, row: [*]const u8, first: usize, factor: f32, chain: *[count]V) void {
+    inline for (0..count) |j| {
+        const at = first + j * vl;
+        const numbers = if (Format == Q8) Q8.at(row, at) else Format.vector(row + at * Format.size);
+        chain[j] = lanes.mulAdd(f32, numbers, @splat(factor), chain[j]);
+    }
+}
 
 fn expand(comptime Format: type, n: usize, w: [*]const u8, out: [*]f32) void {
     var i: usize = 0;
