@@ -68,9 +68,7 @@ def test_the_program_takes_the_same_forms(generate: Any, tmp_path: Path) -> None
 def test_what_cannot_be_is_refused_with_the_next_move(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     write_tiny_gguf(path, SHAPES["llama"])  # heads of 16 numbers
-    with pytest.raises(
-        FormatError, match=r"multiple of 32 numbers, .* have 16; take f16"
-    ):
+    with pytest.raises(FormatError, match=r"multiple of 32 numbers, .* have 16; take f16"):
         Generator.open(path, cache="q8_0")
     with pytest.raises(ArgumentError, match="cache is 'f8'; it must be one of f32, f16, q8_0"):
         Generator.open(path, cache="f8")
