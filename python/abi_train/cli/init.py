@@ -1,4 +1,4 @@
-"""`abi-train init`: a recipe to start from."""
+"""`abi-train init`: a recipe to start from, or a tiny model to try things on."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ abi-train init
 abi-train init my-run.yaml --model ./SmolLM2-135M
 
 abi-train init abbey.yaml --recipe abbey-tiny
+
+abi-train init tiny-gpt-oss --tiny gpt-oss
 """
 
 TEMPLATE = """\
@@ -69,13 +71,16 @@ COMMENTS: Final = {
     "model": "a Hugging Face folder, a .gguf, or a config.json for random weights",
     "data": "made by: abi-train data prepare rows.jsonl --tokenizer FOLDER",
 }
+TINY: Final = ("gpt-oss",)
+"""The kinds of model that `--tiny` makes."""
 COLUMN: Final = 24
 """Where comments begin."""
 
 
 def init(
     path: Annotated[
-        Path | None, typer.Argument(help="The recipe to write. (default: recipe.yaml)")
+        Path | None,
+        typer.Argument(help="The recipe to write, or the folder of --tiny. (default: recipe.yaml)"),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model of the recipe. (default: model)")] = None,
     data: Annotated[
@@ -84,12 +89,32 @@ def init(
     shipped: Annotated[
         str | None,
         typer.Option(
-            "--recipe", help="Copy one that comes along: abbey-tiny or abbey-gpt-oss-20b."
+            "--recipe",
+            help="Copy one that comes along: abbey-tiny or abbey-gpt-oss-20b.",
         ),
+    ] = None,
+    tiny: Annotated[
+        str | None,
+        typer.Option(
+            "--tiny",
+            help="Write no recipe but a tiny random model, into the folder PATH: gpt-oss.",
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="What --tiny stores experts as: mxfp4, bf16 or f32. (default: mxfp4)"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a starter recipe with every common setting explained, or a copy of a packaged one."""
+    """Write a starter recipe with every common setting explained, a copy of a packaged one, or a
+    tiny model of random weights to try things on."""
+    if tiny is None and weights is not None:
+        raise typer.BadParameter("--weights is a choice of --tiny")
+    if tiny is not None:
+        if not (shipped is None and model is None and data is None):
+            raise typer.BadParameter("--tiny writes a model, not a recipe; give nothing else")
+        _write_tiny(tiny, path, weights or "mxfp4", force=force)
+        return
     if shipped is not None and not (model is None and data is None):
         raise typer.BadParameter("--recipe brings a model and data of its own; edit the copy")
     path = path or Path(f"{shipped or 'recipe'}.yaml")
@@ -114,6 +139,20 @@ def init(
     except OSError as error:
         raise FileAccessError(f"{path}: cannot be written ({error.strerror or error})") from None
     say(f"wrote {path}; next: abi-train train {shlex.quote(str(path))}")
+
+
+def _write_tiny(kind: str, folder: Path | None, weights: str, *, force: bool) -> None:
+    from ..sample.tiny import WEIGHTS, make_gpt_oss
+
+    if kind not in TINY:
+        raise typer.BadParameter(f"--tiny is {', '.join(TINY)}; {kind} is not there")
+    if weights not in WEIGHTS:
+        raise typer.BadParameter(f"--weights is one of {', '.join(WEIGHTS)}")
+    if force:
+        raise typer.BadParameter("--tiny never replaces a folder; choose another name")
+    folder = folder or Path(f"tiny-{kind}")
+    make_gpt_oss(folder, weights=weights)
+    say(f"wrote {folder}; random weights, so what it says means nothing")
 
 
 def recipe(path: Path, *, model: str, data: str) -> str:

@@ -64,7 +64,7 @@ def sample_rows(name: str) -> Path:
 
 def sample_folder(name: str) -> Path:
     """A packaged folder, as `sample:tokenizer`. Raises `ConfigError`."""
-    known = sorted(path.name for path in SAMPLE.iterdir() if path.is_dir())
+    known = sorted(path.parent.name for path in SAMPLE.glob("*/tokenizer.json"))
     if name not in known:
         raise unknown_key(name, known, f"the packaged folders ({', '.join(known)})")
     return SAMPLE / name

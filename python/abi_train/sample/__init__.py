@@ -4,7 +4,8 @@
     sample.rows("emotional")       # a JSONL file to train on
     sample.held_out("emotional")   # and one to test with; no row stands in both
 
-`generate.py` writes the files of the phases; README.md says what they hold. Needs no network.
+`generate.py` writes the files of the phases, `tiny.py` a tiny model of random weights; README.md
+says what they hold. Needs no network.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ..errors import ConfigError
 
 FOLDER: Final = Path(__file__).resolve().parent
 TOKENIZER: Final = FOLDER / "tokenizer"
+HARMONY: Final = FOLDER / "harmony"
 LICENSE: Final = "Apache-2.0"
 SOURCE: Final = "abi_train sample"
 
