@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,10 @@ from .errors import (
     UnsupportedError,
 )
 from .owned import Owned
+from .tokenizer import as_ids
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from ._native import Handle
@@ -121,6 +123,43 @@ class Model(Owned):
     def weights(self) -> npt.NDArray[Any]:
         """All weights as one flat, writable view."""
         return _native.model.weights(self.native)
+
+    def logits(
+        self,
+        ids: Sequence[int] | npt.NDArray[Any],
+        *,
+        first: int = 0,
+        adapter: str | os.PathLike[str] | None = None,
+        threads: int = 0,
+    ) -> npt.NDArray[Any]:
+        """What the model expects behind each of `ids[first:]`, by the forward pass that trains it.
+
+        (len(ids) - first, vocabulary) in float32 (float64 for such a model), of a 'stored' model
+        too. adapter: a PEFT folder, computed beside the model, not merged. threads: 0: one per CPU.
+        Shares no code with `Generator`, so the two can be compared.
+
+        Raises ArgumentError for a foreign id or a wrong `first`, CheckpointError for the adapter.
+        """
+        return _native.model.logits(
+            self.native, as_ids(ids), first, adapter=adapter, threads=threads
+        )
+
+    def log_probs(
+        self,
+        ids: Sequence[int] | npt.NDArray[Any],
+        *,
+        first: int = 1,
+        adapter: str | os.PathLike[str] | None = None,
+        threads: int = 0,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """How likely the model finds `ids[first:]`, each behind all before it; as of a `Generator`.
+
+        Two arrays of one value an id: its natural log-probability, and whether no other id is
+        likelier. Options and errors as of `logits`; `first` is at least 1.
+        """
+        return _native.model.score(
+            self.native, as_ids(ids), first, adapter=adapter, threads=threads
+        )
 
     def shaped(self, flat: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """Views of a flat array laid out like the weights, by name and in shape.

@@ -26,11 +26,11 @@ from abi_train.errors import (
     MissingFileError,
     NumericsError,
 )
-from abi_train.export import MIXES, handover, model_folder
-from abi_train.export import verify as verifying
+from abi_train.export import MIXES, making, model_folder
 from abi_train.export.card_sections import with_sections, with_title
 from abi_train.export.handover import hand_over, name_of, ollama_name
 from abi_train.export.modelfile import ABBEY_SYSTEM
+from abi_train.export.prompts import PROMPTS, TEXTS
 from abi_train.export.verify import prompt_ids, verify
 from abi_train.generate import Generator
 from abi_train.runspec import RunSpec
@@ -105,16 +105,19 @@ def test_a_run_becomes_a_file_that_was_compared(made: Path, tmp_path: Path) -> N
     assert (got.mix, got.size_bytes) == ("q4_k_m", (tmp_path / "abbey.gguf").stat().st_size)
     assert got.sha256 == hashlib.sha256((tmp_path / "abbey.gguf").read_bytes()).hexdigest()
     found = got.verification
-    assert found is not None and found.reference == "f32" and found.positions > 20
-    assert 0.0 < found.largest_logit_difference < found.logit_range
-    assert len(found.continuations) == len(verifying.PROMPTS)
+    assert found is not None and found.verdict == "pass" and found.exported.positions > 20
+    assert (found.format.how, found.format.dtype) == ("copy", "f32")
+    assert found.format.distance.relative < 1e-5 < found.exported.relative
+    assert 0.0 < found.exported.largest_logit_difference < found.exported.logit_range
+    assert len(found.continuations) == len(PROMPTS) + len(TEXTS)
     report = json.loads((tmp_path / "abbey.export.json").read_text())
-    assert report["verification"]["same_choice"] == found.same_choice
+    assert report["verdict"] == "pass"
+    assert report["verification"]["exported"]["same_choice"] == found.exported.same_choice
     assert report["modelfile"] == str(tmp_path / "Modelfile")
     text = (tmp_path / "Modelfile").read_text()
     assert "TEMPLATE" in text and 'PARAMETER stop "<|im_end|>"' in text and "SYSTEM" not in text
     card = (tmp_path / "abbey.md").read_text()
-    assert "## Exports" in card and "`abbey.gguf` | q4_k_m" in card and "## Training" in card
+    assert "## Exports" in card and "`abbey.gguf` | q4_k_m | " in card and "## Training" in card
     assert [line for line in told if "q4_k_m" in line] and "comparing" in told[-1]
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"abbey.gguf", "abbey.export.json", "abbey.md", "Modelfile"}
@@ -123,13 +126,15 @@ def test_a_run_becomes_a_file_that_was_compared(made: Path, tmp_path: Path) -> N
 def test_an_adapter_is_merged_on_the_way(made: Path, tmp_path: Path) -> None:
     got = hand_over(made / "lora", tmp_path / "a.gguf", mix="f32", keep_merged=tmp_path / "whole")
     assert got.adapter == made / "lora" / "checkpoint-2" and got.base == made / "model"
-    assert got.verification is not None and got.verification.largest_logit_difference == 0.0
+    found = got.verification
+    assert found is not None and found.verdict == "pass" and found.format.how == "file"
+    assert found.exported.relative < 1e-5
     merged = merge_adapter(made / "model", made / "lora" / "checkpoint-2", tmp_path / "again")
     weights = [(folder / "model.safetensors").read_bytes() for folder in (merged, got.merged or "")]
     assert weights[0] == weights[1]
-    base = hand_over(made / "model", tmp_path / "b.gguf", mix="f32", check=False, card=False)
+    base = hand_over(made / "model", tmp_path / "b.gguf", mix="f32", verify=False, card=False)
     with Generator.open(got.path) as one, Generator.open(base.path) as other:
-        ids = prompt_ids(one, "Hello")
+        ids = prompt_ids(one.tokenizer, "Hello")
         assert float(np.abs(one.logits(ids) - other.logits(ids)).max()) > 1e-3
     assert base.verification is None and base.card is None
 
@@ -146,7 +151,7 @@ def test_an_adapter_on_random_weights_finds_them_again(made: Path, tmp_path: Pat
         tokenizer=made / "model",
     )
     engines.run(spec)
-    got = hand_over(tmp_path / "run", mix="q8_0", check=False)
+    got = hand_over(tmp_path / "run", mix="q8_0", verify=False)
     assert got.path == tmp_path / "run" / "run-q8_0.gguf"
     assert not list((tmp_path / "run").glob(".*-*"))
 
@@ -162,7 +167,7 @@ def test_of_a_phased_run_the_last_finished_phase_is_taken(made: Path, tmp_path: 
     card = (run / "README.md").read_text()
     assert "\n# abbey\n" in card and "| second | lora · sft | finished | 2 | 1.5 |" in card
     assert "| emotion: accuracy | 0.125 | 0.25 |" in card
-    again = hand_over(run, mix="q4_0", name="abbey", system="Be brief.", check=False)
+    again = hand_over(run, mix="q4_0", name="abbey", system="Be brief.", verify=False)
     assert again.modelfile == run / "abbey-q4_0.Modelfile"
     assert 'SYSTEM "Be brief."' in again.modelfile.read_text()
     assert (run / "Modelfile").read_text() == text
@@ -170,8 +175,8 @@ def test_of_a_phased_run_the_last_finished_phase_is_taken(made: Path, tmp_path: 
     assert card.count("## Exports") == 1 and card.count("## Phases") == 1
     assert "`abbey-q8_0.gguf`" in card and "`abbey-q4_0.gguf` | q4_0" in card
     assert got.commands() == [
-        f"ollama create abbey -f {run}/Modelfile",
-        "ollama run abbey",
+        f"ollama create abbey:q8_0 -f {run}/Modelfile",
+        "ollama run abbey:q8_0",
         f"abi agent --model {run}/abbey-q8_0.gguf",
     ]
     (run / "recipe.json").write_text('{"phases": {"first": {"state": "failed"}}}')
@@ -208,7 +213,7 @@ def test_a_failed_comparison_leaves_no_file(
     def fail(*arguments: Any, **named: Any) -> None:
         raise NumericsError("a logit is not a number")
 
-    monkeypatch.setattr(handover, "verify", fail)
+    monkeypatch.setattr(making, "verify", fail)
     with pytest.raises(NumericsError):
         hand_over(made / "full", tmp_path / "x.gguf")
     assert list(tmp_path.iterdir()) == []
@@ -217,26 +222,26 @@ def test_a_failed_comparison_leaves_no_file(
 def test_a_file_that_says_something_else_is_found_out(made: Path, tmp_path: Path) -> None:
     for run in ("full", "model"):
         _native.export.gguf(model_folder(made / run), tmp_path / f"{run}.gguf", dtype="f32")
-    found = verify(tmp_path / "full.gguf", tmp_path / "model.gguf", reference="f32")
-    assert found.largest_logit_difference > 1e-2 and found.divergence > 0.0
-    with pytest.raises(FormatError, match="This is a fault of abi-train"):
-        verify(tmp_path / "full.gguf", tmp_path / "model.gguf", reference="f32", lossless=True)
-    same = verify(tmp_path / "full.gguf", tmp_path / "full.gguf", reference="f32", lossless=True)
-    assert same.same_choice == 1.0 and same.divergence == 0.0
+    found = verify(tmp_path / "full.gguf", made / "model", mix="f32", how="file")
+    assert found.verdict == "fail" and found.exported.relative > 1e-2
+    assert [one.kind for one in found.findings] == ["format", "noise"]
+    same = verify(tmp_path / "model.gguf", made / "model", mix="f32", how="file")
+    assert same.verdict == "pass" and not same.findings
+    assert same.exported.same_choice == 1.0 and same.exported.divergence < 1e-9
     assert all(one.same == one.tokens and one.trained == one.exported for one in same.continuations)
 
 
 def test_every_mix_that_is_offered_is_written(made: Path, tmp_path: Path) -> None:
     for mix in MIXES:
         if mix != "mxfp4_moe":
-            got = hand_over(made / "full", tmp_path / f"{mix}.gguf", mix=mix, check=False)
+            got = hand_over(made / "full", tmp_path / f"{mix}.gguf", mix=mix, verify=False)
             assert got.mix == mix and got.size_bytes > 1000
 
 
 def test_names() -> None:
     assert name_of(Path("/a/run é/checkpoint-12")) == "run-é"
-    assert ollama_name("Abbey é V1") == "abbey-v1"
-    assert ollama_name("é") == "model"
+    assert ollama_name("Abbey é V1", "q8_0") == "abbey-v1:q8_0"
+    assert ollama_name("é", "q4_k_m") == "model:q4_k_m"
 
 
 def test_sections_of_a_card_are_replaced_and_others_stay() -> None:
@@ -255,7 +260,7 @@ def test_the_command_says_what_to_type_next(
     assert call(*given) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{target}\n"
-    assert "ollama create my-abbey -f" in shown.err and "ollama run my-abbey" in shown.err
+    assert "ollama create my-abbey:q8_0 -f" in shown.err and "run my-abbey:q8_0" in shown.err
     assert f"abi agent --model '{target}'" in shown.err and "likeliest token" in shown.err
     assert call(*given, "--no-verify", "--no-modelfile", "--no-card", "--json") == 0
     values = json.loads(capsys.readouterr().out)
@@ -270,7 +275,9 @@ def test_the_command_says_what_to_type_next(
         (["--gguf", "q8_0", "--dtype", "f16"], "--dtype and --gguf are two ways"),
         (["--gguf", "q8_0", "--adapter"], "--adapter and --gguf are two ways"),
         (["--gguf", "q8_0", "--output", "a.bin"], "the name must end in .gguf"),
-        (["--no-verify"], "belong to --gguf"),
+        (["--no-card"], "belong to --gguf"),
+        (["--gguf", "q8_0", "--no-verify", "--transformers"], "--no-verify leaves out"),
+        (["--adapter", "--no-verify"], "an adapter alone is not compared"),
     ],
 )
 def test_options_that_contradict_are_usage_errors(
@@ -311,18 +318,18 @@ def test_errors_name_the_file_that_was_asked_for(
 ) -> None:
     target = tmp_path / "wanted.gguf"
 
-    def full_disk(model: Path, output: Path, *_: Any) -> None:
+    def full_disk(weights: making.Weights, output: Path, *_: Any) -> None:
         raise FileAccessError(f"{output}: cannot be written (No space left on device)")
 
-    monkeypatch.setattr(handover, "_export", full_disk)
+    monkeypatch.setattr(making, "_write", full_disk)
     with pytest.raises(FileAccessError) as raised:
         hand_over(made / "full", target, mix="q8_0")
     assert str(raised.value) == f"{target}: cannot be written (No space left on device)"
 
-    def plain(model: Path, output: Path, *_: Any) -> None:
+    def plain(weights: making.Weights, output: Path, *_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(output.with_name("x")))
 
-    monkeypatch.setattr(handover, "_export", plain)
+    monkeypatch.setattr(making, "_write", plain)
     with pytest.raises(FileAccessError, match=r"wanted\.gguf: cannot be written \(No space"):
         hand_over(made / "full", target, mix="q8_0")
     assert list(tmp_path.iterdir()) == []
@@ -331,6 +338,6 @@ def test_errors_name_the_file_that_was_asked_for(
 def test_the_copy_to_compare_with_is_told_from_the_file() -> None:
     with (
         pytest.raises(FormatError, match=r"^the copy to compare a\.gguf with .* has 9 bytes\. Fr"),
-        handover.naming(Path("a.gguf"), Path("/x/.w-1")),
+        making.naming(Path("a.gguf"), Path("/x/.w-1")),
     ):
-        raise FormatError("/x/.w-1/trained.gguf has 9 bytes. Free some")
+        raise FormatError("/x/.w-1/copy.gguf has 9 bytes. Free some")

@@ -444,6 +444,23 @@ abt_status abt_model_save(abt_model model, const char *folder, const char *token
  * matrix, as F32, the same for a stored model and one in memory. Checkpoints of adapter runs keep that of their base. */
 abt_status abt_model_fingerprint(abt_model model, uint32_t *crc32c);
 
+typedef struct abt_forward_options {
+    size_t struct_size;
+    const char *adapter;              /* NULL, or a PEFT folder: its adapter is computed beside the model, not merged */
+    uint32_t threads;                 /* 0: one per CPU */
+} abt_forward_options;
+
+/* What the model says to a sequence, by the forward pass that training runs: what exported files are compared with. In
+ * full float32 (float64 for such a model), also where the weights are stored in other types. `options` may be NULL.
+ * logits: (count - first) * vocabulary values of the model's dtype, behind each of ids[first..]; ABT_DTYPE_STORED: float32. */
+abt_status abt_model_logits(abt_model model, const abt_forward_options *options, const uint32_t *ids, size_t count,
+                            size_t first, void *logits);
+
+/* As abt_generator_score: log_probs[i] = log p(ids[first + i] | all ids before it). first is at least 1; likeliest may be
+ * NULL. */
+abt_status abt_model_score(abt_model model, const abt_forward_options *options, const uint32_t *ids, size_t count,
+                           size_t first, double *log_probs, uint8_t *likeliest);
+
 /* Weights from, and to, ABI's checkpoint files: ABLC (.ckpt with moments) and ABIC (weights only), version 1.
  * The file must have exactly this model's number of elements. *step: the step it was saved at. */
 abt_status abt_model_import_checkpoint(abt_model model, const char *path, uint64_t *step);

@@ -17,6 +17,7 @@ const groups = .{
     @import("c_api/chat.zig"),
     @import("c_api/preparation.zig"),
     @import("c_api/model.zig"),
+    @import("c_api/forward.zig"),
     @import("c_api/adapter.zig"),
     @import("c_api/trainer.zig"),
     @import("c_api/plan.zig"),

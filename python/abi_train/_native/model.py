@@ -13,6 +13,7 @@ from .core import (
     c_string,
     check,
     ffi,
+    from_array,
     json_out,
     lib,
     out_handle,
@@ -21,6 +22,7 @@ from .core import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 _DTYPES = {
@@ -150,3 +152,72 @@ def export_checkpoint(
             handle.value, c_path(path), bool(weights_only), whole(step, "step")
         )
     )
+
+
+def logits(
+    handle: Handle,
+    ids: npt.NDArray[np.uint32],
+    first: int,
+    *,
+    adapter: str | os.PathLike[str] | None,
+    threads: int,
+) -> npt.NDArray[Any]:
+    """What the model expects behind each of ids[first:]: (count - first, vocabulary)."""
+    import numpy as np
+
+    if not 0 <= first < ids.size:
+        raise errors.ArgumentError(
+            f"first is {first} of {ids.size} ids; it must be 0 or more, and below"
+        )
+    vocab = int(config(handle)["vocab_size"])
+    wide = size(handle)[2] == "float64"
+    found = np.empty((ids.size - first, vocab), dtype=np.float64 if wide else np.float32)
+    options, kept = _forward_options(adapter, threads)
+    pointer = ffi.cast("void *", from_array(found, "double[]" if wide else "float[]"))
+    given = from_array(ids, "uint32_t[]")
+    check(lib.abt_model_logits(handle.value, options, given, ids.size, first, pointer))
+    del kept
+    return found
+
+
+def score(
+    handle: Handle,
+    ids: npt.NDArray[np.uint32],
+    first: int,
+    *,
+    adapter: str | os.PathLike[str] | None,
+    threads: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Log-probability of each id from `first` on, and whether no other is likelier."""
+    import numpy as np
+
+    if not 1 <= first < ids.size:
+        raise errors.ArgumentError(
+            f"first is {first} of {ids.size} ids; it must be at least 1 and below their number"
+        )
+    found = np.zeros(ids.size - first, dtype=np.float64)
+    likeliest = np.zeros(ids.size - first, dtype=np.uint8)
+    options, kept = _forward_options(adapter, threads)
+    check(
+        lib.abt_model_score(
+            handle.value,
+            options,
+            from_array(ids, "uint32_t[]"),
+            ids.size,
+            first,
+            from_array(found, "double[]"),
+            from_array(likeliest, "uint8_t[]"),
+        )
+    )
+    del kept
+    return found, likeliest.astype(np.bool_)
+
+
+def _forward_options(adapter: str | os.PathLike[str] | None, threads: int) -> tuple[Any, Any]:
+    """The struct, and the string it points to."""
+    options = ffi.new("abt_forward_options *")
+    options.struct_size = ffi.sizeof("abt_forward_options")
+    kept = c_optional_path(adapter, "adapter")
+    options.adapter = kept
+    options.threads = whole(threads, "threads", 32)
+    return options, kept

@@ -79,8 +79,22 @@ def export(
     ] = None,
     card: Annotated[bool, typer.Option(help="With --gguf: write the model card.")] = True,
     verify: Annotated[
-        bool, typer.Option(help="With --gguf: run both models on fixed prompts and compare.")
+        bool,
+        typer.Option(
+            help="Run both models on fixed prompts and compare, before the file is named."
+        ),
     ] = True,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also compare the perplexity of a text, or of rows (.jsonl, .bin), with both.",
+            show_default=False,
+        ),
+    ] = None,
+    transformers: Annotated[
+        bool,
+        typer.Option("--transformers", help="Also compare with the trained model in transformers."),
+    ] = False,
     keep_merged: Annotated[
         Path | None,
         typer.Option(help="With --gguf: new folder that keeps the model with its adapter merged."),
@@ -88,6 +102,8 @@ def export(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
+    if not verify and (text is not None or transformers):
+        raise typer.BadParameter("--no-verify leaves out --text and --transformers; name one")
     from ..export import (
         ADAPTER_DTYPES,
         DTYPES,
@@ -109,13 +125,18 @@ def export(
             modelfile=modelfile,
             system=system,
             card=card,
-            check=verify,
+            verify=verify,
+            check=_check(text, transformers),
             keep_merged=keep_merged,
             as_json=as_json,
         )
         return
-    if keep_merged is not None or not card or not verify:
-        raise typer.BadParameter("--keep-merged, --no-card and --no-verify belong to --gguf")
+    if keep_merged is not None or not card:
+        raise typer.BadParameter("--keep-merged and --no-card belong to --gguf")
+    if adapter and (text is not None or transformers or not verify):
+        raise typer.BadParameter(
+            "--no-verify, --text and --transformers: an adapter alone is not compared"
+        )
     kind, dtypes = ("adapter", ADAPTER_DTYPES) if adapter else ("model", DTYPES)
     dtype = dtype or ("f32" if adapter else "q8_0")
     if dtype not in dtypes:
@@ -141,6 +162,8 @@ def export(
             tokenizer=tokenizer,
             modelfile=modelfile,
             system=system,
+            verify=verify,
+            check=_check(text, transformers),
         )
     if as_json:
         print_json(report.to_dict())
@@ -152,10 +175,23 @@ def export(
         f"{size_text(report.size_bytes)}, {report.tensors} tensors, {report.dtype}, from "
         f"{report.source}; next: {then}"
     )
+    if not adapter:
+        _tell_verified(report.verification)
     if report.modelfile is not None:
-        ollama = ollama_name(name or target.stem)
+        ollama = ollama_name(name or target.stem, dtype)
         say(f"or: ollama create {ollama} -f {shlex.quote(str(report.modelfile))}")
         say(f"    ollama run {ollama}")
+
+
+def _check(text: Path | None, transformers: bool) -> Any:
+    from ..export.verify import Check
+
+    return Check(text=text, transformers=transformers)
+
+
+def _tell_verified(found: Any) -> None:
+    for line in ["not verified, as asked"] if found is None else found.sentences():
+        say(line)
 
 
 def _hand_over(
@@ -185,8 +221,7 @@ def _hand_over(
         return
     out().print(str(made.path), markup=False, highlight=False)
     say(f"{size_text(made.size_bytes)}, {made.tensors} tensors, {made.mix}, from {made.source}")
-    if made.verification is not None:
-        say(made.verification.sentence())
+    _tell_verified(made.verification)
     for path in (made.modelfile, made.card, made.report, made.merged):
         if path is not None:
             say(f"wrote {path}")

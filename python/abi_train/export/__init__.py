@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .. import _native
 from ..adapters import LoraConfig, is_adapter
@@ -19,6 +19,9 @@ from ..errors import CheckpointError, ConfigError, FormatError, MissingFileError
 from ..phased import read_phased
 from ..runspec import RECIPE_FILE, RunSpec
 from .modelfile import check_ends, sampling_of, write_modelfile
+
+if TYPE_CHECKING:
+    from .verify import Check, Verification
 
 FLOATS: Final = ("f32", "f16", "bf16")
 BLOCKS: Final = ("q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4")
@@ -33,7 +36,8 @@ ADAPTER_DTYPES: Final = FLOATS
 class ExportReport:
     """What `export_gguf` wrote. size_bytes: of the file. card: the model card beside it, if any.
 
-    modelfile: for Ollama; None where the model has no chat template.
+    modelfile: for Ollama; None where the model has no chat template. verification: what comparing
+    it with the trained model found; None where that was left out.
     """
 
     path: Path
@@ -43,6 +47,7 @@ class ExportReport:
     tensors: int
     card: Path | None = None
     modelfile: Path | None = None
+    verification: Verification | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -62,21 +67,32 @@ def export_gguf(
     modelfile: bool = True,
     system: str | None = None,
     card: bool = True,
+    verify: bool = True,
+    check: Check | None = None,
 ) -> ExportReport:
     """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
-    The file is read back before it gets its name. dtype: one of `DTYPES`, for all matrices; rows
-    that are not whole blocks of it get the next larger type that fits. mix: instead of it one of
-    `MIXES`, in any case: each matrix gets the type that llama.cpp's quantiser gives it under that
-    name, so `q4_k_m` keeps the head and some layers finer (`q4_k`, `q5_k` mean `q4_k_m`, `q5_k_m`
-    here). The names that only mixes have are taken as dtype, too. adapter: a PEFT folder that is
-    added to the model on the way, with the bits of `merge_adapter` first but without a merged model
-    anywhere; the tokenizer is then the adapter's if it has one. modelfile: write a Modelfile
-    for Ollama beside it, with the template and stops of the model's chat format; system: its system
-    text. card: put the model card beside it. A model whose answers end with a token that does not
-    end generation is refused.
-    Raises `ConfigError`, `FormatError` (with the tensor or key), `MissingFileError`.
+    The file is read back and, with verify, run against the trained model before it gets its name;
+    see docs/export.md. check: what is compared beyond the fixed prompts.
+
+    dtype: one of `DTYPES`, for all matrices; rows that are not whole blocks of it get the next
+    larger type that fits. mix: instead of it one of `MIXES`, in any case: each matrix gets the type
+    that llama.cpp's quantiser gives it under that name, so `q4_k_m` keeps the head and some layers
+    finer (`q4_k`, `q5_k` mean `q4_k_m`, `q5_k_m` here). The names that only mixes have are taken as
+    dtype, too.
+
+    adapter: a PEFT folder that is added to the model on the way, with the bits of `merge_adapter`
+    first but without a merged model anywhere; the tokenizer is then the adapter's if it has one.
+    modelfile: write a Modelfile for Ollama beside it, with the template and stops of the model's
+    chat format; system: its system text. card: put the model card beside it. A model whose answers
+    end with a token that does not end generation is refused.
+
+    Raises `ConfigError`, `FormatError` (with the tensor, the key, or what a comparison found),
+    `MissingFileError`, `NumericsError`, `FileAccessError`; then nothing has the name.
     """
+    from .making import Types, Weights, make
+    from .verify import Check as Checked
+
     if mix is None and dtype in MIXES and dtype not in DTYPES:
         mix = dtype
     if mix is not None:
@@ -98,19 +114,22 @@ def export_gguf(
         )
     if adapter is not None and tokenizer is None and (Path(adapter) / "tokenizer.json").is_file():
         tokenizer = adapter
-    has_tokenizer = (Path(tokenizer or folder) / "tokenizer.json").is_file()
-    if not has_tokenizer:
-        raise MissingFileError(
-            f"{tokenizer or folder}: no tokenizer.json, and a GGUF without one cannot answer text. "
-            "Name the tokenizer's folder."
-        )
-    chats = check_ends(Path(tokenizer or folder))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    size, tensors = _native.export.gguf(
-        folder, output, dtype=dtype, mix=mix, name=name, tokenizer_dir=tokenizer, adapter=adapter
+    weights = Weights(
+        model=folder,
+        adapter=None if adapter is None else Path(adapter),
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+    )
+    chats = check_words(weights.words)
+    made = make(
+        weights,
+        output,
+        Types(mix=mix, dtype=dtype),
+        name=name,
+        check=(check or Checked()) if verify else None,
     )
     origin = folder if adapter is None else Path(adapter)
-    report = _reported(output, origin, mix or dtype, size, tensors, card=card)
+    report = _reported(output, origin, mix or dtype, made.size_bytes, made.tensors, card=card)
+    report = dataclasses.replace(report, verification=made.verification)
     if not (modelfile and chats):
         return report
     written = write_modelfile(output, system=system, parameters=sampling_of(folder))
@@ -146,6 +165,17 @@ def export_adapter_gguf(
     output.parent.mkdir(parents=True, exist_ok=True)
     size, tensors = _native.export.adapter(folder, output, model=model, dtype=dtype, name=name)
     return _reported(output, folder, dtype, size, tensors)
+
+
+def check_words(folder: Path) -> bool:
+    """Whether the tokenizer of a folder has a chat template. Raises `MissingFileError` where there
+    is none, `FormatError` when its answers end with a token that does not end generation."""
+    if not (folder / "tokenizer.json").is_file():
+        raise MissingFileError(
+            f"{folder}: no tokenizer.json, and a GGUF without one cannot answer text. "
+            "Name the tokenizer's folder."
+        )
+    return check_ends(folder)
 
 
 def require_regular(output: Path) -> None:
@@ -212,7 +242,7 @@ def check_adapter_export(spec: RunSpec, lora: LoraConfig) -> None:
         names = ", ".join(lora.target_parameters)
         rule = "adapters of experts cannot be written as GGUF; leave lora.export_gguf_path out"
         raise broken("lora.target_parameters", names, rule)
-    if not _is_tied(spec.model):
+    if not is_tied(spec.model):
         return
     for name in lora.target_modules:
         if name.split(".")[-1] in ("embed_tokens", "lm_head"):
@@ -223,7 +253,7 @@ def check_adapter_export(spec: RunSpec, lora: LoraConfig) -> None:
             raise broken("lora.target_modules", name, rule)
 
 
-def _is_tied(model: Path) -> bool:
+def is_tied(model: Path) -> bool:
     """True when the head of the model is its embedding."""
     if model.suffix == ".gguf":
         names = {tensor["name"] for tensor in _native.export.inspect(model)["tensors"]}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .handover import read_reports
+from .handover import commands, read_reports
 
 PHASES, SCORES, CHECK, EXPORTS = "## Phases", "## Evaluation", "## Check", "## Exports"
 RECIPE: Final = "## Recipe"
@@ -97,34 +97,68 @@ def of_check(folder: Path) -> str:
 
 def of_exports(folder: Path) -> str:
     """GGUF files in the folder that were handed over, with what their comparison found."""
-    rows = []
+    rows, lines = [], []
     for one in read_reports(folder):
-        found = _dict(one.get("verification"))
+        verification = _dict(one.get("verification"))
+        found, form = _dict(verification.get("exported")), _dict(verification.get("format"))
         choice = found.get("same_choice")
+        name = Path(str(one.get("path"))).name
         cells = [
-            f"`{Path(str(one.get('path'))).name}`",
+            f"`{name}`",
             one.get("mix"),
             f"{one['size_bytes'] / 1e6:.1f} MB",
-            f"{choice:.1%}" if isinstance(choice, float) else "not compared",
+            verification.get("verdict") or "not verified",
+            _number(_dict(form.get("distance")).get("relative")),
+            f"{choice:.1%}" if isinstance(choice, float) else "",
             _number(found.get("largest_logit_difference")),
             _number(found.get("divergence")),
+            _perplexity(_dict(verification.get("perplexity"))),
             f"`{str(one.get('sha256'))[:16]}…`",
         ]
         rows.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        for finding in _list(verification.get("findings")):
+            lines.append(f"- {name}: {_dict(finding).get('text')}")
+        lines.append(f"- {name}: {', '.join(f'`{command}`' for command in _commands(one))}")
     if not rows:
         return ""
     return "\n".join(
         [
             EXPORTS,
             "",
-            "| file | type | size | same likeliest token | largest logit difference | divergence, "
-            "nats | sha256 |",
-            "|---|---|---|---|---|---|---|",
+            "| file | type | size | verified | format | same likeliest token | largest logit "
+            "difference | divergence, nats | perplexity | sha256 |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
-            "Compared with the trained weights on fixed prompts, along what those answer.",
+            *map(_line, lines),
+            "",
+            "Compared with the trained weights on fixed prompts, along what those answer. Format: "
+            "the largest difference where nothing is rounded, as a part of the range of the "
+            "logits.",
         ]
     )
+
+
+def _commands(report: Mapping[str, Any]) -> list[str]:
+    """What to type in the folder; only names, since the card may be read anywhere."""
+    modelfile = report.get("modelfile")
+    return commands(
+        str(report.get("name")),
+        str(report.get("mix")),
+        Path(str(report.get("path"))).name,
+        None if modelfile is None else Path(str(modelfile)).name,
+    )
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _perplexity(found: Mapping[str, Any]) -> str:
+    """Of the trained model and of the file, on a text."""
+    if not found:
+        return ""
+    return f"{_number(found.get('trained'))} → {_number(found.get('exported'))}"
 
 
 def _dict(value: Any) -> dict[Any, Any]:

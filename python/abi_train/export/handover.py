@@ -1,7 +1,7 @@
 """From what was trained to what is run, in one go: merge, quantise, verify, Modelfile, card.
 
-Everything is written beside the GGUF, which gets its name last of the steps that may fail; what a
-step needs in between is in a folder beside it, which is removed. Does not know: the Hub.
+An adapter is added to its base on the way into the file, so that no merged model lies anywhere,
+unless it is asked for or cannot be done so. Does not know: the Hub.
 """
 
 from __future__ import annotations
@@ -20,27 +20,23 @@ from typing import Any, Final
 
 from ..adapters import base_of, is_adapter, merge_adapter
 from ..checkpoint import write_text_atomic
-from ..errors import AbiTrainError, ConfigError, FileAccessError
+from ..errors import ConfigError, FileAccessError
 from ..runspec import RECIPE_FILE, RunSpec
 from ..tokenizer import Tokenizer
 from . import (
     MIXES,
-    ExportReport,
-    export_gguf,
+    check_words,
     model_folder,
     phased_state,
     require_exportable,
     require_regular,
 )
+from .making import Types, Weights, changes_tied, make, naming, scratch_beside
 from .modelfile import ABBEY_SAMPLING, ABBEY_SYSTEM, sampling_of, write_modelfile
-from .verify import Verification, verify
+from .verify import Check, Verification
 
 REPORT_SUFFIX: Final = ".export.json"
 ALIASES: Final = {"q4_k": "q4_k_m", "q5_k": "q5_k_m"}
-F32_LIMIT: Final = 8 << 30
-"""Bytes a comparison may take for a copy of the trained model in f32."""
-TRAINED: Final = "trained.gguf"
-STORED: Final = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +70,15 @@ class HandOver:
         }
         plain = {key: str(v) if isinstance(v, Path) else v for key, v in values.items()}
         found = self.verification
+        plain["verdict"] = "not verified, as asked" if found is None else found.verdict
         plain["verification"] = None if found is None else found.to_dict()
         plain["commands"] = self.commands()
         return plain
 
     def commands(self) -> list[str]:
         """What to type next: in Ollama, where there is a Modelfile, and natively."""
-        lines = []
-        if self.modelfile is not None:
-            model = ollama_name(self.name)
-            lines.append(f"ollama create {model} -f {shlex.quote(str(self.modelfile))}")
-            lines.append(f"ollama run {model}")
-        return [*lines, f"abi agent --model {shlex.quote(str(self.path))}"]
+        modelfile = None if self.modelfile is None else str(self.modelfile)
+        return commands(self.name, self.mix, str(self.path), modelfile)
 
 
 def hand_over(
@@ -99,7 +92,8 @@ def hand_over(
     modelfile: bool = True,
     system: str | None = None,
     card: bool = True,
-    check: bool = True,
+    verify: bool = True,
+    check: Check | None = None,
     keep_merged: str | Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> HandOver:
@@ -107,8 +101,9 @@ def hand_over(
 
     output: default `<name>-<mix>.gguf` in `source`. mix: llama.cpp's name of the quantisation, one
     of `MIXES`. base: the model under an adapter that does not say where it is. keep_merged: a new
-    folder that gets the merged model. check: run both models and compare them. tell: hears of each
-    step. Raises `ConfigError`, `FormatError`, `MissingFileError`, `NumericsError`,
+    folder that gets the merged model. verify: run both models and compare them; check: with what
+    beyond the fixed prompts. tell: hears of each step. Raises `ConfigError`, `FormatError` (also
+    for a file that was found not to say what the model says), `MissingFileError`, `NumericsError`,
     `FileAccessError`; then there is no GGUF.
     """
     source = Path(source)
@@ -129,28 +124,43 @@ def hand_over(
     require_regular(target)
     if keep_merged is not None and not is_adapter(folder):
         raise ConfigError(f"{folder} holds a whole model, so there is nothing to merge")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent)
-    except OSError as error:
-        raise FileAccessError(f"{target.parent}: cannot be written ({error.strerror})") from None
-    with work as scratch, naming(target, Path(scratch)):
-        made = _made(
-            Path(scratch),
-            folder,
-            mix=mix,
-            title=title,
-            base=None if base is None else Path(base),
-            tokenizer=tokenizer,
-            check=check,
-            keep_merged=None if keep_merged is None else Path(keep_merged),
-            tell=tell,
+    if base is not None and not is_adapter(folder):
+        raise ConfigError(f"{folder} holds a whole model; a base belongs to an adapter")
+    asked = (check or Check()) if verify else None
+    digest = ""
+
+    def before(path: Path) -> None:
+        nonlocal digest
+        digest = _sha256(path)
+
+    with contextlib.ExitStack() as stack:
+        parts = stack.enter_context(
+            _weights(
+                folder,
+                target,
+                base=None if base is None else Path(base),
+                tokenizer=None if tokenizer is None else Path(tokenizer),
+                keep_merged=None if keep_merged is None else Path(keep_merged),
+                tell=tell,
+            )
         )
-        try:
-            made.path.replace(target)
-        except OSError as error:
-            raise FileAccessError(f"{target}: cannot be written ({error.strerror})") from None
-    made = dataclasses.replace(made, path=target, source=source)
+        check_words(parts.weights.words)
+        done = make(
+            parts.weights, target, Types(mix=mix), name=title, check=asked, before=before, tell=tell
+        )
+    made = HandOver(
+        path=target,
+        source=source,
+        name=title,
+        mix=mix,
+        size_bytes=done.size_bytes,
+        tensors=done.tensors,
+        sha256=digest,
+        adapter=parts.adapter,
+        base=parts.base,
+        merged=None if keep_merged is None else Path(keep_merged),
+        verification=done.verification,
+    )
     if modelfile:
         made = dataclasses.replace(made, modelfile=_modelfile(made, folder, system))
     made = dataclasses.replace(made, report=target.with_name(target.stem + REPORT_SUFFIX))
@@ -163,83 +173,42 @@ def hand_over(
     return made
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What goes into the file, and where it came from."""
+
+    weights: Weights
+    adapter: Path | None = None
+    base: Path | None = None
+
+
 @contextlib.contextmanager
-def naming(target: Path, scratch: Path) -> Iterator[None]:
-    """Errors inside name what was asked for in place of files of the scratch folder."""
-    try:
-        yield
-    except AbiTrainError as error:
-        place = rf"{re.escape(str(scratch))}(?:/([\w./-]*[\w-]))?"
-        text = re.sub(place, lambda found: _meant(target, found[1]), str(error))
-        if text == str(error):
-            raise
-        raise type(error)(text) from None
-    except OSError as error:
-        if not str(error.filename or "").startswith(str(scratch)):
-            raise
-        raise FileAccessError(f"{target}: cannot be written ({error.strerror})") from None
-
-
-def _meant(target: Path, name: str | None) -> str:
-    """What a file of the scratch folder is, for a person."""
-    if name == TRAINED:
-        return f"the copy to compare {target} with (--no-verify leaves it out)"
-    return str(target)
-
-
-def _made(
-    scratch: Path,
+def _weights(
     folder: Path,
+    target: Path,
     *,
-    mix: str,
-    title: str,
     base: Path | None,
-    tokenizer: str | Path | None,
-    check: bool,
+    tokenizer: Path | None,
     keep_merged: Path | None,
     tell: Callable[[str], None],
-) -> HandOver:
-    """The file, still in the scratch folder, merged and compared."""
-    model, adapter, merged = folder, None, None
-    if is_adapter(folder):
-        adapter, base = folder, base or base_of(folder, option="--base")
+) -> Iterator[_Parts]:
+    """The weights of a model or adapter folder; merged beside the target where that is needed."""
+    if not is_adapter(folder):
+        yield _Parts(weights=Weights(model=folder, tokenizer=tokenizer))
+        return
+    base = base or base_of(folder, option="--base")
+    if tokenizer is None and (folder / "tokenizer.json").is_file():
+        tokenizer = folder
+    if keep_merged is None and base.is_dir() and not changes_tied(base, folder):
+        tell(f"adding {folder} to {base} on the way")
+        weights = Weights(model=base, adapter=folder, tokenizer=tokenizer)
+        yield _Parts(weights=weights, adapter=folder, base=base)
+        return
+    with scratch_beside(target) as scratch, naming(target, scratch):
         tell(f"merging {folder} into {base}")
-        model = merge_into(base, folder, keep_merged or scratch / "merged")
-        merged = keep_merged
-    elif base is not None:
-        raise ConfigError(f"{folder} holds a whole model; a base belongs to an adapter")
-    tell(f"quantising to {mix}")
-    made = _export(model, scratch / "exported.gguf", mix, title, tokenizer)
-    found = None
-    if check:
-        reference = reference_type(model)
-        trained = made.path
-        if reference != mix:
-            trained = _export(model, scratch / TRAINED, reference, title, tokenizer).path
-        tell(f"comparing with the trained model ({reference}) on fixed prompts")
-        lossless = mix == "f32"
-        found = verify(made.path, trained, reference=reference, lossless=lossless)
-    return HandOver(
-        path=made.path,
-        source=folder,
-        name=title,
-        mix=mix,
-        size_bytes=made.size_bytes,
-        tensors=made.tensors,
-        sha256=_sha256(made.path),
-        adapter=adapter,
-        base=base,
-        merged=merged,
-        verification=found,
-    )
-
-
-def _export(
-    model: Path, output: Path, mix: str, name: str, tokenizer: str | Path | None
-) -> ExportReport:
-    return export_gguf(
-        model, output, mix=mix, name=name, tokenizer=tokenizer, modelfile=False, card=False
-    )
+        merged = merge_into(base, folder, keep_merged or scratch / "merged")
+        weights = Weights(model=merged, tokenizer=tokenizer)
+        yield _Parts(weights=weights, adapter=folder, base=base)
 
 
 def merge_into(base: Path, adapter: Path, folder: Path) -> Path:
@@ -261,26 +230,6 @@ def merge_into(base: Path, adapter: Path, folder: Path) -> Path:
         return merge_adapter(Path(scratch) / "base", adapter, folder)
 
 
-def reference_type(model: Path) -> str:
-    """The float in which the trained model is run to compare with: f32, and where that would be
-    large, the one its folder stores, which loses nothing either."""
-    files = sorted(model.glob("*.safetensors"))
-    found: set[str] = set()
-    for file in files:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            with file.open("rb") as opened:
-                size = int.from_bytes(opened.read(8), "little")
-                header = json.loads(opened.read(min(size, 1 << 27)))
-            found |= {
-                str(value.get("dtype"))
-                for name, value in header.items()
-                if name != "__metadata__" and len(value.get("shape", ())) > 1
-            }
-    stored = STORED.get(next(iter(found)), "f32") if len(found) == 1 else "f32"
-    large = 2 * sum(file.stat().st_size for file in files) > F32_LIMIT
-    return stored if large else "f32"
-
-
 def name_of(source: Path) -> str:
     """The name of what is exported: its run's folder, in letters that every file system takes."""
     folder = source.resolve()
@@ -289,9 +238,20 @@ def name_of(source: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "model"
 
 
-def ollama_name(name: str) -> str:
-    """A name as Ollama takes it."""
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
+def ollama_name(name: str, mix: str) -> str:
+    """A name as Ollama takes it, with the mix as its tag: several of one model lie side by side."""
+    model = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "model"
+    return f"{model}:{mix}"
+
+
+def commands(name: str, mix: str, path: str, modelfile: str | None) -> list[str]:
+    """What to type next, for a file and its Modelfile."""
+    lines = []
+    if modelfile is not None:
+        model = ollama_name(name, mix)
+        lines.append(f"ollama create {model} -f {shlex.quote(modelfile)}")
+        lines.append(f"ollama run {model}")
+    return [*lines, f"abi agent --model {shlex.quote(path)}"]
 
 
 def _modelfile(made: HandOver, folder: Path, system: str | None) -> Path | None:

@@ -1,35 +1,52 @@
-"""Does a quantised file still say what the trained model says? Both are run on the same prompts.
+"""Does an exported file say what the trained model says? Both are asked the same, and judged.
 
-The trained folder is written as a GGUF that loses nothing of it and run by the same engine, so what
-differs is the quantisation alone. Does not know: how files are written.
+The trained model is run by the engine that trained it, in float32 from the weights as they are
+stored; the file by the engine that runs files. Two questions are kept apart: whether the format is
+right, which is asked where nothing is rounded, and what the rounding costs. Does not know: how
+files are written.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import Any, Final, Literal
 
 from ..chat import FROM_TOKENIZER
-from ..errors import AbiTrainError, FormatError, NumericsError
+from ..errors import AbiTrainError, FormatError
 from ..generate import Generator
-
-PROMPTS: Final = (
-    "Hello, who are you?",
-    "I feel stuck and a little sad today. What now?",
-    "A box holds 12 apples. Three are eaten and 5 are added. How many are there? Step by step:",
-    "Will it rain here in exactly one year? Say how sure you are.",
-    "The quick brown fox",
-    "def add(left, right):",
+from ..tokenizer import Tokenizer
+from .compare import Distance, Tally, Trained, along, follow
+from .prompts import PROMPTS, TEXTS
+from .verdict import (
+    PEER_LIMIT,
+    Finding,
+    Verdict,
+    band_of,
+    judge_format,
+    judge_noise,
+    judge_peer,
+    together,
 )
-"""Chats where the model has a chat format, else texts to go on with."""
+
 NEW_TOKENS: Final = 24
-LOSSLESS_LIMIT: Final = 1e-3
-"""Two files that both hold every weight as it is may differ by so much in a logit, by rounding."""
+How = Literal["file", "copy", "exact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a verification is asked for beyond the fixed prompts.
+
+    text: a file whose perplexity is measured with both: a text, or rows (.jsonl, .bin).
+    transformers: run the folder by transformers, too, where it is installed. threads: 0: one per
+    CPU.
+    """
+
+    text: Path | None = None
+    transformers: bool = False
+    threads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,150 +61,372 @@ class Continuation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification:
-    """How far two files are apart on the fixed prompts and what the trained one says after them.
+class FormatCheck:
+    """Two computations of the same weights, with nothing rounded between them.
 
-    reference: the type in which the trained model was run, which loses nothing of it.
-    positions: places at which the next token was asked of both, with the same tokens before it.
-    largest_logit_difference: of any token at any place. logit_range: the largest logit less the
-    smallest, on average, to compare with. divergence: Kullback-Leibler, nats, mean over places.
-    same_choice: share of places at which both find the same token likeliest.
+    how: `file`: the trained folder and the file, which holds every weight as it is; `copy`: the
+    folder and a second file of `dtype`, which does; `exact`: both engines on the file's own
+    weights, where such a copy would be large or has no room.
     """
 
-    reference: str
+    how: How
+    dtype: str
+    distance: Distance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perplexity:
+    """Of a text: exp of the mean surprise of a token, for both. tokens: that were predicted."""
+
+    text: str
+    tokens: int
+    trained: float
+    exported: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Largest difference of a token's log-probability between transformers and the native engine on
+    the trained folder, along its answers."""
+
     positions: int
-    largest_logit_difference: float
-    logit_range: float
-    divergence: float
-    same_choice: float
+    largest_log_prob_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found, and what it means.
+
+    verdict: `pass`; `warn`, which says what to look at; `fail`, and then the file was not handed
+    over. exported: how far the file, run as everyone will run it, is from the trained model.
+    band: the most noise that is usual for its types. format: see `FormatCheck`.
+    """
+
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    mix: str
+    exported: Distance
+    band: float
+    format: FormatCheck
     continuations: tuple[Continuation, ...]
+    perplexity: Perplexity | None = None
+    transformers: Peer | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
 
+    def sentences(self) -> list[str]:
+        """The result for people, a line each."""
+        whole = sum(one.same == one.tokens for one in self.continuations)
+        found, form = self.exported, self.format
+        against = {
+            "file": "the file, which rounds nothing",
+            "copy": f"a copy in {form.dtype}, which rounds nothing",
+            "exact": "the file's own weights by both engines",
+        }[form.how]
+        lines = [
+            f"verified: {self.verdict}",
+            f"format: {against}: logits agree to {form.distance.relative:.2g} of their range",
+            f"{self.mix}: the same likeliest token at {found.same_choice:.1%} of "
+            f"{found.positions} places, the same answer to {whole} of {len(self.continuations)} "
+            f"prompts, largest logit difference {found.largest_logit_difference:.3g} (of a range "
+            f"of {found.logit_range:.3g}), divergence {found.divergence:.2g} nats, noise "
+            f"{found.noise:.2g} (usual: up to {self.band:g})",
+        ]
+        if self.perplexity is not None:
+            p = self.perplexity
+            lines.append(
+                f"perplexity of {Path(p.text).name} ({p.tokens} tokens): trained {p.trained:.4g}, "
+                f"{self.mix} {p.exported:.4g}"
+            )
+        if self.transformers is not None:
+            lines.append(
+                "transformers: log-probabilities of the trained folder agree to "
+                f"{self.transformers.largest_log_prob_difference:.2g}"
+            )
+        return [*lines, *(f"{one.verdict}: {one.text}" for one in self.findings)]
+
     def sentence(self) -> str:
         """The result in one line."""
-        whole = sum(one.same == one.tokens for one in self.continuations)
-        return (
-            f"the same likeliest token at {self.same_choice:.1%} of {self.positions} places, the "
-            f"same answer to {whole} of {len(self.continuations)} prompts, largest logit "
-            f"difference {self.largest_logit_difference:.3g} (of a range of {self.logit_range:.3g})"
-        )
+        return "; ".join(self.sentences())
 
 
 def verify(
     exported: Path,
-    trained: Path,
+    model: Path,
     *,
-    reference: str,
-    lossless: bool = False,
+    mix: str,
+    adapter: Path | None = None,
+    tokenizer: Path | None = None,
+    how: How = "exact",
+    copy: Path | None = None,
+    copy_dtype: str = "f32",
+    check: Check | None = None,
     prompts: Sequence[str] = PROMPTS,
+    texts: Sequence[str] = TEXTS,
     new_tokens: int = NEW_TOKENS,
-    threads: int = 0,
 ) -> Verification:
-    """Compare an exported GGUF with that of the trained model, greedily.
+    """Compare an exported GGUF with the model folder it was made of, and judge.
 
-    lossless: the exported one holds every weight as it is, so the two must agree.
-    Raises `FormatError` when they then do not, or when their vocabularies differ, `NumericsError`
-    when a logit is not a number.
+    model: the folder, or a .gguf base; adapter: a PEFT folder that was added to it. tokenizer: the
+    folder the file's tokenizer came from. how, copy: see `FormatCheck`; with `copy` the other file.
+    A verdict `fail` is returned, not raised. Raises `NumericsError` when a logit is not a number,
+    `FormatError` when vocabularies differ, and what opening either raises.
     """
-    with (
-        Generator.open(trained, threads=threads) as first,
-        Generator.open(exported, threads=threads) as second,
-    ):
-        stops = set(first.tokenizer.stop_token_ids)
-        places: list[tuple[float, float, float, bool]] = []
-        said = []
-        for prompt in prompts:
-            ids = prompt_ids(first, prompt)
-            room = min(first.info["context"], second.info["context"]) - new_tokens
-            ids = ids[: max(1, room)]
-            answer = _walk(first, second, ids, stops, new_tokens, places)
-            other = list(second.generate(ids, max_new_tokens=new_tokens, stop_ids=sorted(stops)))
-            same = next(
-                (at for at, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b),
-                min(len(answer), len(other)),
+    check = check or Check()
+    threads = check.threads
+    with contextlib.ExitStack() as stack:
+        trained = Trained(model, adapter, threads=threads)
+        stack.callback(trained.close)
+        file = stack.enter_context(Generator.open(exported, threads=threads))
+        findings = list[Finding | None]()
+        room = min(trained.context, file.info["context"]) - new_tokens
+        asked = [*((one, True) for one in prompts), *((one, False) for one in texts)]
+        given = [prompt_ids(file.tokenizer, one, chat=chat)[: max(1, room)] for one, chat in asked]
+        if tokenizer is not None:
+            findings.append(_judge_words(tokenizer, asked, given, max(1, room)))
+        answers, said = [], []
+        tally = Tally(exported)
+        stops = set(file.tokenizer.stop_token_ids)
+        for (prompt, _), ids in zip(asked, given, strict=True):
+            other = list(file.generate(ids, max_new_tokens=new_tokens, stop_ids=sorted(stops)))
+            answer, rows = follow(
+                trained, _guesses(file, ids, other, stops), ids, stops, new_tokens
             )
-            said.append(
-                Continuation(
-                    prompt=prompt,
-                    trained=first.tokenizer.decode(answer, continues=True),
-                    exported=second.tokenizer.decode(other, continues=True),
-                    tokens=max(len(answer), len(other)),
-                    same=same,
-                )
-            )
-    found = Verification(
-        reference=reference,
-        positions=len(places),
-        largest_logit_difference=max(place[0] for place in places),
-        logit_range=math.fsum(place[1] for place in places) / len(places),
-        divergence=math.fsum(place[2] for place in places) / len(places),
-        same_choice=sum(place[3] for place in places) / len(places),
+            for left, right in zip(rows, along(file, ids, answer, len(rows)), strict=True):
+                tally.add(left, right)
+            answers.append((ids, answer, rows))
+            said.append(_continuation(file.tokenizer, prompt, answer, other))
+        form = _format(exported, trained, answers, how, copy, copy_dtype, threads)
+        findings.append(judge_format(form.distance.relative, _both(form)))
+        found = tally.done()
+        findings.append(judge_noise(found.noise, mix))
+        peer = None
+        if check.transformers:
+            peer = _peer(model, adapter, trained, answers, exported.parent, threads)
+            findings.append(judge_peer(peer.largest_log_prob_difference))
+        perplexity = None
+        if check.text is not None:
+            perplexity = _perplexity(check.text, trained, exported, file.tokenizer, threads)
+    kept = tuple(one for one in findings if one is not None)
+    return Verification(
+        verdict=together(kept),
+        findings=kept,
+        mix=mix,
+        exported=found,
+        band=band_of(mix),
+        format=form,
         continuations=tuple(said),
+        perplexity=perplexity,
+        transformers=peer,
     )
-    if lossless and found.largest_logit_difference > LOSSLESS_LIMIT:
-        raise FormatError(
-            f"{exported}: holds every weight as it was trained, but a logit differs by "
-            f"{found.largest_logit_difference:.3g} from the trained model's. This is a fault of "
-            "abi-train: please report it with the model's config.json"
-        )
-    return found
 
 
-def prompt_ids(model: Generator, prompt: str) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, prompt: str, *, chat: bool = True) -> list[int]:
     """The ids of a prompt: a chat's where the model has a chat format, else a text's."""
-    tokenizer = model.tokenizer
     try:
-        found = tokenizer.chat_format()
+        found = tokenizer.chat_format() if chat else None
         if found is not None:
             name = None if found.name == FROM_TOKENIZER else found.name
-            chat = [{"role": "user", "content": prompt}]
-            ids, _ = tokenizer.render_chat(chat, format=name, add_generation_prompt=True)
+            turns = [{"role": "user", "content": prompt}]
+            ids, _ = tokenizer.render_chat(turns, format=name, add_generation_prompt=True)
             return [int(one) for one in ids]
     except AbiTrainError:
         pass  # a template that wants more than a question; the text will do
     return [int(one) for one in tokenizer.encode(prompt)]
 
 
-def _walk(
-    first: Generator,
-    second: Generator,
-    ids: Sequence[int],
-    stops: set[int],
-    new_tokens: int,
-    places: list[tuple[float, float, float, bool]],
-) -> list[int]:
-    """Go along the trained model's own answer and ask both at each place; returns the answer."""
-    path, answer = list(ids), list[int]()
-    for _ in range(new_tokens):
-        left, right = first.logits(path), second.logits(path)
-        if left.shape != right.shape:
+def _guesses(file: Generator, ids: Sequence[int], first: Sequence[int], stops: set[int]) -> Any:
+    """What the file would say next: its own answer, then again from where the trained model left
+    it."""
+
+    def guess(path: Sequence[int], room: int) -> Iterator[int]:
+        if len(path) == len(ids):
+            return iter(first[:room])
+        return file.generate(path, max_new_tokens=room, stop_ids=sorted(stops))
+
+    return guess
+
+
+def _continuation(
+    tokenizer: Tokenizer, prompt: str, answer: Sequence[int], other: Sequence[int]
+) -> Continuation:
+    same = next(
+        (at for at, (a, b) in enumerate(zip(answer, other, strict=False)) if a != b),
+        min(len(answer), len(other)),
+    )
+    return Continuation(
+        prompt=prompt,
+        trained=tokenizer.decode(answer, continues=True),
+        exported=tokenizer.decode(other, continues=True),
+        tokens=max(len(answer), len(other)),
+        same=same,
+    )
+
+
+Answers = list[tuple[list[int], list[int], list[Any]]]
+
+
+def _format(
+    exported: Path,
+    trained: Trained,
+    answers: Answers,
+    how: How,
+    copy: Path | None,
+    copy_dtype: str,
+    threads: int,
+) -> FormatCheck:
+    """The same weights by both engines, along the trained model's answers."""
+    path = exported if copy is None else copy
+    own = None
+    tally = Tally(path)
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(Generator.open(path, threads=threads, exact=True))
+        if how == "exact":
+            own = Trained(exported, threads=threads)
+            stack.callback(own.close)
+            _require_same_config(own, trained)
+        for ids, answer, rows in answers:
+            lefts = rows
+            if own is not None:
+                lefts = own.logits([*ids, *answer[: len(rows) - 1]], len(ids) - 1)
+            for left, right in zip(lefts, along(file, ids, answer, len(rows)), strict=True):
+                tally.add(left, right)
+    return FormatCheck(how=how, dtype=copy_dtype, distance=tally.done())
+
+
+def _require_same_config(own: Trained, trained: Trained) -> None:
+    """Raise `FormatError` where the file's keys make another model than the folder's config.json:
+    its own weights cannot tell."""
+    for key in sorted({*own.config, *trained.config} - FREE):
+        left, right = trained.config.get(key), own.config.get(key)
+        if not _same(left, right):
             raise FormatError(
-                f"{second.path}: knows {right.size} words, the trained model {left.size}"
+                f"{own.path}: says {key} is {right!r}, the trained model {left!r}. This is a fault "
+                "of abi-train: please report it"
             )
-        if not (np.isfinite(left).all() and np.isfinite(right).all()):
-            raise NumericsError(f"{second.path}: a logit is not a number after {len(path)} tokens")
-        chosen = int(left.argmax())
-        places.append(
-            (
-                float(np.abs(left - right).max()),
-                float(left.max() - left.min()),
-                _divergence(left, right),
-                chosen == int(right.argmax()),
-            )
-        )
-        if chosen in stops:
-            break
-        path.append(chosen)
-        answer.append(chosen)
-    return answer
 
 
-def _divergence(left: Any, right: Any) -> float:
-    """Kullback-Leibler of what the right one expects from what the left one does, in nats."""
-    p = left.astype(np.float64) - left.max()
-    q = right.astype(np.float64) - right.max()
-    log_p, log_q = p - np.log(np.exp(p).sum()), q - np.log(np.exp(q).sum())
-    return max(0.0, float((np.exp(log_p) * (log_p - log_q)).sum()))
+FREE: Final = frozenset(
+    {"dtype", "torch_dtype", "architectures", "initializer_range", "use_cache", "attention_dropout"}
+    | {
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "transformers_version",
+        "tie_word_embeddings",
+    }
+)
+"""Keys of config.json that say nothing about what is computed from weights that are there."""
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equal, where numbers may have gone through float32."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return all(_same(left.get(key), right.get(key)) for key in {*left, *right})
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        return abs(left - right) <= 1e-6 * abs(left)
+    return bool(left == right)
+
+
+def _both(form: FormatCheck) -> str:
+    return {
+        "file": "the trained folder and the file",
+        "copy": f"the trained folder and its {form.dtype} GGUF",
+        "exact": "the two engines on the file's own weights",
+    }[form.how]
+
+
+def _judge_words(
+    folder: Path, asked: Sequence[tuple[str, bool]], given: Sequence[list[int]], room: int
+) -> Finding | None:
+    """Texts must have the same ids by the file's tokenizer as by that of training."""
+    with Tokenizer.load(folder) as own:
+        for (prompt, chat), ids in zip(asked, given, strict=True):
+            wanted = prompt_ids(own, prompt, chat=chat)[:room]
+            if wanted == ids:
+                continue
+            at = next(
+                (i for i, (a, b) in enumerate(zip(wanted, ids, strict=False)) if a != b),
+                min(len(wanted), len(ids)),
+            )
+            return Finding(
+                verdict="fail",
+                kind="tokenizer",
+                text=f"{prompt!r} has other ids by the file's tokenizer than by that of {folder}, "
+                f"from id {at} on: the file does not read what the model was taught",
+                value=float(at),
+                limit=float(len(wanted)),
+            )
+    return None
+
+
+def _peer(
+    model: Path,
+    adapter: Path | None,
+    trained: Trained,
+    answers: Answers,
+    scratch: Path,
+    threads: int,
+) -> Peer:
+    """The folder by transformers, along the native engine's answers."""
+    import numpy as np
+
+    from ..engines.trl.runner import TorchRunner
+
+    runner = TorchRunner(model, adapter=adapter, scratch=scratch, threads=threads)
+    try:
+        wanted = [
+            (np.array([*ids, *answer], dtype=np.uint32), len(ids)) for ids, answer, _ in answers
+        ]
+        wanted = [(ids, first) for ids, first in wanted if first < ids.size]
+        theirs = runner.log_probs(wanted)
+    finally:
+        runner.close()
+    ours = trained.log_probs(wanted)
+    gaps = [np.abs(a[0] - b[0]) for a, b in zip(ours, theirs, strict=True)]
+    return Peer(
+        positions=sum(gap.size for gap in gaps),
+        largest_log_prob_difference=max((float(gap.max()) for gap in gaps), default=0.0),
+    )
+
+
+def _perplexity(
+    text: Path, trained: Trained, exported: Path, tokenizer: Tokenizer, threads: int
+) -> Perplexity:
+    from ..evaluate import perplexity
+    from ..evaluate.scorer import NativeRunner, Scorer
+
+    own, details = perplexity.evaluate(Scorer(trained, tokenizer, chat_format=None), text)
+    runner = NativeRunner(exported, threads=threads)
+    try:
+        other, _ = perplexity.evaluate(Scorer(runner, tokenizer, chat_format=None), text)
+    finally:
+        runner.close()
+    for scores in (own, other):
+        if "perplexity" not in scores:
+            raise FormatError(f"{text}: more surprising than a number can say; give another text")
+    return Perplexity(
+        text=str(details["file"]),
+        tokens=int(own["tokens"]),
+        trained=own["perplexity"],
+        exported=other["perplexity"],
+    )
+
+
+__all__ = [
+    "NEW_TOKENS",
+    "PEER_LIMIT",
+    "PROMPTS",
+    "Check",
+    "Continuation",
+    "Distance",
+    "Finding",
+    "FormatCheck",
+    "Peer",
+    "Perplexity",
+    "Verification",
+    "prompt_ids",
+    "verify",
+]

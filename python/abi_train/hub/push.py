@@ -23,7 +23,8 @@ from ..data import provenance
 from ..data.provenance import CARD_FILE, manifest_of
 from ..errors import ConfigError, EngineError, FormatError, HubError, MissingFileError
 from ..export import model_folder, phased_state
-from ..export.handover import REPORT_SUFFIX, merge_into, naming
+from ..export.handover import REPORT_SUFFIX, merge_into
+from ..export.making import naming
 from ..export.modelfile import FIRST_LINE, is_for
 from ..phased import read_phased
 from ..runspec import RECIPE_FILE, RunSpec

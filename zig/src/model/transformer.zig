@@ -189,10 +189,16 @@ pub fn Transformer(comptime T: type) type {
 
         /// Logits (batch·time, vocab_size) into `out`.
         pub fn logits(self: *Self, weights: Weights, batch: Batch, out: []T) void {
+            self.logitsFrom(weights, batch, 0, out);
+        }
+
+        /// Logits of the tokens from `first` on (batch·time - first, vocab_size) into `out`.
+        pub fn logitsFrom(self: *Self, weights: Weights, batch: Batch, first: usize, out: []T) void {
             self.forward(weights, batch);
-            const n = batch.tokens();
+            const n = batch.tokens() - first;
+            const c: usize = self.config.hidden_size;
             std.debug.assert(out.len == n * self.config.vocab_size);
-            self.projection.forward(weights, head_place, out, self.activations.hidden[0 .. n * self.config.hidden_size], n, .store, .make);
+            self.projection.forward(weights, head_place, out, self.activations.hidden[first * c ..][0 .. n * c], n, .store, .make);
         }
 
         /// The head and the loss; with `gradients` also the gradient of the head, and by its input in `dhidden`.

@@ -1,0 +1,116 @@
+"""From measured distances to a verdict: a fault of the format, or what rounding costs.
+
+A file that holds every weight as it is must give the trained model's logits to `EXACT_LIMIT`; more
+is a fault, and the file is not handed over. What is stored in fewer bits differs by what was
+rounded away: `BANDS` says how much is usual for each type, and more is said as a warning. The two
+are told apart because the first comparison has no rounding in it.
+
+Does not know: how distances are measured, files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+EXACT_LIMIT: Final = 1e-4
+"""Largest logit difference of two ways to compute the same weights, as a part of the range of the
+logits. Real ones give 1e-7 to 1e-6; a wrong permutation, base of RoPE or epsilon gives 1e-2 on."""
+PEER_LIMIT: Final = 1e-3
+"""Largest difference of a token's log-probability between transformers and the native engine."""
+UNRELATED: Final = 1.0
+"""Noise as strong as the logits themselves: the file no longer says what the model says."""
+
+BANDS: Final = {
+    "f32": 1e-4,
+    "bf16": 0.03,
+    "f16": 0.004,
+    "q8_0": 0.06,
+    "q6_k": 0.1,
+    "q5_k": 0.15,
+    "q5_1": 0.15,
+    "q5_0": 0.15,
+    "q4_k": 0.25,
+    "q4_1": 0.3,
+    "q4_0": 0.3,
+    "mxfp4": 0.4,
+}
+"""Most noise that is usual, by the coarsest type of a mix."""
+
+Verdict = Literal["pass", "warn", "fail"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One rule that was not kept. kind: `format`, `tokenizer`, `peer` or `noise`. value, limit:
+    what was measured, and what it may be."""
+
+    verdict: Verdict
+    kind: str
+    text: str
+    value: float
+    limit: float
+
+
+def band_of(mix: str) -> float:
+    """The most noise that is usual for a mix or a type."""
+    name = {"mxfp4_moe": "mxfp4"}.get(mix, mix.removesuffix("_m").removesuffix("_s"))
+    return BANDS[name]
+
+
+def judge_format(relative: float, what: str) -> Finding | None:
+    """Of two ways to compute the same weights."""
+    if relative <= EXACT_LIMIT:
+        return None
+    return Finding(
+        verdict="fail",
+        kind="format",
+        text=f"{what} differ by {relative:.3g} of the range of their logits, and the same weights "
+        f"must agree to {EXACT_LIMIT:g}: the file does not say what the model says",
+        value=relative,
+        limit=EXACT_LIMIT,
+    )
+
+
+def judge_noise(noise: float, mix: str) -> Finding | None:
+    """Of a file in fewer bits."""
+    limit = band_of(mix)
+    if noise <= limit:
+        return None
+    if noise >= UNRELATED:
+        return Finding(
+            verdict="fail",
+            kind="noise",
+            text=f"the logits in {mix} have an error of {noise:.3g} times their own spread: the "
+            "file no longer says what the model says",
+            value=noise,
+            limit=UNRELATED,
+        )
+    return Finding(
+        verdict="warn",
+        kind="noise",
+        text=f"the error of the logits in {mix} is {noise:.3g} of their spread, and up to "
+        f"{limit:g} is usual: this model takes badly to {mix}, a finer type may serve it better",
+        value=noise,
+        limit=limit,
+    )
+
+
+def judge_peer(difference: float) -> Finding | None:
+    """Of transformers and the native engine on the trained folder."""
+    if difference <= PEER_LIMIT:
+        return None
+    return Finding(
+        verdict="fail",
+        kind="peer",
+        text=f"transformers and the native engine differ by {difference:.3g} in the "
+        f"log-probability of a token of the same folder, and may differ by {PEER_LIMIT:g}",
+        value=difference,
+        limit=PEER_LIMIT,
+    )
+
+
+def together(findings: tuple[Finding, ...]) -> Verdict:
+    """The gravest."""
+    found = {one.verdict for one in findings}
+    return "fail" if "fail" in found else "warn" if "warn" in found else "pass"
