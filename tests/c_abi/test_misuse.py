@@ -135,6 +135,7 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
         "abt_chat_options",
         "abt_writer_options",
         "abt_export_options",
+        "abt_forward_options",
         "abt_adapter_export_options",
         "abt_generator_options",
         "abt_sampling",
