@@ -13,25 +13,51 @@ pub const MergedRows = struct {
     adapter: *const LoadedAdapter,
     /// One a parameter of the base's layout.
     modules: []const ?*const arch.AdapterModule,
+    /// Of each parameter, whether its experts are changed; empty where it has none or no adapter.
+    changed: []const []const bool,
 
     /// `layout` is the base's. Both must outlive the result; caller frees `modules` with `deinit`.
     pub fn init(gpa: std.mem.Allocator, layout: *const arch.Layout, adapter: *const LoadedAdapter) error{OutOfMemory}!MergedRows {
         const modules = try gpa.alloc(?*const arch.AdapterModule, layout.parameters.len);
+        errdefer gpa.free(modules);
         @memset(modules, null);
-        for (adapter.layout.modules) |*m| {
-            const weight = m.target.weightOf(layout, m.layer);
-            modules[(@intFromPtr(weight) - @intFromPtr(layout.parameters.ptr)) / @sizeOf(arch.Parameter)] = m;
-        }
-        return .{ .adapter = adapter, .modules = modules };
+        for (adapter.layout.modules) |*m| modules[layout.positionOf(m.target.weightOf(layout, m.layer))] = m;
+        const changed = try gpa.alloc([]const bool, modules.len);
+        @memset(changed, &.{});
+        errdefer freeLists(gpa, changed);
+        for (modules, changed) |found, *list| if (found) |m| if (m.target.isExperts()) {
+            const flags = try gpa.alloc(bool, m.experts);
+            for (flags, 0..) |*flag, expert| flag.* = isChanged(m, adapter.values, expert);
+            list.* = flags;
+        };
+        return .{ .adapter = adapter, .modules = modules, .changed = changed };
+    }
+
+    fn freeLists(gpa: std.mem.Allocator, lists: []const []const bool) void {
+        for (lists) |list| gpa.free(list);
+        gpa.free(lists);
+    }
+
+    /// Zeros only on one side add nothing: an expert that no token went to has kept its first B.
+    fn isChanged(m: *const arch.AdapterModule, values: []const f32, expert: usize) bool {
+        const b = m.b.sliceConst(f32, values);
+        const any_b = for (0..m.out * m.rank) |i| {
+            if (b[i * m.experts + expert] != 0) break true;
+        } else false;
+        if (!any_b) return false;
+        const size = m.rank * m.in;
+        for (m.a.sliceConst(f32, values)[expert * size ..][0..size]) |x| if (x != 0) return true;
+        return false;
     }
 
     pub fn deinit(self: *MergedRows, gpa: std.mem.Allocator) void {
         gpa.free(self.modules);
+        freeLists(gpa, self.changed);
         self.* = undefined;
     }
 
     pub fn delta(self: *const MergedRows) formats.gguf_export.Delta {
-        return .{ .context = self, .add = add };
+        return .{ .context = self, .add = add, .add_expert = addExpert, .changes_expert = changesExpert };
     }
 
     /// A model whose head is its embedding gets a head of its own when one of the two is changed: not row by row.
@@ -59,6 +85,24 @@ pub const MergedRows = struct {
                 }
             } else addRow(m, a, b[row * m.rank ..][0..m.rank], weights);
         }
+    }
+
+    /// Output `column` of one expert for all inputs: W[e, :, o] + s · Σ_r B[o, r, e] · A[e, r, :], summed in f64 and rounded once.
+    fn addExpert(context: *const anyopaque, index: usize, expert: usize, column: usize, out: []f32) void {
+        const self: *const MergedRows = @ptrCast(@alignCast(context));
+        const m = self.modules[index] orelse return;
+        const a = m.a.sliceConst(f32, self.adapter.values);
+        const b = m.b.sliceConst(f32, self.adapter.values);
+        for (out, 0..) |*w, i| {
+            var sum: f64 = 0;
+            for (0..m.rank) |r| sum += @as(f64, b[(column * m.rank + r) * m.experts + expert]) * a[(expert * m.rank + r) * m.in + i];
+            w.* = @floatCast(@as(f64, w.*) + m.scale * sum);
+        }
+    }
+
+    fn changesExpert(context: *const anyopaque, index: usize, expert: usize) bool {
+        const self: *const MergedRows = @ptrCast(@alignCast(context));
+        return index < self.changed.len and expert < self.changed[index].len and self.changed[index][expert];
     }
 
     fn addRow(m: *const arch.AdapterModule, a: []const f32, b: []const f32, weights: []f32) void {

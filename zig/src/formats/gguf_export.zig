@@ -15,6 +15,7 @@ const gguf_config = @import("gguf_config.zig");
 const gguf_import = @import("gguf_import.zig");
 const gguf_mix = @import("gguf_mix.zig");
 const gguf_writer = @import("gguf_writer.zig");
+const export_experts = @import("export_experts.zig");
 const export_source = @import("export_source.zig");
 const export_tokenizer = @import("export_tokenizer.zig");
 const name_map = @import("name_map.zig");
@@ -35,6 +36,16 @@ pub const Tokenizer = union(enum) {
     none,
 };
 
+/// What becomes of experts that the source stores as MXFP4.
+pub const Experts = enum {
+    /// They stay MXFP4 whatever the others become: to the bit, but for experts that an adapter changes.
+    keep,
+    /// The same, but a tensor of which an adapter changes an expert is bf16, which holds its other experts exactly.
+    changed_as_bf16,
+    /// They are expanded, and become what other matrices become.
+    expand,
+};
+
 pub const Options = struct {
     source: Source,
     out_path: []const u8,
@@ -42,6 +53,7 @@ pub const Options = struct {
     dtype: DType = .q8_0,
     /// Instead of `dtype`: each matrix gets the type llama.cpp's quantiser would give it for this name.
     mix: ?gguf_mix.Mix = null,
+    experts: Experts = .keep,
     /// `general.name`; null = the last part of the source folder's path, or `abi_train`.
     name: ?[]const u8 = null,
     tokenizer: Tokenizer = .from_source,
@@ -160,10 +172,14 @@ fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *con
     try header.put([]const u8, "general.architecture", @tagName(architecture));
     try header.put([]const u8, "general.type", "model");
     try header.put([]const u8, "general.name", options.name orelse nameOf(options.source));
-    const file_type = if (options.mix) |mix| mix.fileType() else options.dtype.ggufFileType();
-    if (file_type) |id| try header.put(u32, "general.file_type", id);
     const base_type = if (options.mix) |mix| mix.baseType() else options.dtype;
-    if (base_type.isQuantized()) try header.put(u32, "general.quantization_version", 2);
+    const keeps_blocks = keepsBlocks(options, source);
+    // With floats around them, MXFP4 is what the file is about.
+    const file_type = if (keeps_blocks and (options.mix == null or !base_type.isQuantized()))
+        gguf_mix.Mix.mxfp4_moe.fileType()
+    else if (options.mix) |mix| mix.fileType() else options.dtype.ggufFileType();
+    if (file_type) |id| try header.put(u32, "general.file_type", id);
+    if (base_type.isQuantized() or keeps_blocks) try header.put(u32, "general.quantization_version", 2);
     try gguf_config.write(header, config);
 
     const folder: ?[]const u8 = switch (options.tokenizer) {
@@ -181,16 +197,29 @@ fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *con
     if (config.rope_scaling == .llama3) try header.addTensor(name_map.rope_divisors, .f32, &.{config.head_dim / 2});
     var buffer: name_map.NameBuffer = undefined;
     var chooser = chooserOf(options.mix orelse .f32, source);
-    for (source.layout.parameters) |*p| {
-        const name = name_map.ggufName(&buffer, architecture, .{ .layer = p.layer, .role = p.role });
-        const columns = export_source.rowLen(p.*);
+    for (source.layout.parameters, 0..) |*p, index| for (name_map.parts(p.role)) |part| {
+        const name = name_map.ggufName(&buffer, architecture, .{ .layer = p.layer, .role = p.role, .part = part });
+        const shape = name_map.storedShape(p, part);
         // A matrix of one row is a vector to the chooser, and keeps what it is given here.
-        const dtype = if (options.mix == null or p.role.isNorm() or p.role.isBias())
-            name_map.storedType(p.role, columns, options.dtype)
+        const chosen = if (options.mix == null or name_map.isAlwaysF32(p.role))
+            name_map.storedType(p.role, shape.columns(), options.dtype)
         else
-            chooser.choose(name, .{ columns, p.len / columns, 1, 1 }, .f32);
-        try header.addTensor(name, dtype, p.dims());
-    }
+            chooser.choose(name, shape.ne(), .f32);
+        try header.addTensor(name, keptType(options, source, index) orelse chosen, shape.dims());
+    };
+}
+
+/// The type of a tensor whose blocks the source has already, or null where it is to be chosen.
+fn keptType(options: Options, source: *const export_source.Opened, index: usize) ?DType {
+    if (options.experts == .expand or !source.isBlocks(index)) return null;
+    if (options.experts == .keep) return .mxfp4;
+    for (0..source.layout.parameters[index].count()) |expert| if (source.changesExpert(index, expert)) return .bf16;
+    return .mxfp4;
+}
+
+fn keepsBlocks(options: Options, source: *const export_source.Opened) bool {
+    for (0..source.layout.parameters.len) |index| if (keptType(options, source, index) == .mxfp4) return true;
+    return false;
 }
 
 /// Parameters of a layout come layer by layer, which is all the chooser's counts ask for: a layer has one tensor of each kind.
@@ -198,6 +227,7 @@ fn chooserOf(mix: gguf_mix.Mix, source: *const export_source.Opened) gguf_mix.Ch
     const config = source.config;
     return .{ .mix = mix, .model = .{
         .layers = config.num_hidden_layers,
+        .experts = config.num_local_experts,
         .has_output = source.layout.get(null, .output) != null,
         .value_tensors = config.num_hidden_layers,
         .is_70b = config.num_hidden_layers == 80 and config.num_attention_heads != config.num_key_value_heads and config.model_type != .qwen3,
@@ -221,7 +251,9 @@ const Pieces = struct {
 
     fn init(gpa: std.mem.Allocator, source: *const export_source.Opened, header: *const gguf_writer.Header, pool: ?*base.Pool) error{OutOfMemory}!Pieces {
         var longest: usize = 0;
-        for (source.layout.parameters) |p| longest = @max(longest, export_source.rowLen(p));
+        for (source.layout.parameters) |*p| for (name_map.parts(p.role)) |part| {
+            longest = @max(longest, name_map.storedShape(p, part).columns());
+        };
         return .{ .source = source, .header = header, .writer = try .init(gpa, pool, longest, longest * 4) };
     }
 
@@ -241,24 +273,31 @@ const Pieces = struct {
             tensor.convert.f32ToF32Bytes(used, bytes[0 .. used.len * 4]);
             try stream.write(bytes[0 .. used.len * 4]);
         }
-        for (self.source.layout.parameters, 0..) |p, index| {
-            try self.writeTensor(&stream, p, index, diag);
+        for (self.source.layout.parameters, 0..) |*p, index| {
+            for (name_map.parts(p.role)) |part| {
+                const dtype = self.header.tensors.items[stream.current].dtype;
+                self.writeTensor(&stream, p, part, index) catch |err| {
+                    if (err == error.NotFinite) diag.set("tensor {s} has a value that is not finite in {s}: NaN, infinity, or too large. Check the training run; if only the range is at fault, export as bf16 or f32", .{ p.name, dtype.label() });
+                    return err;
+                };
+            }
             if (self.pages_can_go) self.source.forgetPages(index);
         }
         stream.finish();
     }
 
-    fn writeTensor(self: *Pieces, stream: *gguf_writer.Stream, p: arch.Parameter, index: usize, diag: *Diagnostic) row_writer.Error!void {
+    fn writeTensor(self: *Pieces, stream: *gguf_writer.Stream, p: *const arch.Parameter, part: name_map.Part, index: usize) row_writer.Error!void {
         const planned = self.header.tensors.items[stream.current];
+        if (p.role.isExpertWeight() or part != .whole) {
+            const from: export_experts.ExpertRows = .init(self.source, index, part);
+            return self.writer.writeTensor(stream, from.shape.columns(), from.rows(planned.dtype), null);
+        }
         const architecture: name_map.Architecture = .of(self.source.config.model_type);
         const order = name_map.rowOrder(architecture, p.role, self.source.config.head_dim);
         // A permuted bias is rows of one element; any other vector is one row.
-        const columns = if (p.rank == 1 and order != .same) 1 else export_source.rowLen(p);
+        const columns = if (p.rank == 1 and order != .same) 1 else export_source.rowLen(p.*);
         const from: Tensor = .{ .source = self.source, .index = index, .order = order, .columns = columns };
-        self.writer.writeTensor(stream, columns, .{ .context = &from, .read = Tensor.read }, null) catch |err| {
-            if (err == error.NotFinite) diag.set("tensor {s} has a value that is not finite in {s}: NaN, infinity, or too large. Check the training run; if only the range is at fault, export as bf16 or f32", .{ p.name, planned.dtype.label() });
-            return err;
-        };
+        return self.writer.writeTensor(stream, columns, .{ .context = &from, .read = Tensor.read }, null);
     }
 };
 

@@ -16,6 +16,15 @@ pub const Rows = struct {
     context: *const anyopaque,
     /// Writes the numbers of whole rows from row `first` of the file on; called by several threads at once.
     read: *const fn (context: *const anyopaque, first: usize, out: []f32) void,
+    /// Asked for each row first: writes its bytes where the source has them in the type planned. Null: the source never has.
+    stored: ?*const fn (context: *const anyopaque, row: usize, out: []u8) Stored = null,
+
+    pub const Stored = enum {
+        written,
+        /// Its numbers are to be read and stored anew.
+        convert,
+        not_finite,
+    };
 };
 
 pub const Importance = struct {
@@ -96,6 +105,10 @@ const Task = struct {
     fn run(self: *Task, chunk: usize, worker: usize) void {
         var row = chunk * self.chunk_rows;
         const end = @min(row + self.chunk_rows, self.rows_now);
+        if (self.rows.stored) |stored| {
+            for (row..end) |r| self.copyOrConvert(stored, r, self.writer.scratch[worker][0..self.columns]);
+            return;
+        }
         const values = self.writer.scratch[worker][0 .. (end - row) * self.columns];
         self.rows.read(self.rows.context, self.first + row, values);
         const importance = self.importance orelse return self.encode(values, row, null);
@@ -107,6 +120,18 @@ const Task = struct {
             self.encode(values[done * self.columns ..][0 .. count * self.columns], row, importance.values[of * self.columns ..][0..self.columns]);
             done += count;
             row += count;
+        }
+    }
+
+    fn copyOrConvert(self: *Task, stored: @typeInfo(@FieldType(Rows, "stored")).optional.child, row: usize, values: []f32) void {
+        std.debug.assert(self.importance == null); // What is stored already was not collected for.
+        switch (stored(self.rows.context, self.first + row, self.writer.piece[row * self.row_bytes ..][0..self.row_bytes])) {
+            .written => {},
+            .not_finite => self.bad.store(true, .monotonic),
+            .convert => {
+                self.rows.read(self.rows.context, self.first + row, values);
+                self.encode(values, row, null);
+            },
         }
     }
 
