@@ -122,3 +122,7 @@ fn numberAt(stored: export_source.Stored, index: usize) f32 {
         else => unreachable, // Float types only, checked when opened.
     };
 }
+
+test {
+    _ = @import("export_experts_test.zig");
+}

@@ -341,5 +341,6 @@ fn verify(gpa: std.mem.Allocator, file: *base.storage.AtomicFile, size: u64, sou
 }
 
 test {
+    _ = export_experts;
     _ = @import("gguf_export_test.zig");
 }

@@ -35,8 +35,8 @@ pub fn fromPairs(e: u8, pairs: *const [16]u8, block: *[bytes]u8) void {
     for (0..8) |j| {
         const a = pairs[j];
         const b = pairs[j + 8];
-        block[1 + 2 * j] = a & 15 | b << 4;
-        block[2 + 2 * j] = a >> 4 | b & 0xF0;
+        block[1 + 2 * j] = (a & 15) | (b << 4);
+        block[2 + 2 * j] = (a >> 4) | (b & 0xF0);
     }
 }
 
@@ -45,8 +45,8 @@ pub fn toPairs(block: *const [bytes]u8, pairs: *[16]u8) u8 {
     for (0..8) |j| {
         const x = block[1 + 2 * j];
         const y = block[2 + 2 * j];
-        pairs[j] = x & 15 | y << 4;
-        pairs[j + 8] = x >> 4 | y & 0xF0;
+        pairs[j] = (x & 15) | (y << 4);
+        pairs[j + 8] = (x >> 4) | (y & 0xF0);
     }
     return block[0];
 }
