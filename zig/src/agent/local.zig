@@ -213,7 +213,7 @@ pub const Local = struct {
             const id = generator.next() catch {
                 diag.set("the logits of {s} are not numbers: its weights are broken. Export the model again", .{self.path});
                 return error.BrokenModel;
-            } orelse break switch (generator.end.?) {
+            } orelse break switch (generator.line.end.?) {
                 .stop_id => .end,
                 .length => .length,
                 .context => .context,

@@ -200,7 +200,7 @@ pub fn abt_generator_next(generator: u64, id: ?*u32, end: ?*c.abt_end) callconv(
     };
     if (next) |found| {
         result.* = found;
-    } else why.* = switch (run.end.?) {
+    } else why.* = switch (run.line.end.?) {
         .stop_id => c.ABT_END_STOP_ID,
         .length => c.ABT_END_LENGTH,
         .context => c.ABT_END_CONTEXT,

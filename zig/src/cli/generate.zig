@@ -133,7 +133,7 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     var filter: abi.agent.visible.Filter = .{};
     while (generator.next() catch return app.fail(verb.name, "the model's logits are not numbers: its weights are broken. Export the model again")) |id| {
         try ids.append(a, id);
-        if (parsed.has("logits")) try logits.append(a, try a.dupe(f32, session.logits));
+        if (parsed.has("logits")) try logits.append(a, try a.dupe(f32, generator.logits));
         const before = text.items.len;
         if (decoder) |*d| try d.push(a, &text, id);
         if (shows_text) try filter.write(app.out, text.items[before..]);
@@ -146,7 +146,7 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
         .prompt_ids = prompt,
         .ids = ids.items,
         .text = if (decoder != null) text.items else null,
-        .end = generator.end.?,
+        .end = generator.line.end.?,
         .logits = if (parsed.has("logits")) logits.items else null,
         .prompt_logits = if (parsed.has("prompt-logits")) prompt_logits.items else null,
     }, .{ .emit_null_optional_fields = false }, app.out);

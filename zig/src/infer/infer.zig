@@ -4,6 +4,8 @@ pub const model = @import("model.zig");
 pub const session = @import("session.zig");
 pub const sampler = @import("sampler.zig");
 pub const generate = @import("generate.zig");
+pub const draft = @import("draft.zig");
+pub const batch = @import("batch.zig");
 pub const matrix = @import("matrix.zig");
 pub const importance = @import("importance.zig");
 pub const attention = @import("attention.zig");
@@ -14,6 +16,7 @@ pub const Session = session.Session;
 pub const CacheForm = cache.Form;
 pub const Sampler = sampler.Sampler;
 pub const Generator = generate.Generator;
+pub const Batch = batch.Batch;
 
 test {
     @import("std").testing.refAllDecls(Session);
@@ -23,6 +26,8 @@ test {
     _ = session;
     _ = sampler;
     _ = generate;
+    _ = draft;
+    _ = batch;
     _ = matrix;
     _ = importance;
     _ = attention;
