@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,40 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ._native import Handle
+    from ._native.generator import Request
 
-__all__ = ["Generator"]
+__all__ = ["Answer", "Generator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one prompt of a batch got."""
+
+    ids: list[int]
+    """The ids given out, without the stop id."""
+    end_reason: str | None
+    """'stop_id', 'length' or 'context'; None while it goes on."""
+    counts: dict[str, int]
+    """As `Generator.counts`."""
+
+
+class _Run:
+    """Answers in progress."""
+
+    def __init__(self, ids: list[list[int]]) -> None:
+        self.ids = ids
+        self.ends: dict[int, str] = {}
+        self.logits_of: int | None = None
+
+
+def _request(prompt: Sequence[int] | npt.NDArray[Any], options: Mapping[str, Any]) -> Request:
+    known = {f.name for f in fields(_native.generator.Request)} - {"ids"}
+    if strange := sorted(set(options) - known):
+        raise ArgumentError(f"no such option: {strange[0]}; there are {', '.join(sorted(known))}")
+    rest = {name: value for name, value in options.items() if name != "stop_ids"}
+    return _native.generator.Request(
+        ids=as_ids(prompt), stop_ids=as_ids(options.get("stop_ids", ())), **rest
+    )
 
 
 class Generator(Owned):
@@ -31,7 +64,9 @@ class Generator(Owned):
                 ...
             print(model.complete("Once upon a time"))
 
-    What was computed for an earlier prompt that begins with the same ids is kept.
+    What was computed for an earlier prompt that begins with the same ids is kept. Answers do not
+    depend on that: the same ids, options and seed give the same ids, with the same bits of every
+    logit, whatever was asked before, with any number of threads, alone or in a batch.
     """
 
     _noun = "generator"
@@ -39,6 +74,7 @@ class Generator(Owned):
     def __init__(self, handle: Handle, path: Path) -> None:
         self._handle: Handle | None = handle
         self._tokenizer: Tokenizer | None = None
+        self._run: _Run | None = None
         self.path = path
         self.end_reason: str | None = None
 
@@ -104,22 +140,24 @@ class Generator(Owned):
         repeat_window: int = 64,
         seed: int = 0,
         stop_ids: Sequence[int] | npt.NDArray[Any] = (),
+        drafts: int = 0,
     ) -> Iterator[int]:
         """Yields the ids that continue `prompt_ids`; `end_reason` then says why they ended.
 
         temperature: 0: always the most likely id. top_k 0, top_p 1, min_p 0, repeat_penalty 1: off.
         stop_ids: drawing one ends the answer; it is not given out.
+        drafts: ids guessed from what was there before and confirmed by the model in one pass, 0 to
+            15; they change no id, only how long it takes (docs/generation.md says when it pays).
 
-        `end_reason`: 'stop_id', 'length' or 'context'. Raises ArgumentError for an empty or too
-        long prompt or a foreign id, NumericsError when the model's logits are not numbers.
+        `end_reason`: 'stop_id', 'length' or 'context'; `counts` says what it took. Raises
+        ArgumentError for an empty or too long prompt, a foreign id, or an option out of its range,
+        NumericsError when the model's logits are not numbers. An iterator that another call of this
+        generator has overtaken raises ArgumentError.
         """
-        handle = self.native
-        self.end_reason = None
-        _native.generator.start(
-            handle,
-            as_ids(prompt_ids),
-            as_ids(stop_ids),
-            max_new_tokens,
+        request = _native.generator.Request(
+            ids=as_ids(prompt_ids),
+            stop_ids=as_ids(stop_ids),
+            max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -127,23 +165,145 @@ class Generator(Owned):
             repeat_penalty=repeat_penalty,
             repeat_window=repeat_window,
             seed=seed,
+            drafts=drafts,
         )
-        return self._continue(handle)
+        run = self._start([request], 1)
+        return self._single(run)
 
-    def _continue(self, handle: Handle) -> Iterator[int]:
-        step = _native.generator.Step()
+    def _start(self, requests: list[Request], lanes: int) -> _Run:
+        handle = self.native
+        self._run = None
+        self.end_reason = None
+        _native.generator.start(handle, requests, lanes)
+        self._run = _Run([[] for _ in requests])
+        return self._run
+
+    def _tokens(self, run: _Run, capacity: int) -> Iterator[tuple[int, int, str | None]]:
+        room = _native.generator.Tokens(capacity)
         while True:
-            found, end = _native.generator.next(handle, step)
+            handle = self.native
+            if self._run is not run:
+                raise ArgumentError(
+                    "this answer was overtaken: another one was begun with the same generator; "
+                    "take all of an answer first, or open a second generator"
+                )
+            run.logits_of = None
+            tokens = _native.generator.next(handle, room)
+            if not tokens:
+                return
+            for index, found, end in tokens:
+                if end is None:
+                    run.ids[index].append(found)
+                    run.logits_of = index if capacity == 1 else None
+                else:
+                    run.ends[index] = end
+                yield index, found, end
+
+    def _single(self, run: _Run) -> Iterator[int]:
+        for _, found, end in self._tokens(run, 1):
             if end is not None:
                 self.end_reason = end
                 return
             yield found
 
-    def logits(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """The logits after the last of `ids`: a copy, one value a vocabulary entry."""
-        self.generate(ids, max_new_tokens=0)
-        found: npt.NDArray[np.float32] = _native.generator.logits(self.native).copy()
+    def stream_batch(
+        self,
+        prompts: Sequence[Sequence[int] | npt.NDArray[Any]],
+        *,
+        lanes: int = 8,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Iterator[tuple[int, int]]:
+        """Continues several prompts at once; yields (index of the prompt, id) as they come.
+
+        One pass over the weights steps every answer in progress, at most `lanes` (1 to 32) of them;
+        the next prompt begins when an answer ends. Each lane keeps a cache of `context` ids.
+        options: as for `generate`, for all prompts; `each[i]` overrides them for prompts[i].
+
+        What a prompt gets is, to the bit, what `generate` gives it alone. `answers` holds what came
+        so far and how it ended. Raises as `generate`.
+        """
+        given = list(each) if each is not None else [{}] * len(prompts)
+        if len(given) != len(prompts):
+            raise ArgumentError(f"each has {len(given)} entries, there are {len(prompts)} prompts")
+        requests = [
+            _request(prompt, {**options, **own}) for prompt, own in zip(prompts, given, strict=True)
+        ]
+        if not requests:
+            self._run = _Run([])
+            return iter(())
+        run = self._start(requests, lanes)
+        return ((index, found) for index, found, end in self._tokens(run, 2 * 64) if end is None)
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Sequence[int] | npt.NDArray[Any]],
+        *,
+        lanes: int = 8,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> list[Answer]:
+        """Continues several prompts at once, see `stream_batch`, and returns their answers."""
+        for _ in self.stream_batch(prompts, lanes=lanes, each=each, **options):
+            pass
+        return self.answers
+
+    @property
+    def answers(self) -> list[Answer]:
+        """What the last `generate` or batch has given so far, one a prompt, in their order."""
+        if self._run is None:
+            return []
+        return [
+            Answer(
+                ids=list(ids),
+                end_reason=self._run.ends.get(index),
+                counts=_native.generator.counts(self.native, index),
+            )
+            for index, ids in enumerate(self._run.ids)
+        ]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the last `generate` took so far.
+
+        `prompt`: ids of the prompt; `reused`: those of them that were computed before; `answer`:
+        ids given out; `guessed` and, of these, `accepted`: see `drafts`. Raises ArgumentError
+        before the first.
+        """
+        return _native.generator.counts(self.native)
+
+    @property
+    def last_logits(self) -> npt.NDArray[np.float32]:
+        """The logits the last id yielded by `generate` was chosen from.
+
+        A copy, one value a vocabulary entry, before penalty and temperature. Raises ArgumentError
+        when no id was yielded.
+        """
+        if self._run is None or self._run.logits_of is None:
+            raise ArgumentError("no id was yielded last; ask while going through generate()")
+        found: npt.NDArray[np.float32] = _native.generator.logits(
+            self.native, self._run.logits_of
+        ).copy()
         return found
+
+    def logits(
+        self, ids: Sequence[int] | npt.NDArray[Any], *, first: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The logits behind the last of `ids`: a copy, one value a vocabulary entry.
+
+        With `first` those behind every id from ids[first] on: (len(ids) - first, vocabulary). The
+        rows have the same bits as one call an id.
+
+        Raises ArgumentError for no ids, foreign ids, more than the context holds, or a `first` that
+        is not the index of an id.
+        """
+        if first is None:
+            self.generate(ids, max_new_tokens=0)
+            found: npt.NDArray[np.float32] = _native.generator.logits(self.native).copy()
+            return found
+        self._run = None
+        vocab = int(self.info["config"]["vocab_size"])
+        return _native.generator.all_logits(self.native, as_ids(ids), first, vocab)
 
     def log_probs(
         self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 1
@@ -156,6 +316,7 @@ class Generator(Owned):
         Raises ArgumentError for a foreign id, a `first` that is not 1 to the last, or more ids
         than the context holds, NumericsError when the model's logits are not numbers.
         """
+        self._run = None
         return _native.generator.score(self.native, as_ids(ids), first)
 
     def score(
@@ -187,6 +348,13 @@ class Generator(Owned):
         options.setdefault("stop_ids", tokenizer.stop_token_ids)
         found = list(self.generate(tokenizer.encode(text), **options))
         return tokenizer.decode(found, continues=True)
+
+    def complete_batch(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """Continues several texts at once; options as for `stream_batch`."""
+        tokenizer = self.tokenizer
+        options.setdefault("stop_ids", tokenizer.stop_token_ids)
+        found = self.generate_batch([tokenizer.encode(text) for text in texts], **options)
+        return [tokenizer.decode(answer.ids, continues=True) for answer in found]
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], *, format: str | None = None, **options: Any

@@ -139,6 +139,8 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
         "abt_adapter_export_options",
         "abt_generator_options",
         "abt_sampling",
+        "abt_request",
+        "abt_counts",
     }
     out = ffi.new("uint64_t *")
     handle = _native.instructions.parse(b"", False)

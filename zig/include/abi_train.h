@@ -744,18 +744,57 @@ abt_status abt_generator_free(abt_generator generator);
 /* {"config": as in config.json, "context", "threads", "parameters", "cache": "f16", "cache_bytes"}. */
 abt_status abt_generator_info_json(abt_generator generator, char *buffer, size_t capacity, size_t *needed);
 
-/* Begins to continue `count` (at least one) ids. `sampling` may be NULL: temperature 0. stop_ids may be NULL
- * with stop_count 0. */
-abt_status abt_generator_start(abt_generator generator, const uint32_t *ids, size_t count,
-                               const abt_sampling *sampling, const uint32_t *stop_ids, size_t stop_count,
-                               uint64_t max_tokens);
+/* One answer that is wanted. */
+typedef struct abt_request {
+    size_t struct_size;
+    const uint32_t *ids;              /* what to continue */
+    size_t count;                     /* at least 1 */
+    const abt_sampling *sampling;     /* NULL: temperature 0 */
+    const uint32_t *stop_ids;         /* drawing one ends the answer; may be NULL with stop_count 0 */
+    size_t stop_count;
+    uint64_t max_tokens;
+    uint32_t drafts;                  /* ids guessed from what was there before and confirmed in one pass, at most
+                                         15; 0: none. They change no id, only how long it takes. */
+} abt_request;
 
-/* The next id, or why there is none. */
-abt_status abt_generator_next(abt_generator generator, uint32_t *id, abt_end *end);
+/* What came of a pass. */
+typedef struct abt_token {
+    uint32_t request;                 /* which one: its index */
+    uint32_t id;
+    abt_end end;                      /* other than ABT_END_NONE: there is no id, the answer is over */
+} abt_token;
 
-/* The logits after the last id that was fed, one a vocabulary entry; after abt_generator_start those of the
- * prompt's last id. Valid until the next call on this generator. */
-abt_status abt_generator_logits(abt_generator generator, const float **logits, uint64_t *count);
+/* What an answer took. */
+typedef struct abt_counts {
+    size_t struct_size;
+    uint64_t prompt;                  /* ids of the prompt */
+    uint64_t reused;                  /* of these, how many were there already */
+    uint64_t answer;                  /* ids given out */
+    uint64_t guessed;
+    uint64_t accepted;                /* of the guessed ones */
+} abt_counts;
+
+/* Begins to answer `count` (at least one) requests, at most `lanes` (1 to 32) at a time; the weights are
+ * read once for all of them. The first prompt is read at once. Requests are copied; what was in progress is stopped.
+ * What a request gets does not depend, to the bit, on the others, on lanes, or on what was asked before. */
+abt_status abt_generator_start(abt_generator generator, const abt_request *requests, size_t count, uint32_t lanes);
+
+/* The next tokens, at most `capacity` (at least 1), their number in *count; 0: all answers are over. Those of one
+ * request come in order. */
+abt_status abt_generator_next(abt_generator generator, abt_token *tokens, size_t capacity, size_t *count);
+
+/* The logits the last token of `request` that the last abt_generator_next gave out was chosen from, one a vocabulary
+ * entry; right after abt_generator_start those behind the first request's prompt. Valid until the next call on this
+ * generator. */
+abt_status abt_generator_logits(abt_generator generator, size_t request, const float **logits, uint64_t *count);
+
+/* What `request` took so far. */
+abt_status abt_generator_counts(abt_generator generator, size_t request, abt_counts *counts);
+
+/* The logits behind every id from ids[first] on: (count - first) rows, each a value a vocabulary entry, into `logits`,
+ * whose `capacity` is counted in floats. Ends what abt_generator_start began. */
+abt_status abt_generator_all_logits(abt_generator generator, const uint32_t *ids, size_t count, size_t first,
+                                    float *logits, size_t capacity);
 
 /* How likely the model finds what is there: log_probs[i] = log p(ids[first + i] | all ids before it), for the
  * `count - first` ids from `first` (at least 1) on. likeliest may be NULL; else likeliest[i] is 1 where no other id is

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
@@ -55,68 +57,111 @@ def info(handle: Handle) -> dict[str, Any]:
     return json_out(lib.abt_generator_info_json, handle.value)
 
 
-def start(
-    handle: Handle,
-    ids: npt.NDArray[np.uint32],
-    stop_ids: npt.NDArray[np.uint32],
-    max_tokens: int,
-    *,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    repeat_window: int,
-    seed: int,
-) -> None:
-    """Begins to continue `ids`."""
-    sampling = ffi.new("abt_sampling *")
-    sampling.struct_size = ffi.sizeof("abt_sampling")
-    sampling.temperature = temperature
-    sampling.top_k = whole(top_k, "top_k", 32)
-    sampling.top_p = top_p
-    sampling.min_p = min_p
-    sampling.repeat_penalty = repeat_penalty
-    sampling.repeat_window = whole(repeat_window, "repeat_window", 32)
-    sampling.seed = whole(seed, "seed")
-    check(
-        lib.abt_generator_start(
-            handle.value,
-            from_array(ids, "uint32_t[]") if ids.size else _EMPTY,
-            ids.size,
-            sampling,
-            from_array(stop_ids, "uint32_t[]"),
-            stop_ids.size,
-            whole(max_tokens, "max_tokens"),
-        )
-    )
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One answer that is wanted; the defaults are greedy and without any filter."""
+
+    ids: npt.NDArray[np.uint32]
+    stop_ids: npt.NDArray[np.uint32]
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_window: int = 64
+    seed: int = 0
+    drafts: int = 0
+
+    def fill(self, request: Any) -> list[Any]:
+        """Writes this into a C struct; what must live as long as it is given back."""
+        sampling = ffi.new("abt_sampling *")
+        sampling.struct_size = ffi.sizeof("abt_sampling")
+        sampling.temperature = self.temperature
+        sampling.top_k = whole(self.top_k, "top_k", 32)
+        sampling.top_p = self.top_p
+        sampling.min_p = self.min_p
+        sampling.repeat_penalty = self.repeat_penalty
+        sampling.repeat_window = whole(self.repeat_window, "repeat_window", 32)
+        sampling.seed = whole(self.seed, "seed")
+        ids = from_array(self.ids, "uint32_t[]") if self.ids.size else _EMPTY
+        stop_ids = from_array(self.stop_ids, "uint32_t[]")
+        request.struct_size = ffi.sizeof("abt_request")
+        request.ids = ids
+        request.count = self.ids.size
+        request.sampling = sampling
+        request.stop_ids = stop_ids
+        request.stop_count = self.stop_ids.size
+        request.max_tokens = whole(self.max_new_tokens, "max_new_tokens")
+        request.drafts = whole(self.drafts, "drafts", 32)
+        return [sampling, ids, stop_ids]
 
 
 _EMPTY = ffi.new("uint32_t[1]")
 
 
-class Step:
-    """Room for one answer of `next`, used again and again."""
-
-    __slots__ = ("end", "id")
-
-    def __init__(self) -> None:
-        self.id = ffi.new("uint32_t *")
-        self.end = ffi.new("abt_end *")
+def start(handle: Handle, requests: Sequence[Request], lanes: int) -> None:
+    """Begins to answer `requests`, at most `lanes` at a time."""
+    array = ffi.new("abt_request[]", max(len(requests), 1))
+    kept = [request.fill(array[i]) for i, request in enumerate(requests)]
+    check(lib.abt_generator_start(handle.value, array, len(requests), whole(lanes, "lanes", 32)))
+    del kept
 
 
-def next(handle: Handle, step: Step) -> tuple[int, str | None]:
-    """The next id and None, or 0 and why there is none."""
-    check(lib.abt_generator_next(handle.value, step.id, step.end))
-    return int(step.id[0]), ENDS[int(step.end[0])]
+class Tokens:
+    """Room for the answers of `next`, used again and again."""
+
+    __slots__ = ("capacity", "count", "list")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.list = ffi.new("abt_token[]", capacity)
+        self.count = ffi.new("size_t *")
 
 
-def logits(handle: Handle) -> npt.NDArray[np.float32]:
-    """A view of the last logits; the next call overwrites them."""
+def next(handle: Handle, tokens: Tokens) -> list[tuple[int, int, str | None]]:
+    """The next (request, id, why there is none); empty when all answers are over."""
+    check(lib.abt_generator_next(handle.value, tokens.list, tokens.capacity, tokens.count))
+    found = [tokens.list[i] for i in range(tokens.count[0])]
+    return [(int(token.request), int(token.id), ENDS[int(token.end)]) for token in found]
+
+
+def logits(handle: Handle, request: int = 0) -> npt.NDArray[np.float32]:
+    """A view of the logits of a request's last token; the next call overwrites them."""
     pointer = ffi.new("const float **")
     count = ffi.new("uint64_t *")
-    check(lib.abt_generator_logits(handle.value, pointer, count))
+    check(lib.abt_generator_logits(handle.value, whole(request, "request"), pointer, count))
     return view(pointer[0], (int(count[0]),), "float32", handle)
+
+
+def counts(handle: Handle, request: int = 0) -> dict[str, int]:
+    """What a request took so far."""
+    found = ffi.new("abt_counts *")
+    found.struct_size = ffi.sizeof("abt_counts")
+    check(lib.abt_generator_counts(handle.value, whole(request, "request"), found))
+    names = ("prompt", "reused", "answer", "guessed", "accepted")
+    return {name: int(getattr(found, name)) for name in names}
+
+
+def all_logits(
+    handle: Handle, ids: npt.NDArray[np.uint32], first: int, vocab: int
+) -> npt.NDArray[np.float32]:
+    """The logits behind every id from ids[first] on: a row of `vocab` each."""
+    import numpy as np
+
+    rows = max(int(ids.size) - whole(first, "first"), 0)
+    found = np.zeros((max(rows, 1), vocab), dtype=np.float32)
+    check(
+        lib.abt_generator_all_logits(
+            handle.value,
+            from_array(ids, "uint32_t[]") if ids.size else _EMPTY,
+            ids.size,
+            first,
+            from_array(found, "float[]"),
+            found.size,
+        )
+    )
+    return found
 
 
 def score(

@@ -12,15 +12,21 @@ const infer = abi.infer;
 
 const default_context_max = 4096;
 
-/// On the heap as a whole: sampler and session are pointed at by the run in progress.
+/// On the heap as a whole: the batch points at the session.
 const Machine = struct {
     model: *infer.Model,
     pool: *abi.base.Pool,
     session: infer.Session,
-    sampler: ?infer.Sampler = null,
-    run: ?infer.Generator = null,
-    stop_ids: []u32 = &.{},
+    batch: infer.Batch,
+    /// What the last call of `abt_generator_next` gave out.
+    tokens: [tokens_max]infer.batch.Token = undefined,
+    token_count: usize = 0,
+    /// Nothing was given out yet: the session's logits are those of the first prompt.
+    is_fresh: bool = false,
     process: std.c.pid_t,
+
+    /// Tokens of a pass and their ends.
+    const tokens_max = 2 * infer.session.step_tokens;
 
     fn open(path: []const u8, threads: usize, context: usize, cache: ?infer.CacheForm, exact: bool, diag: *failure.Diagnostic) !*Machine {
         const self = try out.gpa.create(Machine);
@@ -38,6 +44,7 @@ const Machine = struct {
             .model = model,
             .pool = pool,
             .session = try .initForm(out.gpa, model, pool, wanted, form),
+            .batch = .init(out.gpa, &self.session),
             .process = std.c.getpid(),
         };
         self.session.exact = exact;
@@ -45,15 +52,13 @@ const Machine = struct {
     }
 
     fn forget(self: *Machine) void {
-        self.run = null;
-        if (self.sampler) |*s| s.deinit(out.gpa);
-        self.sampler = null;
-        out.gpa.free(self.stop_ids);
-        self.stop_ids = &.{};
+        self.batch.stop();
+        self.token_count = 0;
+        self.is_fresh = false;
     }
 
     fn close(self: *Machine) void {
-        self.forget();
+        self.batch.deinit();
         self.session.deinit();
         // Worker threads do not exist in a forked child.
         if (self.process == std.c.getpid()) self.pool.deinit();
@@ -131,84 +136,107 @@ fn writeInfo(machine: *const Machine, config: *std.Io.Writer.Allocating, writer:
     });
 }
 
-pub fn abt_generator_start(
-    generator: u64,
-    ids: ?[*]const u32,
-    count: usize,
-    sampling: ?*const c.abt_sampling,
-    stop_ids: ?[*]const u32,
-    stop_count: usize,
-    max_tokens: u64,
-) callconv(.c) Status {
-    const given = ids orelse return failure.nullArgument("ids");
-    if (count == 0) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "the prompt has no ids; give at least one", .{});
-    if (stop_ids == null and stop_count != 0) return failure.nullArgument("stop_ids");
-    var options: infer.sampler.Options = .{ .temperature = 0 };
-    if (sampling) |s| {
-        if (out.wrongSize(c.abt_sampling, s.struct_size)) |status| return status;
-        options = .{
-            .temperature = s.temperature,
-            .top_k = s.top_k,
-            .top_p = s.top_p,
-            .min_p = s.min_p,
-            .repeat_penalty = s.repeat_penalty,
-            .repeat_window = s.repeat_window,
-            .seed = s.seed,
-        };
+pub fn abt_generator_start(generator: u64, requests: ?[*]const c.abt_request, count: usize, lanes: u32) callconv(.c) Status {
+    const given = requests orelse return failure.nullArgument("requests");
+    if (count == 0) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "there are no requests; give at least one", .{});
+    if (lanes == 0 or lanes > infer.batch.lanes_max)
+        return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "lanes is {d}; it must be from 1 to {d}", .{ lanes, infer.batch.lanes_max });
+    const list = out.gpa.alloc(infer.batch.Request, count) catch |err| return failure.from(err, c.ABT_STATUS_INTERNAL, null);
+    defer out.gpa.free(list);
+
+    for (list, given[0..count]) |*request, *from| {
+        var status: Status = c.ABT_STATUS_OK;
+        request.* = requestOf(from, &status) orelse return status;
     }
-    if (options.problem()) |sentence| return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "{s}", .{sentence});
     var status: Status = c.ABT_STATUS_OK;
     const held = acquireForWork(generator, &status) orelse return status;
     defer held.release();
 
     const machine = held.object.value.machine;
-    start(machine, given[0..count], options, if (stop_ids) |p| p[0..stop_count] else &.{}, std.math.lossyCast(usize, max_tokens)) catch |err| return switch (err) {
+    machine.forget();
+    machine.batch.start(list, lanes) catch |err| return switch (err) {
         error.OutOfMemory => failure.from(err, c.ABT_STATUS_INTERNAL, null),
-        error.ContextFull => failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "the prompt has {d} ids, the context {d}; shorten the prompt or open with a larger context", .{ count, machine.session.context }),
+        error.ContextFull => blk: {
+            for (list) |request| if (request.ids.len > machine.session.context)
+                break :blk failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "the prompt has {d} ids, the context {d}; shorten the prompt or open with a larger context", .{ request.ids.len, machine.session.context });
+            unreachable;
+        },
         error.InvalidToken => failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "the prompt holds an id that is not below the model's vocabulary of {d}", .{machine.model.config.vocab_size}),
     };
+    machine.is_fresh = true;
     return c.ABT_STATUS_OK;
 }
 
-fn start(machine: *Machine, ids: []const u32, options: infer.sampler.Options, stop_ids: []const u32, max_tokens: usize) !void {
-    machine.forget();
-    for (ids) |id| if (id >= machine.model.config.vocab_size) return error.InvalidToken;
-    if (ids.len > machine.session.context) return error.ContextFull;
-    // The last id is fed in any case: its logits are needed.
-    const kept = @min(machine.session.commonPrefix(ids), ids.len - 1);
-    machine.session.rewind(kept);
-    _ = try machine.session.prefill(ids[kept..]);
-    machine.stop_ids = try out.gpa.dupe(u32, stop_ids);
-    machine.sampler = try .init(out.gpa, machine.model.config.vocab_size, options);
-    for (ids) |id| machine.sampler.?.accept(id);
-    machine.run = .init(&machine.session, &machine.sampler.?, machine.stop_ids, max_tokens);
+/// Null: `status` says what is wrong with it.
+fn requestOf(from: *const c.abt_request, status: *Status) ?infer.batch.Request {
+    status.* = blk: {
+        if (out.wrongSize(c.abt_request, from.struct_size)) |wrong| break :blk wrong;
+        if (from.ids == null) break :blk failure.nullArgument("ids");
+        if (from.count == 0) break :blk failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "the prompt has no ids; give at least one", .{});
+        if (from.stop_ids == null and from.stop_count != 0) break :blk failure.nullArgument("stop_ids");
+        if (from.drafts > infer.generate.drafts_max)
+            break :blk failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "drafts is {d}; it must be from 0 to {d}", .{ from.drafts, infer.generate.drafts_max });
+        var sampling: infer.sampler.Options = .{ .temperature = 0 };
+        if (@as(?*const c.abt_sampling, from.sampling)) |s| {
+            if (out.wrongSize(c.abt_sampling, s.struct_size)) |wrong| break :blk wrong;
+            sampling = .{
+                .temperature = s.temperature,
+                .top_k = s.top_k,
+                .top_p = s.top_p,
+                .min_p = s.min_p,
+                .repeat_penalty = s.repeat_penalty,
+                .repeat_window = s.repeat_window,
+                .seed = s.seed,
+            };
+        }
+        if (sampling.problem()) |sentence| break :blk failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "{s}", .{sentence});
+        return .{
+            .ids = from.ids[0..from.count],
+            .sampling = sampling,
+            .stop_ids = if (from.stop_count == 0) &.{} else from.stop_ids[0..from.stop_count],
+            .max_tokens = std.math.lossyCast(usize, from.max_tokens),
+            .drafts = from.drafts,
+        };
+    };
+    return null;
 }
 
-pub fn abt_generator_next(generator: u64, id: ?*u32, end: ?*c.abt_end) callconv(.c) Status {
-    const result = id orelse return failure.nullArgument("id");
-    const why = end orelse return failure.nullArgument("end");
-    result.* = 0;
-    why.* = c.ABT_END_NONE;
+pub fn abt_generator_next(generator: u64, tokens: ?[*]c.abt_token, capacity: usize, count: ?*usize) callconv(.c) Status {
+    const result = tokens orelse return failure.nullArgument("tokens");
+    const found = count orelse return failure.nullArgument("count");
+    found.* = 0;
+    if (capacity == 0) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "capacity is 0; make room for at least one token", .{});
     var status: Status = c.ABT_STATUS_OK;
     const held = acquireForWork(generator, &status) orelse return status;
     defer held.release();
 
     const machine = held.object.value.machine;
-    const run = if (machine.run) |*r| r else return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "nothing was started: call abt_generator_start first", .{});
-    const next = run.next() catch |err| return switch (err) {
+    if (machine.batch.requests.len == 0) return nothingStarted();
+    machine.is_fresh = false;
+    machine.token_count = 0;
+    const next = machine.batch.next(machine.tokens[0..@min(capacity, Machine.tokens_max)]) catch |err| return switch (err) {
+        error.OutOfMemory => failure.from(err, c.ABT_STATUS_INTERNAL, null),
         error.BadLogits => failure.say(c.ABT_STATUS_NUMERICS, "the model's logits are not numbers: its weights are broken", .{}),
     };
-    if (next) |found| {
-        result.* = found;
-    } else why.* = switch (run.line.end.?) {
-        .stop_id => c.ABT_END_STOP_ID,
-        .length => c.ABT_END_LENGTH,
-        .context => c.ABT_END_CONTEXT,
+    machine.token_count = next.len;
+    for (next, result[0..next.len]) |token, *to| to.* = .{
+        .request = @intCast(token.request),
+        .id = token.id,
+        .end = if (token.end) |end| switch (end) {
+            .stop_id => c.ABT_END_STOP_ID,
+            .length => c.ABT_END_LENGTH,
+            .context => c.ABT_END_CONTEXT,
+        } else c.ABT_END_NONE,
     };
+    found.* = next.len;
     return c.ABT_STATUS_OK;
 }
 
-pub fn abt_generator_logits(generator: u64, logits: ?*?[*]const f32, count: ?*u64) callconv(.c) Status {
+fn nothingStarted() Status {
+    return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "nothing was started: call abt_generator_start first", .{});
+}
+
+pub fn abt_generator_logits(generator: u64, request: usize, logits: ?*?[*]const f32, count: ?*u64) callconv(.c) Status {
     const pointer = logits orelse return failure.nullArgument("logits");
     const len = count orelse return failure.nullArgument("count");
     pointer.* = null;
@@ -218,9 +246,37 @@ pub fn abt_generator_logits(generator: u64, logits: ?*?[*]const f32, count: ?*u6
     defer held.release();
 
     const machine = held.object.value.machine;
-    if (machine.run == null) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "nothing was started: call abt_generator_start first", .{});
-    pointer.* = machine.session.logits.ptr;
-    len.* = machine.session.logits.len;
+    if (machine.batch.requests.len == 0) return nothingStarted();
+    var found: ?[]const f32 = if (machine.is_fresh and request == 0) machine.session.logits else null;
+    for (machine.tokens[0..machine.token_count]) |token| if (token.request == request) {
+        found = token.logits;
+    };
+    const values = found orelse return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "request {d} got no token from the last call of abt_generator_next", .{request});
+    pointer.* = values.ptr;
+    len.* = values.len;
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_generator_counts(generator: u64, request: usize, counts: ?*c.abt_counts) callconv(.c) Status {
+    const result = counts orelse return failure.nullArgument("counts");
+    if (out.wrongSize(c.abt_counts, result.struct_size)) |status| return status;
+    var status: Status = c.ABT_STATUS_OK;
+    const held = handles.acquire(Generator, generator, .shared, &status) orelse return status;
+    defer held.release();
+
+    const batch = &held.object.value.machine.batch;
+    if (batch.requests.len == 0) return nothingStarted();
+    if (request >= batch.requests.len)
+        return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "there is no request {d}; {d} were started", .{ request, batch.requests.len });
+    const found = batch.countsOf(request);
+    result.* = .{
+        .struct_size = @sizeOf(c.abt_counts),
+        .prompt = found.prompt,
+        .reused = found.reused,
+        .answer = found.answer,
+        .guessed = found.guessed,
+        .accepted = found.accepted,
+    };
     return c.ABT_STATUS_OK;
 }
 
@@ -248,6 +304,28 @@ pub fn abt_generator_score(generator: u64, ids: ?[*]const u32, count: usize, fir
     return c.ABT_STATUS_OK;
 }
 
+pub fn abt_generator_all_logits(generator: u64, ids: ?[*]const u32, count: usize, first: usize, logits: ?[*]f32, capacity: usize) callconv(.c) Status {
+    const given = ids orelse return failure.nullArgument("ids");
+    const results = logits orelse return failure.nullArgument("logits");
+    if (first >= count) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "first is {d} of {d} ids; it must be below their number", .{ first, count });
+    var status: Status = c.ABT_STATUS_OK;
+    const held = acquireForWork(generator, &status) orelse return status;
+    defer held.release();
+
+    const machine = held.object.value.machine;
+    const vocab: usize = machine.model.config.vocab_size;
+    const needed = abi.base.checked.mul(usize, count - first, vocab) catch std.math.maxInt(usize);
+    if (capacity < needed) return failure.say(c.ABT_STATUS_BUFFER_TOO_SMALL, "there is room for {d} logits, {d} are needed", .{ capacity, needed });
+    for (given[0..count]) |id| if (id >= vocab) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "an id is not below the model's vocabulary of {d}", .{vocab});
+    if (count > machine.session.context) return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "there are {d} ids, the context has {d}; give fewer or open with a larger context", .{ count, machine.session.context });
+    machine.forget();
+    const kept = @min(@min(machine.session.commonPrefix(given[0..count]), machine.session.fed), first);
+    machine.session.rewind(kept);
+    machine.session.feed(given[kept..first]) catch unreachable; // Looked at above.
+    machine.session.prefillAll(given[first..count], results[0..needed]) catch unreachable;
+    return c.ABT_STATUS_OK;
+}
+
 fn score(machine: *Machine, ids: []const u32, first: usize, results: []f64, likeliest: ?[]u8) !void {
     machine.forget();
     const vocab: usize = machine.model.config.vocab_size;
@@ -258,7 +336,7 @@ fn score(machine: *Machine, ids: []const u32, first: usize, results: []f64, like
     defer out.gpa.free(best);
 
     // The id before the first one asked for is fed in any case: its logits are needed.
-    const kept = @min(machine.session.commonPrefix(ids), first - 1);
+    const kept = @min(@min(machine.session.commonPrefix(ids), machine.session.fed), first - 1);
     machine.session.rewind(kept);
     try machine.session.feed(ids[kept .. first - 1]);
     try machine.session.logProbs(ids[first - 1 .. ids.len - 1], ids[first..], room, results, best);

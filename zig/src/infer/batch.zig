@@ -240,10 +240,19 @@ pub const Batch = struct {
         self.free(lane);
     }
 
+    /// What `request` took so far.
+    pub fn countsOf(self: *const Batch, request: usize) Counts {
+        var counts = self.counts[request];
+        for (self.lanes.items) |*lane| if (lane.request == request) {
+            counts.guessed = lane.line.draft.guessed;
+            counts.accepted = lane.line.draft.accepted;
+        };
+        return counts;
+    }
+
     fn free(self: *Batch, lane: *Lane) void {
         const request = lane.request orelse return;
-        self.counts[request].guessed = lane.line.draft.guessed;
-        self.counts[request].accepted = lane.line.draft.accepted;
+        self.counts[request] = self.countsOf(request);
         lane.sampler.deinit(self.gpa);
         lane.request = null;
     }

@@ -231,6 +231,20 @@ pub const Session = struct {
         self.fed = count;
     }
 
+    /// Appends ids as `prefill` does, and gives the logits behind each of them: a row of the vocabulary an id.
+    pub fn prefillAll(self: *Session, ids: []const u32, out: []f32) SessionError!void {
+        const vocab = self.logits.len;
+        std.debug.assert(out.len == ids.len * vocab);
+        try self.check(ids);
+        var done: usize = 0;
+        while (done < ids.len) {
+            const count: usize = @min(block_tokens, ids.len - done);
+            self.forward(ids[done..][0..count], .prompt);
+            self.logitsOf(0, count, out[done * vocab ..][0 .. count * vocab]);
+            done += count;
+        }
+    }
+
     /// Logits computed together by `logProbs`.
     pub const score_rows = 16;
 
@@ -531,7 +545,14 @@ test "what is fed or stepped has the same bits however many ids go at once, and 
         try testing.expectEqualSlices(f32, whole, try session.prefill(ids[cut..]));
     }
 
-    session.rewind(100);
+    const rows = try a.alloc(f32, 550 * vocab);
+    session.rewind(50);
+    try session.prefillAll(ids[50..], rows);
+    try testing.expectEqualSlices(f32, whole, rows[549 * vocab ..]);
+    session.rewind(0);
+    try testing.expectEqualSlices(f32, try session.prefill(ids[0..52]), rows[vocab..][0..vocab]);
+    try session.feed(ids[52..100]);
+
     var singly: std.ArrayList(f32) = .empty;
     for (ids[100..120]) |id| try singly.appendSlice(a, try session.step(id));
     try testing.expectEqual(@as(usize, 100), session.fed);
