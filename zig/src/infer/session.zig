@@ -84,7 +84,7 @@ pub const Session = struct {
     cosines: []f32,
     sines: []f32,
     rounded: matrix.Rounded,
-    /// Multiply block types as the floats they stand for, not with activations rounded to 8 bits: slower, for comparisons.
+    /// Multiply weights as the floats they stand for, not with activations rounded to 8 or 16 bits: slower, for comparisons.
     exact: bool = false,
     /// One a worker.
     scratch: []matrix.Scratch,
@@ -134,7 +134,7 @@ pub const Session = struct {
             .up = try a.alloc(f32, block * c.intermediate_size),
             .cosines = try a.alloc(f32, block * c.head_dim / 2),
             .sines = try a.alloc(f32, block * c.head_dim / 2),
-            .rounded = try .init(a, block * columns),
+            .rounded = try .init(a, block, columns),
             .scratch = scratch,
             .attention_scratch = attention_scratch,
             .arena = arena,
