@@ -87,24 +87,31 @@ class Generator(Owned):
         threads: int = 0,
         exact: bool = False,
         cache: str | None = None,
+        yarn: str = "exact",
     ) -> Generator:
         """Opens a `.gguf` file.
 
         context: ids the model can look back; None: what it was trained for, at most 4096.
         threads: 0: one per CPU. Results have the same bits for any number.
-        exact: multiply weights as the floats they stand for. Otherwise activations are rounded on
-            the way, which is much faster: to 8 bits for quantised weights, as llama.cpp does (an
-            error of about a hundredth of the logits' spread), and to 16 bits for prompts of f16
-            and bf16 weights on CPUs with AVX-512 (half a thousandth, below llama.cpp's).
-            Weights in f32 are always exact.
+        exact: multiply quantised weights as the floats they stand for. Otherwise activations are
+            rounded to 8 bits on the way, as llama.cpp does, which is much faster; the difference is
+            about a hundredth of the logits' spread. Weights in f32, f16 and bf16 are always exact.
         cache: how keys and values are kept: 'f32', 'f16' or 'q8_0'. None: f16 under quantised
             weights, f32 under floats and with `exact`.
+        yarn: gpt-oss only. 'exact': the rotary frequencies the model was trained with; 'ggml': with
+            the ramp between its two kinds rounded to whole numbers, as llama.cpp runs every such
+            file. At 200 tokens the two differ by a few hundredths of the logits' spread.
 
         Raises MissingFileError, or FormatError naming the key or tensor; ArgumentError for another
-        `cache`.
+        `cache` or `yarn`.
         """
         handle = _native.generator.open(
-            path, threads, 0 if context is None else context, exact=exact, cache=cache
+            path,
+            threads,
+            0 if context is None else context,
+            exact=exact,
+            cache=cache,
+            yarn=yarn,
         )
         return cls(handle, Path(path))
 

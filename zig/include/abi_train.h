@@ -710,14 +710,21 @@ typedef enum abt_cache {
     ABT_CACHE_Q8_0 = 3                /* for heads of a multiple of 32 numbers */
 } abt_cache;
 
+/* Where the ramp of YaRN's frequencies lies: as the model was trained, or rounded to whole numbers as llama.cpp runs it.
+ * Models without YaRN compute the same either way. */
+typedef enum abt_yarn {
+    ABT_YARN_EXACT = 0,
+    ABT_YARN_GGML = 1
+} abt_yarn;
+
 typedef struct abt_generator_options {
     size_t struct_size;
     uint32_t threads;                 /* 0: one per CPU */
     uint32_t context;                 /* ids the model can look back; 0: what it was trained for, at most 4096 */
-    uint32_t exact;                   /* 1: multiply weights as the floats they stand for; 0: quantised ones with
-                                         activations rounded to 8 bits, as llama.cpp does, and f16 and bf16 of a
-                                         prompt, both sides rounded to 16 bits, where AVX-512 is; much faster */
+    uint32_t exact;                   /* 1: multiply quantised weights as the floats they stand for; 0: with
+                                         activations rounded to 8 bits, as llama.cpp does, and much faster */
     uint32_t cache;                   /* abt_cache: how keys and values are kept */
+    uint32_t yarn;                    /* abt_yarn */
 } abt_generator_options;
 
 typedef struct abt_sampling {

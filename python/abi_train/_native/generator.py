@@ -29,6 +29,8 @@ CACHES = {
     "q8_0": lib.ABT_CACHE_Q8_0,
 }
 
+YARNS = {"exact": lib.ABT_YARN_EXACT, "ggml": lib.ABT_YARN_GGML}
+
 
 def open(
     path: str | os.PathLike[str],
@@ -37,6 +39,7 @@ def open(
     *,
     exact: bool = False,
     cache: str | None = None,
+    yarn: str = "exact",
 ) -> Handle:
     """Opens a GGUF file to run it."""
     options = ffi.new("abt_generator_options *")
@@ -47,6 +50,9 @@ def open(
     if cache not in CACHES:
         raise ArgumentError(f"cache is {cache!r}; it must be one of f32, f16, q8_0")
     options.cache = CACHES[cache]
+    if yarn not in YARNS:
+        raise ArgumentError(f"yarn is {yarn!r}; it must be exact or ggml")
+    options.yarn = YARNS[yarn]
     result = out_handle()
     check(lib.abt_generator_open(c_path(path), options, result))
     return Handle(result[0], lib.abt_generator_free)

@@ -28,12 +28,13 @@ const Machine = struct {
     /// Tokens of a pass and their ends.
     const tokens_max = 2 * infer.session.step_tokens;
 
-    fn open(path: []const u8, threads: usize, context: usize, cache: ?infer.CacheForm, exact: bool, diag: *failure.Diagnostic) !*Machine {
+    fn open(path: []const u8, threads: usize, context: usize, cache: ?infer.CacheForm, exact: bool, ramp: infer.model.Ramp, diag: *failure.Diagnostic) !*Machine {
         const self = try out.gpa.create(Machine);
         errdefer out.gpa.destroy(self);
 
         const model = try infer.Model.open(out.gpa, out.io(), path, diag);
         errdefer model.close();
+        model.useRamp(ramp);
 
         const form = try model.chooseCacheForm(cache, exact, diag);
         const pool = try abi.base.Pool.init(out.gpa, threads);
@@ -82,6 +83,7 @@ pub fn abt_generator_open(path: ?[*:0]const u8, options: ?*const c.abt_generator
     var context: usize = 0;
     var exact = false;
     var cache: ?infer.CacheForm = null;
+    var ramp: infer.model.Ramp = .exact;
     if (options) |o| {
         if (out.wrongSize(c.abt_generator_options, o.struct_size)) |status| return status;
         threads = o.threads;
@@ -94,11 +96,16 @@ pub fn abt_generator_open(path: ?[*:0]const u8, options: ?*const c.abt_generator
             c.ABT_CACHE_Q8_0 => .q8_0,
             else => return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "cache is {d}; it must be an abt_cache", .{o.cache}),
         };
+        ramp = switch (o.yarn) {
+            c.ABT_YARN_EXACT => .exact,
+            c.ABT_YARN_GGML => .ggml,
+            else => return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "yarn is {d}; it must be an abt_yarn", .{o.yarn}),
+        };
     }
     var status: Status = c.ABT_STATUS_OK;
     const name = out.string(path, "path", &status) orelse return status;
     var diag: failure.Diagnostic = .{};
-    const machine = Machine.open(name, threads, context, cache, exact, &diag) catch |err| {
+    const machine = Machine.open(name, threads, context, cache, exact, ramp, &diag) catch |err| {
         const home: Status = if (err == error.CannotRead) c.ABT_STATUS_NOT_FOUND else c.ABT_STATUS_FORMAT;
         return failure.from(err, home, &diag);
     };

@@ -25,9 +25,10 @@ pub const verb: arguments.Verb = .{
         .{ .name = "prompt-logits", .help = "with --json: the logits after every token of the prompt" },
         .{ .name = "ignore-stop", .help = "go on when the model says that it is done" },
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all", .heading = "Machine" },
-        .{ .name = "exact", .help = "multiply weights as floats: slower, exact" },
+        .{ .name = "exact", .help = "multiply quantised weights as floats: slower, exact" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
         .{ .name = "cache", .value = "FORM", .help = "keep keys and values in f32, f16 or q8_0", .default = "f16, with float weights f32" },
+        .{ .name = "yarn", .value = "RAMP", .help = "gpt-oss: frequencies as trained (exact) or as llama.cpp's (ggml)", .default = "exact" },
     }),
     .notes = "Repeat penalty is off here unless given.",
     .examples = &.{
@@ -43,6 +44,7 @@ const Options = struct {
     threads: usize,
     context: ?usize,
     cache: ?infer.CacheForm,
+    ramp: infer.model.Ramp,
 };
 
 pub fn run(app: *app_file.App, given: []const []const u8) app_file.RunError!app_file.Exit {
@@ -56,6 +58,7 @@ pub fn run(app: *app_file.App, given: []const []const u8) app_file.RunError!app_
         else => return app.fail(verb.name, diag.text()),
     };
     defer model.close();
+    model.useRamp(options.ramp);
     return generate(app, &parsed, options, model);
 }
 
@@ -74,6 +77,8 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
         .context = try parsed.whole(usize, "context", 1, 1 << 24),
         .cache = if (parsed.text("cache")) |name| std.meta.stringToEnum(infer.CacheForm, name) orelse
             return parsed.usage("--cache is {s}; it must be f32, f16 or q8_0", .{name}) else null,
+        .ramp = if (parsed.text("yarn")) |name| std.meta.stringToEnum(infer.model.Ramp, name) orelse
+            return parsed.usage("--yarn is {s}; it must be exact or ggml", .{name}) else .exact,
     };
 }
 

@@ -163,7 +163,7 @@ pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
         return err;
     };
     config.rope_scaling = try r.ropeScaling(config);
-    if (mixture and config.rope_scaling == .none) {
+    if (mixture and config.rope_scaling != .yarn) {
         // llama.cpp loads such a file too, and computes with unscaled positions.
         diag.set("rope.scaling.type is not yarn; gpt-oss was trained with YaRN. Export the model again", .{});
         return error.UnsupportedRopeScaling;

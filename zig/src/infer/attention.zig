@@ -22,6 +22,10 @@ pub const Cached = struct {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// How many positions a token sees at most, its own included; null: all before it.
+    window: ?u32 = null,
+    /// One logit a head that takes its share of the softmax to nowhere.
+    sinks: ?[]const f32 = null,
 };
 
 const block_rows = kernels.attention_args.block;
@@ -81,11 +85,25 @@ const Context = struct {
         return @floatCast(1 / @sqrt(@as(f64, @floatFromInt(self.cached.head_dim))));
     }
 
-    /// One query head of one token. Its position sees itself and everything before it.
+    /// The first position that one at `position` sees.
+    fn firstSeen(self: Context, position: usize) usize {
+        return if (self.cached.window) |w| position + 1 -| w else 0;
+    }
+
+    /// What is left of a softmax without a sink when the head's sink takes its share. `largest` and `sum`: of the scores and their exponentials.
+    fn besideSink(self: Context, head: usize, largest: f32, sum: f32) f32 {
+        const sinks = self.cached.sinks orelse return 1;
+        return @floatCast(1 / (1 + @exp(@as(f64, sinks[head]) - largest) / sum));
+    }
+
+    /// One query head of one token. Its position sees itself and everything before it, or a window of that.
     fn one(self: Context, index: usize, worker: usize) void {
         const d = self.cached.head_dim;
-        const row = self.cacheRow(index % self.cached.heads);
-        const seen = self.start + index / self.cached.heads + 1;
+        const head = index % self.cached.heads;
+        const position = self.start + index / self.cached.heads;
+        const first = self.firstSeen(position);
+        const row = self.cacheRow(head) + first * self.cached.row_bytes;
+        const seen = position + 1 - first;
         const query = self.query[index * d ..][0..d];
         const scores = self.scratch[worker].scores[0..seen];
         const table = kernels.weightTable();
@@ -98,7 +116,7 @@ const Context = struct {
         var largest: f32 = undefined;
         var sum: f32 = undefined;
         kernels.table(f32).softmax_exp(seen, scores.ptr, self.scale(), &largest, &sum);
-        kernels.table(f32).scale(seen, scores.ptr, 1 / sum);
+        kernels.table(f32).scale(seen, scores.ptr, self.besideSink(head, largest, sum) / sum);
         mix(seen, d, self.cached.values[row..].ptr, self.cached.row_bytes, scores.ptr, self.out[index * d ..][0..d].ptr);
     }
 
@@ -109,19 +127,23 @@ const Context = struct {
         const head = index / self.blocks();
         const first = index % self.blocks() * block_rows;
         const count = @min(block_rows, self.n - first);
-        const time = self.start + self.n;
+        const begin = self.firstSeen(self.start); // Nothing before it is packed: places below are counted from here.
+        const time = self.start + self.n - begin;
         const table = kernels.table(f32);
         const scratch = &self.scratch[worker];
         const kv_head = head * c.kv_heads / c.heads;
         if (scratch.kv_head != kv_head) {
             scratch.kv_head = kv_head;
-            const row = self.cacheRow(head);
+            const row = self.cacheRow(head) + begin * c.row_bytes;
             table.attention_pack(by_rows, time, d, self.numbers(c.keys[row..], time, scratch).ptr, d, scratch.keys.ptr);
             table.attention_pack(by_columns, time, d, self.numbers(c.values[row..], time, scratch).ptr, d, scratch.values.ptr);
         }
-        const from: [block_rows]u32 = @splat(0);
+        var from: [block_rows]u32 = undefined;
         var to: [block_rows]u32 = undefined;
-        for (to[0..count], self.start + first + 1..) |*end, position| end.* = @intCast(position);
+        for (from[0..count], to[0..count], self.start + first..) |*f, *t, position| {
+            f.* = @intCast(self.firstSeen(position) - begin);
+            t.* = @intCast(position + 1 - begin);
+        }
         var max: [block_rows]f32 = undefined;
         var sum: [block_rows]f32 = undefined;
         const at = (first * c.heads + head) * d;
@@ -141,6 +163,9 @@ const Context = struct {
         args.max = &max;
         args.sum = &sum;
         table.attention_forward(&args);
+        if (c.sinks != null) for (0..count) |i| {
+            table.scale(d, self.out[at + i * args.q_step ..].ptr, self.besideSink(head, max[i], sum[i]));
+        };
     }
 
     /// The first `time` rows as f32: where they lie, or expanded.

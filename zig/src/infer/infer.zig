@@ -9,6 +9,7 @@ pub const batch = @import("batch.zig");
 pub const matrix = @import("matrix.zig");
 pub const importance = @import("importance.zig");
 pub const attention = @import("attention.zig");
+pub const experts = @import("experts.zig");
 pub const cache = @import("cache.zig");
 
 pub const Model = model.Model;
@@ -31,5 +32,6 @@ test {
     _ = matrix;
     _ = importance;
     _ = attention;
+    _ = experts;
     _ = cache;
 }

@@ -11,6 +11,7 @@ const arch = @import("arch");
 const tensor = @import("tensor");
 const formats = @import("formats");
 const matrix = @import("matrix.zig");
+const experts = @import("experts.zig");
 const Form = @import("cache.zig").Form;
 const Allocator = std.mem.Allocator;
 const Diagnostic = base.Diagnostic;
@@ -42,13 +43,28 @@ pub const Layer = struct {
     k: matrix.Linear,
     v: matrix.Linear,
     o: matrix.Linear,
-    gate: matrix.Linear,
-    up: matrix.Linear,
-    down: matrix.Linear,
+    mlp: Mlp,
     attention_norm: []const f32,
     mlp_norm: []const f32,
     q_norm: ?[]const f32,
     k_norm: ?[]const f32,
+    /// How many positions a token sees at most, its own included; null: all before it.
+    window: ?u32 = null,
+    /// One a head.
+    sinks: ?[]const f32 = null,
+};
+
+pub const Mlp = union(enum) {
+    dense: struct { gate: matrix.Linear, up: matrix.Linear, down: matrix.Linear },
+    mixture: experts.Mixture,
+};
+
+/// Where the ramp of YaRN's frequencies begins and ends.
+pub const Ramp = enum {
+    /// At real numbers, as the model was trained.
+    exact,
+    /// At whole ones, as llama.cpp runs it.
+    ggml,
 };
 
 pub const Model = struct {
@@ -61,7 +77,9 @@ pub const Model = struct {
     config: arch.ModelConfig,
     rope_order: RopeOrder,
     /// head_dim / 2 radians per position, all scaling included.
-    inverse_frequencies: []const f32,
+    inverse_frequencies: []f32,
+    /// What their cosines and sines are multiplied by: 1 but for YaRN.
+    magnitude: f32 = 1,
     embedding: matrix.Matrix,
     layers: []const Layer,
     final_norm: []const f32,
@@ -85,6 +103,14 @@ pub const Model = struct {
             return err;
         };
         return self;
+    }
+
+    /// Which ramp YaRN's frequencies follow; models without YaRN stay as they are. Not while a session holds ids.
+    pub fn useRamp(self: *Model, ramp: Ramp) void {
+        var config = self.config;
+        if (config.rope_scaling != .yarn) return;
+        config.rope_scaling.yarn.truncate = ramp == .ggml;
+        arch.rope.inverseFrequencies(config, self.inverse_frequencies);
     }
 
     pub fn close(self: *Model) void {
@@ -157,6 +183,7 @@ const Builder = struct {
         model.final_norm = try self.vectorOf(null, .final_norm);
         model.head = .{ .weight = if (tied) model.embedding else try self.matrixOf(null, .output) };
         model.inverse_frequencies = try self.frequencies();
+        model.magnitude = @floatCast(arch.rope.magnitude(self.read.config));
         const layers = try self.arena.alloc(Layer, self.read.config.num_hidden_layers);
         for (layers, 0..) |*layer, i| {
             const l: u32 = @intCast(i);
@@ -165,17 +192,49 @@ const Builder = struct {
                 .k = try self.linear(l, .k_weight, .k_bias),
                 .v = try self.linear(l, .v_weight, .v_bias),
                 .o = try self.linear(l, .o_weight, .o_bias),
-                .gate = try self.linear(l, .gate_weight, .gate_bias),
-                .up = try self.linear(l, .up_weight, .up_bias),
-                .down = try self.linear(l, .down_weight, .down_bias),
+                .mlp = if (self.read.config.hasExperts()) .{ .mixture = try self.mixture(l) } else .{ .dense = .{
+                    .gate = try self.linear(l, .gate_weight, .gate_bias),
+                    .up = try self.linear(l, .up_weight, .up_bias),
+                    .down = try self.linear(l, .down_weight, .down_bias),
+                } },
                 .attention_norm = try self.vectorOf(l, .attention_norm),
                 .mlp_norm = try self.vectorOf(l, .mlp_norm),
                 .q_norm = try self.optionalVector(l, .q_norm),
                 .k_norm = try self.optionalVector(l, .k_norm),
+                .window = self.read.config.windowOf(i),
+                .sinks = try self.optionalVector(l, .sinks),
             };
         }
         model.layers = layers;
         try self.refuseStrangers();
+    }
+
+    fn mixture(self: *Builder, layer: u32) OpenError!experts.Mixture {
+        const c = self.read.config;
+        return .{
+            .router = try self.linear(layer, .router_weight, .router_bias),
+            .gate = try self.linears(layer, .experts_gate_up, .experts_gate_up_bias, .gate),
+            .up = try self.linears(layer, .experts_gate_up, .experts_gate_up_bias, .up),
+            .down = try self.linears(layer, .experts_down, .experts_down_bias, .whole),
+            .chosen = c.num_experts_per_tok,
+            .limit = if (c.swiglu_limit > 0) @floatCast(c.swiglu_limit) else std.math.inf(f32),
+            .alpha = @floatCast(c.swiglu_alpha),
+        };
+    }
+
+    /// One an expert: views into the tensor of all.
+    fn linears(self: *Builder, layer: u32, weight: arch.Role, bias: arch.Role, part: name_map.Part) OpenError![]const matrix.Linear {
+        const parameter = self.layout.get(layer, weight).?;
+        const info = try self.weightOf(parameter, part);
+        const biases = try self.floats(try self.tensorOf(self.layout.get(layer, bias).?, part));
+        const out = try self.arena.alloc(matrix.Linear, parameter.count());
+        const rows = biases.len / out.len;
+        const size = info.data.len / out.len;
+        for (out, 0..) |*one, e| one.* = .{
+            .weight = .{ .dtype = info.dtype, .rows = rows, .columns = info.ne[0], .bytes = info.data[e * size ..][0..size] },
+            .bias = biases[e * rows ..][0..rows],
+        };
+        return out;
     }
 
     fn linear(self: *Builder, layer: u32, weight: arch.Role, bias: arch.Role) OpenError!matrix.Linear {
@@ -184,21 +243,30 @@ const Builder = struct {
 
     fn matrixOf(self: *Builder, layer: ?u32, role: arch.Role) OpenError!matrix.Matrix {
         const parameter = self.layout.get(layer, role).?; // Every layout has all matrices but `output`.
-        const info = try self.tensorOf(parameter);
+        const info = try self.weightOf(parameter, .whole);
+        return .{ .dtype = info.dtype, .rows = parameter.shape[0], .columns = parameter.shape[1], .bytes = info.data };
+    }
+
+    /// A tensor that can be multiplied.
+    fn weightOf(self: *Builder, parameter: *const arch.Parameter, part: name_map.Part) OpenError!*const gguf.TensorInfo {
+        const info = try self.tensorOf(parameter, part);
         if (!matrix.Matrix.isSupported(info.dtype))
             return self.fail(error.UnsupportedModel, "tensor {s} is stored as {s}; F32, F16, BF16, Q4_0 to Q8_0, Q4_K, Q5_K, Q6_K and MXFP4 can be run", .{ info.name, info.dtype.label() });
         if (info.dtype == .f32 and !std.mem.isAligned(@intFromPtr(info.data.ptr), @alignOf(f32)))
             return self.fail(error.UnsupportedModel, "tensor {s} is F32 but not at a multiple of 4 bytes (general.alignment is {d})", .{ info.name, self.file.alignment });
-        return .{ .dtype = info.dtype, .rows = parameter.shape[0], .columns = parameter.shape[1], .bytes = info.data };
+        // The one type whose scale is a byte that may say "no number"; llama.cpp reads that as 2^128.
+        if (info.dtype == .mxfp4 and !(tensor.blocks.allFinite(.mxfp4, info.data) catch unreachable))
+            return self.fail(error.InvalidModel, "tensor {s} has a block whose scale byte is 255, which is no number; export the model again", .{info.name});
+        return info;
     }
 
     /// Copied, so that alignment in the file does not matter.
     fn vectorOf(self: *Builder, layer: ?u32, role: arch.Role) OpenError![]const f32 {
-        return self.floats(try self.tensorOf(self.layout.get(layer, role).?));
+        return self.floats(try self.tensorOf(self.layout.get(layer, role).?, .whole));
     }
 
     fn optionalVector(self: *Builder, layer: u32, role: arch.Role) OpenError!?[]const f32 {
-        return try self.floats(try self.tensorOf(self.layout.get(layer, role) orelse return null));
+        return try self.floats(try self.tensorOf(self.layout.get(layer, role) orelse return null, .whole));
     }
 
     fn floats(self: *Builder, info: *const gguf.TensorInfo) OpenError![]const f32 {
@@ -209,22 +277,21 @@ const Builder = struct {
         return out;
     }
 
-    /// The tensor of a parameter, its shape compared.
-    fn tensorOf(self: *Builder, parameter: *const arch.Parameter) OpenError!*const gguf.TensorInfo {
+    /// The tensor of a parameter, or of a part of it, its shape compared.
+    fn tensorOf(self: *Builder, parameter: *const arch.Parameter, part: name_map.Part) OpenError!*const gguf.TensorInfo {
         var buffer: name_map.NameBuffer = undefined;
-        const name = name_map.ggufName(&buffer, self.read.architecture, .{ .layer = parameter.layer, .role = parameter.role });
+        const name = name_map.ggufName(&buffer, self.read.architecture, .{ .layer = parameter.layer, .role = parameter.role, .part = part });
         const info = self.file.findTensor(name) orelse
             return self.fail(error.InvalidModel, "tensor {s} is missing; export the model again", .{name});
-        const rows, const columns = if (parameter.rank == 2) .{ parameter.shape[0], parameter.shape[1] } else .{ 1, parameter.shape[0] };
-        const swapped = self.read.dialect == .abi and parameter.rank == 2;
-        const want: [4]usize = if (swapped) .{ rows, columns, 1, 1 } else .{ columns, rows, 1, 1 };
+        var want = name_map.storedShape(parameter, part).ne();
+        if (self.read.dialect == .abi and parameter.rank == 2) std.mem.swap(usize, &want[0], &want[1]);
         if (!std.mem.eql(usize, &info.ne, &want))
             return self.fail(error.InvalidModel, "tensor {s} has the shape {any}; the file's keys ask for {any}", .{ name, info.ne, want });
         return info;
     }
 
     /// The keys' frequencies; the file's own divisors of them where it has some.
-    fn frequencies(self: *Builder) OpenError![]const f32 {
+    fn frequencies(self: *Builder) OpenError![]f32 {
         var config = self.read.config;
         const out = try self.arena.alloc(f32, config.head_dim / 2);
         const divisors = self.file.findTensor(name_map.rope_divisors);

@@ -11,6 +11,7 @@ const model_file = @import("model.zig");
 const matrix = @import("matrix.zig");
 const attention = @import("attention.zig");
 const cache_file = @import("cache.zig");
+const experts = @import("experts.zig");
 const kernels = @import("kernels");
 const Model = model_file.Model;
 const Allocator = std.mem.Allocator;
@@ -79,12 +80,15 @@ pub const Session = struct {
     key: []f32,
     value: []f32,
     attended: []f32,
+    /// Of a dense MLP.
     gate: []f32,
     up: []f32,
+    /// Of a mixture of experts.
+    room: ?experts.Room,
     cosines: []f32,
     sines: []f32,
     rounded: matrix.Rounded,
-    /// Multiply weights as the floats they stand for, not with activations rounded to 8 or 16 bits: slower, for comparisons.
+    /// Multiply block types as the floats they stand for, not with activations rounded to 8 bits: slower, for comparisons.
     exact: bool = false,
     /// One a worker.
     scratch: []matrix.Scratch,
@@ -108,6 +112,7 @@ pub const Session = struct {
         const a = arena.allocator();
         const block = @max(step_tokens, @min(block_tokens, context));
         const columns = @max(@as(usize, c.intermediate_size), @max(c.queryWidth(), c.hidden_size));
+        const dense_width: usize = if (c.hasExperts()) 0 else c.intermediate_size;
         const scratch = try a.alloc(matrix.Scratch, pool.n);
         for (scratch) |*one| one.* = try .init(a, columns);
         const attention_scratch = try a.alloc(attention.Scratch, pool.n);
@@ -130,11 +135,12 @@ pub const Session = struct {
             .key = try a.alloc(f32, block * kv),
             .value = try a.alloc(f32, block * kv),
             .attended = try a.alloc(f32, block * c.queryWidth()),
-            .gate = try a.alloc(f32, block * c.intermediate_size),
-            .up = try a.alloc(f32, block * c.intermediate_size),
+            .gate = try a.alloc(f32, block * dense_width),
+            .up = try a.alloc(f32, block * dense_width),
+            .room = if (c.hasExperts()) try .init(a, .{ .tokens = block, .experts = c.num_local_experts, .chosen = c.num_experts_per_tok, .hidden = c.hidden_size, .inner = c.intermediate_size }) else null,
             .cosines = try a.alloc(f32, block * c.head_dim / 2),
             .sines = try a.alloc(f32, block * c.head_dim / 2),
-            .rounded = try .init(a, block, columns),
+            .rounded = try .init(a, block * (if (c.hasExperts()) @max(columns, c.num_experts_per_tok * @max(c.hidden_size, c.intermediate_size)) else columns)),
             .scratch = scratch,
             .attention_scratch = attention_scratch,
             .arena = arena,
@@ -307,8 +313,6 @@ pub const Session = struct {
         const key = self.key[0 .. n * c.keyValueWidth()];
         const value = self.value[0 .. n * c.keyValueWidth()];
         const attended = self.attended[0 .. n * c.queryWidth()];
-        const gate = self.gate[0 .. n * c.intermediate_size];
-        const up = self.up[0 .. n * c.intermediate_size];
 
         for (ids, 0..) |id, t| {
             const out = hidden[t * width ..][0..width];
@@ -336,10 +340,21 @@ pub const Session = struct {
 
             norm(normed, hidden, layer.mlp_norm, c.rms_norm_eps);
             self.show(l, .mlp, normed);
-            self.multiply(&.{ .{ .linear = &layer.gate, .out = gate }, .{ .linear = &layer.up, .out = up } }, normed, n, tokens);
-            self.activate(gate, up);
-            self.show(l, .activated, gate);
-            self.multiply(&.{.{ .linear = &layer.down, .out = normed }}, gate, n, tokens);
+            switch (layer.mlp) {
+                .dense => |*mlp| {
+                    const gate = self.gate[0 .. n * c.intermediate_size];
+                    const up = self.up[0 .. n * c.intermediate_size];
+                    self.multiply(&.{ .{ .linear = &mlp.gate, .out = gate }, .{ .linear = &mlp.up, .out = up } }, normed, n, tokens);
+                    self.activate(gate, up);
+                    self.show(l, .activated, gate);
+                    self.multiply(&.{.{ .linear = &mlp.down, .out = normed }}, gate, n, tokens);
+                },
+                .mixture => |*mixture| experts.run(.{
+                    .pool = self.pool,
+                    .scratch = self.scratch,
+                    .rounded = if (self.exact) null else &self.rounded,
+                }, mixture, &self.room.?, normed, normed, n, tokens),
+            }
             add(hidden, normed);
         }
         switch (place) {
@@ -387,8 +402,8 @@ pub const Session = struct {
             const at: f32 = @floatFromInt(self.positionOf(place, t));
             for (inv, self.cosines[t * inv.len ..][0..inv.len], self.sines[t * inv.len ..][0..inv.len]) |f, *cosine, *sine| {
                 const angle: f64 = at * f;
-                cosine.* = @floatCast(@cos(angle));
-                sine.* = @floatCast(@sin(angle));
+                cosine.* = @floatCast(@cos(angle) * self.model.magnitude);
+                sine.* = @floatCast(@sin(angle) * self.model.magnitude);
             }
         }
     }
@@ -453,7 +468,9 @@ pub const Session = struct {
 
     /// `n` queries behind what `lane` holds, their own keys and values remembered already.
     fn attendTo(self: *Session, lane: *const Session, layer: usize, query: []const f32, out: []f32, n: usize, tokens: matrix.Tokens) void {
-        const cached = lane.cache.read(layer, self.model.config.num_attention_heads);
+        var cached = lane.cache.read(layer, self.model.config.num_attention_heads);
+        cached.window = self.model.layers[layer].window;
+        cached.sinks = self.model.layers[layer].sinks;
         attention.run(self.pool, self.attention_scratch, cached, query, out, lane.position(), n, tokens);
     }
 };

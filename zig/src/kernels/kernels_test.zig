@@ -279,6 +279,13 @@ fn rowsOf(comptime T: type, kernels: *const dispatch.Table(T), prng: *base.Prng,
         try expectNear(T, @as(f64, d) * g * s, other[i], 10);
     }
 
+    for (x, y, want) |raw, u, *w| {
+        const g = @min(@as(f64, raw), 0.5);
+        w.* = g / (1 + @exp(-1.702 * g)) * (std.math.clamp(@as(f64, u), -0.5, 0.5) + 1);
+    }
+    kernels.clamped_swiglu_forward(n, &out, x.ptr, y.ptr, 1.702, 0.5);
+    try expectAllNear(T, want, out[0..n], 8);
+
     const half = n / 2;
     @memcpy(out[0 .. 2 * half], x[0 .. 2 * half]);
     kernels.rope(1, half, &out, y.ptr, z.ptr, -1);

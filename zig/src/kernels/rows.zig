@@ -187,6 +187,23 @@ pub fn Kernels(comptime T: type) type {
             }
         }
 
+        /// The gate of gpt-oss's experts: out = g · sigmoid(alpha · g) · (u + 1), gate clamped from above, up from both sides, by `limit`.
+        pub fn clamped_swiglu_forward(n: usize, out: [*]T, gate: [*]const T, up: [*]const T, alpha: T, limit: T) callconv(.c) void {
+            const one: V = @splat(1);
+            const a: V = @splat(alpha);
+            const top: V = @splat(limit);
+            var i: usize = 0;
+            while (i < n) : (i += vl) {
+                const have = if (n - i < vl) n - i else vl;
+                const raw = some(gate + i, have);
+                const other = some(up + i, have);
+                // Selected, not @min: what is not a number must stay so.
+                const g = @select(T, raw > top, top, raw);
+                const u = @select(T, other > top, top, @select(T, other < -top, -top, other));
+                put(out + i, g / (one + lanes.exp(T, -(a * g))) * (u + one), have);
+            }
+        }
+
         pub fn swiglu_backward(n: usize, dgate: [*]T, dup: [*]T, dout: [*]const T, gate: [*]const T, up: [*]const T) callconv(.c) void {
             const one: V = @splat(1);
             var i: usize = 0;
