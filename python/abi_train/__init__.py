@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .errors import AbiTrainError
     from .export import export_adapter_gguf, export_gguf
     from .generate import Generator
+    from .gguf_files import inspect_gguf, join_gguf, quantize_gguf, split_gguf
     from .model import Model
     from .preference import DpoConfig
     from .runspec import RunResult, RunSpec
@@ -60,6 +61,10 @@ _HOME = {
     "unmerge_adapter": "adapters",
     "export_adapter_gguf": "export",
     "export_gguf": "export",
+    "quantize_gguf": "gguf_files",
+    "split_gguf": "gguf_files",
+    "join_gguf": "gguf_files",
+    "inspect_gguf": "gguf_files",
     "Generator": "generate",
     "AbiTrainError": "errors",
 }
@@ -85,10 +90,14 @@ __all__ = [
     "crosscheck",
     "export_adapter_gguf",
     "export_gguf",
+    "inspect_gguf",
+    "join_gguf",
     "merge_adapter",
     "parse_instruction_dataset",
     "prepare",
+    "quantize_gguf",
     "run",
+    "split_gguf",
     "unmerge_adapter",
 ]
 

@@ -137,6 +137,8 @@ def test_a_wrong_struct_size_is_named(wrong: int) -> None:
         "abt_export_options",
         "abt_forward_options",
         "abt_adapter_export_options",
+        "abt_quantize_options",
+        "abt_quantize_report",
         "abt_generator_options",
         "abt_sampling",
         "abt_request",

@@ -698,6 +698,44 @@ abt_status abt_export_adapter_gguf(const abt_adapter_export_options *options, ui
  * {"type", "count"} is shown. */
 abt_status abt_gguf_inspect_json(const char *path, uint64_t array_limit, char *buffer, size_t capacity, size_t *needed);
 
+typedef struct abt_quantize_options {
+    size_t struct_size;
+    const char *source;               /* a GGUF file in floats, or one of the parts of a model */
+    const char *out_path;             /* *.gguf */
+    const char *mix;                  /* as in abt_export_options */
+    const char *imatrix;              /* NULL, or an importance matrix: .gguf or .dat */
+    const char *output_type;          /* NULL, or the type of output.weight */
+    const char *embedding_type;       /* NULL, or the type of token_embd.weight */
+    uint32_t pure;                    /* 1: the same type for every matrix */
+    uint32_t leave_output;            /* 1: output.weight stays as it is */
+    uint32_t allow_requantize;        /* 1: take a source that was rounded to blocks before, although it loses twice */
+    uint32_t threads;                 /* 0: one per CPU */
+} abt_quantize_options;
+
+typedef struct abt_quantize_report {
+    size_t struct_size;
+    uint64_t bytes;                   /* of the file */
+    uint64_t source_bytes;            /* of the tensors in the source */
+    uint64_t elements;
+    uint64_t tensors;
+    uint64_t fallbacks;               /* matrices whose rows did not fit the type meant for them, and got one that fits */
+} abt_quantize_report;
+
+/* Writes a GGUF file in a coarser type, with the bytes llama.cpp's quantiser writes; it gets its name when it is whole
+ * and was read back. report may be NULL, else set its struct_size. */
+abt_status abt_gguf_quantize(const abt_quantize_options *options, abt_quantize_report *report);
+
+/* The exact number of bytes abt_gguf_quantize would write. */
+abt_status abt_gguf_quantize_size(const abt_quantize_options *options, uint64_t *bytes);
+
+/* Cuts a file into prefix-00001-of-0000N.gguf and so on: at most max_bytes of tensor data a part (a larger tensor gets a
+ * part of its own) and at most max_tensors; 0: no limit, but one must be given. *parts: N; may be NULL. The first part
+ * gets its name last; names that are there are refused. */
+abt_status abt_gguf_split(const char *source, const char *prefix, uint64_t max_bytes, uint64_t max_tensors, uint32_t *parts);
+
+/* Puts the parts that `part` is one of together; *bytes and *tensors of the result may be NULL. */
+abt_status abt_gguf_join(const char *part, const char *out_path, uint64_t *bytes, uint64_t *tensors);
+
 /* ---- Generator --------------------------------------------------------------------------------------
  * Runs a GGUF file: ids in, ids out. What was computed for an earlier prompt that begins the same is kept. */
 

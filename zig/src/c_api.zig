@@ -22,6 +22,7 @@ const groups = .{
     @import("c_api/trainer.zig"),
     @import("c_api/plan.zig"),
     @import("c_api/export.zig"),
+    @import("c_api/gguf_files.zig"),
     @import("c_api/generator.zig"),
 };
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from .core import c_optional_path, c_path, c_string, check, ffi, json_out, lib, whole
 
@@ -116,3 +116,132 @@ def adapter(
 def inspect(path: str | os.PathLike[str], array_limit: int = 16) -> dict[str, Any]:
     """Keys and tensors of a GGUF file; longer arrays as type and count."""
     return json_out(lib.abt_gguf_inspect_json, c_path(path), whole(array_limit, "array_limit"))
+
+
+class QuantizeReport(NamedTuple):
+    """What a quantised file has: bytes of the file and of the source's tensors, numbers, tensors,
+    and how many matrices got another type because their rows did not fit."""
+
+    bytes: int
+    source_bytes: int
+    elements: int
+    tensors: int
+    fallbacks: int
+
+
+class _Quantize:
+    """The struct with the strings it points to."""
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        out_path: str | os.PathLike[str],
+        mix: str,
+        imatrix: str | os.PathLike[str] | None,
+        output_type: str | None,
+        embedding_type: str | None,
+        **switches: int,
+    ) -> None:
+        self.struct = ffi.new("abt_quantize_options *")
+        self.struct.struct_size = ffi.sizeof("abt_quantize_options")
+        self.kept = {
+            "source": c_path(source, "source"),
+            "out_path": c_path(out_path, "out_path"),
+            "mix": c_string(mix, "mix"),
+            "imatrix": c_optional_path(imatrix, "imatrix"),
+        }
+        for field, text in (("output_type", output_type), ("embedding_type", embedding_type)):
+            self.kept[field] = ffi.NULL if text is None else c_string(text, field)
+        for field, value in self.kept.items():
+            setattr(self.struct, field, value)
+        for field, number in switches.items():
+            setattr(self.struct, field, whole(number, field, 32))
+
+
+def quantize(
+    source: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    mix: str,
+    *,
+    imatrix: str | os.PathLike[str] | None = None,
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    pure: bool = False,
+    leave_output: bool = False,
+    allow_requantize: bool = False,
+    threads: int = 0,
+) -> QuantizeReport:
+    """Writes a GGUF file in a coarser type."""
+    options = _Quantize(
+        source,
+        out_path,
+        mix,
+        imatrix,
+        output_type,
+        embedding_type,
+        pure=int(pure),
+        leave_output=int(leave_output),
+        allow_requantize=int(allow_requantize),
+        threads=threads,
+    )
+    report = ffi.new("abt_quantize_report *")
+    report.struct_size = ffi.sizeof("abt_quantize_report")
+    check(lib.abt_gguf_quantize(options.struct, report))
+    return QuantizeReport(*(int(getattr(report, field)) for field in QuantizeReport._fields))
+
+
+def quantize_size(
+    source: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    mix: str,
+    *,
+    imatrix: str | os.PathLike[str] | None = None,
+    output_type: str | None = None,
+    embedding_type: str | None = None,
+    pure: bool = False,
+    leave_output: bool = False,
+    allow_requantize: bool = False,
+) -> int:
+    """The exact number of bytes `quantize` would write."""
+    options = _Quantize(
+        source,
+        out_path,
+        mix,
+        imatrix,
+        output_type,
+        embedding_type,
+        pure=int(pure),
+        leave_output=int(leave_output),
+        allow_requantize=int(allow_requantize),
+    )
+    size = ffi.new("uint64_t *")
+    check(lib.abt_gguf_quantize_size(options.struct, size))
+    return int(size[0])
+
+
+def split(
+    source: str | os.PathLike[str],
+    prefix: str | os.PathLike[str],
+    max_bytes: int,
+    max_tensors: int,
+) -> int:
+    """Cuts a GGUF file into parts; how many there are. A limit of 0 is none."""
+    parts = ffi.new("uint32_t *")
+    check(
+        lib.abt_gguf_split(
+            c_path(source, "source"),
+            c_path(prefix, "prefix"),
+            whole(max_bytes, "max_bytes"),
+            whole(max_tensors, "max_tensors"),
+            parts,
+        )
+    )
+    return int(parts[0])
+
+
+def join(part: str | os.PathLike[str], out_path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Puts the parts of a GGUF file together; its bytes and number of tensors."""
+    size = ffi.new("uint64_t *")
+    tensors = ffi.new("uint64_t *")
+    check(lib.abt_gguf_join(c_path(part, "part"), c_path(out_path, "out_path"), size, tensors))
+    return int(size[0]), int(tensors[0])

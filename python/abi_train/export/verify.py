@@ -282,7 +282,7 @@ def _format(
     own = None
     tally = Tally(path)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(Generator.open(path, threads=threads, exact=True))
+        file = stack.enter_context(Generator.open(path, threads=threads, exact=True, cache="f32"))
         if how == "exact":
             own = Trained(exported, threads=threads)
             stack.callback(own.close)

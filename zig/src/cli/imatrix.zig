@@ -4,7 +4,6 @@ const std = @import("std");
 const abi = @import("abi");
 const arguments = @import("arguments.zig");
 const app_file = @import("app.zig");
-const quantize = @import("quantize.zig");
 const infer = abi.infer;
 
 pub const verb: arguments.Verb = .{
@@ -51,7 +50,7 @@ fn read(parsed: *arguments.Parsed) arguments.ParseError!Request {
 
 fn collect(app: *app_file.App, request: Request, diag: *abi.base.Diagnostic) !void {
     const gpa = app.gpa;
-    for ([_][]const u8{ request.model, request.text }) |input| if (quantize.isSame(app.io, input, request.out)) {
+    for ([_][]const u8{ request.model, request.text }) |input| if (abi.formats.gguf_files.isSame(app.io, input, request.out)) {
         diag.set("{s} is read and would be lost. Name another file to write", .{request.out});
         return error.AlreadyExists;
     };

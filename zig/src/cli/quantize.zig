@@ -4,9 +4,8 @@ const std = @import("std");
 const abi = @import("abi");
 const arguments = @import("arguments.zig");
 const app_file = @import("app.zig");
-const gguf_parts = abi.formats.gguf_parts;
+const gguf_files = abi.formats.gguf_files;
 const gguf_quantise = abi.formats.gguf_quantise;
-const imatrix = abi.formats.imatrix;
 const DType = abi.tensor.DType;
 const Mix = abi.formats.gguf_mix.Mix;
 
@@ -86,37 +85,20 @@ fn typeOf(parsed: *arguments.Parsed, comptime flag: []const u8) arguments.ParseE
 
 fn quantize(app: *app_file.App, request: Request, diag: *abi.base.Diagnostic) !void {
     const start: std.Io.Timestamp = .now(app.io, .awake);
-    var disk: abi.base.storage.Disk = .init(app.io);
-    var source = try gguf_parts.Parts.open(app.gpa, disk.storage(), request.in, diag);
-    defer source.deinit();
-
-    if (isSame(app.io, request.in, request.out)) {
-        diag.set("{s} and {s} are the same file, which would be lost. Name another one to write", .{ request.in, request.out });
-        return error.AlreadyExists;
-    }
     const pool = abi.base.Pool.init(app.gpa, request.threads) catch {
         diag.set("threads cannot be started. Pass a smaller --threads", .{});
         return error.Unexpected;
     };
     defer pool.deinit();
 
-    var options = request.options;
-    options.pool = pool;
-    var matrix: ?imatrix.Importance = null;
-    defer if (matrix) |*m| m.deinit();
-    if (request.imatrix) |path| {
-        matrix = try readImportance(app, path, diag);
-        options.importance = .{ .matrix = &matrix.?, .path = path };
-    }
-    var plan: gguf_quantise.Plan = try .init(app.gpa, &source, options, diag);
-    defer plan.deinit();
-
+    var wanted: gguf_files.Quantise = .{ .in = request.in, .out = request.out, .options = request.options, .imatrix = request.imatrix };
+    wanted.options.pool = pool;
     if (request.dry_run) {
-        const bytes = try plan.fileBytes(app.gpa, null);
+        const bytes = try gguf_files.quantisedSize(app.gpa, app.io, wanted, diag);
         if (request.json) try app.out.print("{{\"path\":null,\"bytes\":{d}}}\n", .{bytes}) else try app.out.print("{d}\n", .{bytes});
         return;
     }
-    const report = try plan.write(app.gpa, app.io, request.out, null, diag);
+    const report = try gguf_files.quantise(app.gpa, app.io, wanted, diag);
     const seconds = @as(f64, @floatFromInt(start.untilNow(app.io, .awake).toNanoseconds())) / 1e9;
     if (request.json) {
         try std.json.Stringify.value(.{
@@ -136,27 +118,4 @@ fn quantize(app: *app_file.App, request: Request, diag: *abi.base.Diagnostic) !v
     app.tell("{B:.1} of {B:.1}, {d:.2} bits a number, {d} tensors, {d:.1} s\n", .{ report.bytes, report.source_bytes, bits, report.tensors, seconds });
     if (report.fallbacks > 0)
         app.tell("{d} of them have rows that are no whole blocks of the type and got one that fits\n", .{report.fallbacks});
-}
-
-pub fn readImportance(app: *app_file.App, path: []const u8, diag: *abi.base.Diagnostic) !imatrix.Importance {
-    var disk: abi.base.storage.Disk = .init(app.io);
-    var mapping = disk.storage().map(path) catch |err| {
-        abi.base.storage.explain(diag, err, "read", path);
-        return err;
-    };
-    defer mapping.unmap();
-
-    return imatrix.Importance.parse(app.gpa, mapping.bytes, diag) catch |err| {
-        diag.prepend("{s}: ", .{path});
-        return err;
-    };
-}
-
-/// Whether both names lead to one file. Not where one of them does not exist.
-pub fn isSame(io: std.Io, a: []const u8, b: []const u8) bool {
-    const dir: std.Io.Dir = .cwd();
-    // Not opened: a pipe would wait until somebody writes.
-    const x = dir.statFile(io, a, .{}) catch return false;
-    const y = dir.statFile(io, b, .{}) catch return false;
-    return x.inode == y.inode and x.size == y.size;
 }

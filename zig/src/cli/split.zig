@@ -4,9 +4,8 @@ const std = @import("std");
 const abi = @import("abi");
 const arguments = @import("arguments.zig");
 const app_file = @import("app.zig");
-const quantize = @import("quantize.zig");
+const gguf_files = abi.formats.gguf_files;
 const gguf_parts = abi.formats.gguf_parts;
-const gguf_quantise = abi.formats.gguf_quantise;
 
 pub const split_verb: arguments.Verb = .{
     .name = "split",
@@ -17,7 +16,7 @@ pub const split_verb: arguments.Verb = .{
         .{ .name = "max-tensors", .value = "N", .help = "most tensors a part" },
     },
     .positionals_max = 2,
-    .notes = "The parts are named PREFIX-00001-of-0000N.gguf, as llama.cpp reads them; each is whole when it has its name.",
+    .notes = "The parts are named PREFIX-00001-of-0000N.gguf, as llama.cpp reads them. Each is whole when it has its name, and the first gets its name last; one that is there already is not replaced.",
     .examples = &.{"abi split model.gguf model --max-size 2G"},
 };
 
@@ -57,9 +56,7 @@ fn failed(app: *app_file.App, verb: *const arguments.Verb, err: anyerror, diag: 
     };
 }
 
-const Limits = struct { bytes: usize = std.math.maxInt(usize), tensors: usize = std.math.maxInt(usize) };
-
-fn readLimits(parsed: *arguments.Parsed) arguments.ParseError!Limits {
+fn readLimits(parsed: *arguments.Parsed) arguments.ParseError!gguf_files.Limits {
     if (parsed.positionals.len != 2) return parsed.usage("name the file and what the parts' names begin with: abi split IN.gguf PREFIX --max-size 2G", .{});
     if (parsed.has("max-size") == parsed.has("max-tensors")) return parsed.usage("give either --max-size or --max-tensors", .{});
     if (try parsed.whole(usize, "max-tensors", 1, 1 << 30)) |n| return .{ .tensors = n };
@@ -80,67 +77,18 @@ fn sizeOf(text: []const u8) ?usize {
     return std.math.mul(usize, count, unit) catch null;
 }
 
-fn split(app: *app_file.App, in: []const u8, prefix: []const u8, limits: Limits, diag: *abi.base.Diagnostic) !void {
-    var disk: abi.base.storage.Disk = .init(app.io);
-    var source = try gguf_parts.Parts.open(app.gpa, disk.storage(), in, diag);
-    defer source.deinit();
-    var plan: gguf_quantise.Plan = try .init(app.gpa, &source, .{ .mix = null }, diag);
-    defer plan.deinit();
-
-    var parts: std.ArrayList([2]usize) = .empty;
-    var first: usize = 0;
-    var bytes: usize = 0;
-    for (plan.tensors, 0..) |planned, i| {
-        const size = planned.from.info.data.len;
-        if (i > first and (i - first >= limits.tensors or bytes + size > limits.bytes)) {
-            try parts.append(app.arena, .{ first, i });
-            first = i;
-            bytes = 0;
-        }
-        bytes += size;
-    }
-    try parts.append(app.arena, .{ first, plan.tensors.len });
-    const count = std.math.cast(u16, parts.items.len) orelse {
-        diag.set("that would be {d} parts; 65535 are the most. Allow larger ones", .{parts.items.len});
-        return error.WrongParts;
-    };
-    var total: u64 = 0;
-    for (parts.items, 0..) |range, i| total += try plan.fileBytes(app.gpa, .{ .index = @intCast(i), .count = count, .first = range[0], .end = range[1] });
-    if (abi.base.freeBytes(abi.base.storage.parentOf(prefix))) |free| if (total > free) {
-        diag.set("the {d} parts have {d} bytes together, but only {d} are free in that folder. Free some space or choose another", .{ count, total, free });
-        return error.NotEnoughSpace;
-    };
-    for (parts.items, 0..) |range, i| {
+fn split(app: *app_file.App, in: []const u8, prefix: []const u8, limits: gguf_files.Limits, diag: *abi.base.Diagnostic) !void {
+    const count = try gguf_files.split(app.gpa, app.io, in, prefix, limits, diag);
+    for (0..count) |i| {
         var buffer: gguf_parts.NameBuffer = undefined;
-        const name = gguf_parts.partName(&buffer, prefix, i, count) catch {
-            diag.set("{s} is too long a name", .{prefix});
-            return error.NameTooLong;
-        };
-        if (quantize.isSame(app.io, in, name)) {
-            diag.set("{s} is the file to be cut. Choose another prefix", .{name});
-            return error.AlreadyExists;
-        }
-        _ = try plan.write(app.gpa, app.io, name, .{ .index = @intCast(i), .count = count, .first = range[0], .end = range[1] }, diag);
-        try app.out.print("{s}\n", .{name});
+        try app.out.print("{s}\n", .{gguf_parts.partName(&buffer, prefix, i, count) catch unreachable}); // They were written.
     }
 }
 
 fn join(app: *app_file.App, part: []const u8, out: []const u8, diag: *abi.base.Diagnostic) !void {
-    var disk: abi.base.storage.Disk = .init(app.io);
-    var source = try gguf_parts.Parts.open(app.gpa, disk.storage(), part, diag);
-    defer source.deinit();
-    for (source.files.items, 0..) |_, i| {
-        var buffer: gguf_parts.NameBuffer = undefined;
-        const name = if (gguf_parts.prefixOf(part)) |prefix| gguf_parts.partName(&buffer, prefix, i, source.files.items.len) catch part else part;
-        if (!quantize.isSame(app.io, name, out)) continue;
-        diag.set("{s} is one of the parts. Name another file to write", .{out});
-        return error.AlreadyExists;
-    }
-    var plan: gguf_quantise.Plan = try .init(app.gpa, &source, .{ .mix = null }, diag);
-    defer plan.deinit();
-    const report = try plan.write(app.gpa, app.io, out, null, diag);
+    const joined = try gguf_files.join(app.gpa, app.io, part, out, diag);
     try app.out.print("{s}\n", .{out});
-    app.tell("{B:.1}, {d} tensors of {d} parts\n", .{ report.bytes, report.tensors, source.files.items.len });
+    app.tell("{B:.1}, {d} tensors of {d} parts\n", .{ joined.report.bytes, joined.report.tensors, joined.parts });
 }
 
 test "sizes are whole numbers with a unit" {

@@ -8,6 +8,7 @@ pub const gguf_import = @import("gguf_import.zig");
 pub const gguf_mix = @import("gguf_mix.zig");
 pub const gguf_parts = @import("gguf_parts.zig");
 pub const gguf_quantise = @import("gguf_quantise.zig");
+pub const gguf_files = @import("gguf_files.zig");
 pub const imatrix = @import("imatrix.zig");
 pub const json = @import("json.zig");
 pub const safetensors = @import("safetensors.zig");
@@ -27,6 +28,7 @@ test {
     _ = gguf_mix;
     _ = gguf_parts;
     _ = gguf_quantise;
+    _ = gguf_files;
     _ = imatrix;
     _ = gguf_config;
     _ = json;
