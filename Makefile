@@ -116,6 +116,7 @@ docs: $(VENV)/.installed
 	@$(VENV)/bin/python tools/make_cli_docs.py
 	@$(VENV)/bin/python tools/make_config_docs.py
 	@$(VENV)/bin/python tools/make_chat_docs.py
+	@$(VENV)/bin/python tools/make_lint_docs.py
 
 bench: $(TEST_VENV)/.installed
 	@$(TEST_VENV)/bin/python benchmarks/all.py

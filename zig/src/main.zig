@@ -17,6 +17,7 @@ const verbs = [_]struct { *const arguments.Verb, Run }{
     .{ &@import("cli/agent.zig").verb, @import("cli/agent.zig").run },
     .{ &@import("cli/generate.zig").verb, @import("cli/generate.zig").run },
     .{ &@import("cli/inspect.zig").verb, @import("cli/inspect.zig").run },
+    .{ &@import("cli/lint.zig").verb, @import("cli/lint.zig").run },
     .{ &@import("cli/quantize.zig").verb, @import("cli/quantize.zig").run },
     .{ &@import("cli/imatrix.zig").verb, @import("cli/imatrix.zig").run },
     .{ &@import("cli/split.zig").split_verb, @import("cli/split.zig").runSplit },

@@ -27,7 +27,7 @@ pub fn fromFile(gpa: std.mem.Allocator, file: *const formats.gguf.File, diag: *b
         .pre = try r.optional([]const u8, "tokenizer.ggml.pre") orelse "",
         .tokens = tokens,
         .token_types = try r.numbers(i32, "tokenizer.ggml.token_type"),
-        .scores = try r.numbers(f32, "tokenizer.ggml.scores"),
+        .scores = try r.scores(),
         .merges = try r.texts("tokenizer.ggml.merges") orelse &.{},
         .bos = try r.optional(u32, "tokenizer.ggml.bos_token_id"),
         .eos = try r.optional(u32, "tokenizer.ggml.eos_token_id"),
@@ -54,6 +54,16 @@ const Reader = struct {
     fn texts(self: Reader, key: []const u8) Error!?[][]const u8 {
         const array = self.file.optionalArray([]const u8, key, self.diag) catch return error.InvalidTokenizer;
         return try (array orelse return null).stringList(self.arena);
+    }
+
+    /// Some writers store whole numbers, which llama.cpp takes too.
+    fn scores(self: Reader) Error![]f32 {
+        const key = "tokenizer.ggml.scores";
+        const value = self.file.get(key) orelse return &.{};
+        if (value != .array or value.array.element != .i32) return self.numbers(f32, key);
+        const list = try self.arena.alloc(f32, value.array.count);
+        for (list, 0..) |*item, i| item.* = @floatFromInt(value.array.at(i32, i));
+        return list;
     }
 
     /// Empty when the key is absent.

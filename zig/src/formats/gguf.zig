@@ -196,6 +196,9 @@ pub const TensorInfo = struct {
     /// From the start of the data section.
     offset: usize,
     data: []const u8,
+    /// Stored under the retired type 4 by early Ollama: MXFP4 blocks with Hugging Face's order of nibbles. Only in files that were
+    /// read with complaints.
+    early_ollama: bool = false,
 
     pub fn dims(self: *const TensorInfo) []const usize {
         return self.ne[0..self.rank];
@@ -205,6 +208,25 @@ pub const TensorInfo = struct {
     pub fn len(self: *const TensorInfo) usize {
         return self.ne[0] * self.ne[1] * self.ne[2] * self.ne[3]; // Checked to fit when parsed.
     }
+};
+
+/// Something a strict reader refuses the file for, and a repair can look at.
+pub const Complaint = struct {
+    err: Error,
+    /// The key or the tensor, where it has a name.
+    subject: []const u8,
+    /// The sentence that the strict reader would have said.
+    text: []const u8,
+    /// Laying the file out again is enough.
+    mendable: bool,
+};
+
+pub const Complaints = struct {
+    list: std.ArrayList(Complaint) = .empty,
+    /// How many more there were.
+    omitted: usize = 0,
+
+    const most = 256;
 };
 
 pub const File = struct {
@@ -221,10 +243,20 @@ pub const File = struct {
     /// Reads the tables. `raw` is the whole file and must outlive the result; caller calls `deinit`.
     /// On error `diag` names the field.
     pub fn parse(gpa: std.mem.Allocator, raw: []const u8, diag: *Diagnostic) Error!File {
+        return parseWith(gpa, raw, null, diag);
+    }
+
+    /// The same, but what can be read in spite of a fault is read, and the fault goes into `complaints`, whose texts live as long as
+    /// the file. Of two keys or tensors with one name the first is found. Tensors whose data is not there have none.
+    pub fn parseTolerant(gpa: std.mem.Allocator, raw: []const u8, complaints: *Complaints, diag: *Diagnostic) Error!File {
+        return parseWith(gpa, raw, complaints, diag);
+    }
+
+    fn parseWith(gpa: std.mem.Allocator, raw: []const u8, complaints: ?*Complaints, diag: *Diagnostic) Error!File {
         var arena: std.heap.ArenaAllocator = .init(gpa);
         errdefer arena.deinit();
 
-        var parser: Parser = .{ .arena = arena.allocator(), .reader = .init(raw), .diag = diag };
+        var parser: Parser = .{ .arena = arena.allocator(), .reader = .init(raw), .diag = diag, .complaints = complaints };
         var file = try parser.file();
         file.arena = arena;
         return file;
@@ -280,6 +312,8 @@ const Parser = struct {
     diag: *Diagnostic,
     /// What is being read, for messages: key or tensor name, once known.
     subject: []const u8 = "",
+    /// Where faults that leave the rest readable go; null refuses the file for them.
+    complaints: ?*Complaints = null,
 
     /// u64 length, one byte, u32 type, one byte.
     const smallest_key_value = 8 + 1 + 4 + 1;
@@ -310,7 +344,10 @@ const Parser = struct {
             self.subject = "";
             pair.* = try self.keyValue(i);
             const slot = key_index.getOrPutAssumeCapacity(pair.key);
-            if (slot.found_existing) return self.fail(error.DuplicateKey, "key {f} appears twice", .{printable(pair.key)});
+            if (slot.found_existing) {
+                try self.complain(error.DuplicateKey, true, "key {f} appears twice", .{printable(pair.key)});
+                continue;
+            }
             slot.value_ptr.* = @intCast(i);
         }
 
@@ -323,7 +360,10 @@ const Parser = struct {
             self.subject = "";
             info.* = try self.tensorInfo(i);
             const slot = tensor_index.getOrPutAssumeCapacity(info.name);
-            if (slot.found_existing) return self.fail(error.DuplicateTensor, "tensor {f} appears twice", .{printable(info.name)});
+            if (slot.found_existing) {
+                try self.complain(error.DuplicateTensor, false, "tensor {f} appears twice", .{printable(info.name)});
+                continue;
+            }
             slot.value_ptr.* = @intCast(i);
         }
         const data_start = try self.placeTensors(tensors, alignment);
@@ -347,11 +387,11 @@ const Parser = struct {
 
     fn keyValue(self: *Parser, i: usize) Error!KeyValue {
         const len = try self.read(u64, "the length of a key");
-        if (len == 0) return self.fail(error.EmptyKey, "key number {d} is empty", .{i});
-        if (len > limits.key_bytes) return self.fail(error.KeyTooLong, "key number {d} is {d} bytes long; the most is {d}", .{ i, len, limits.key_bytes });
+        if (len == 0) try self.complain(error.EmptyKey, true, "key number {d} is empty", .{i});
+        if (len > limits.key_bytes) try self.complain(error.KeyTooLong, true, "key number {d} is {d} bytes long; the most is {d}", .{ i, len, limits.key_bytes });
         const key = try self.take(len, "a key");
         self.subject = key;
-        if (!std.unicode.utf8ValidateSlice(key)) return self.fail(error.InvalidUtf8, "key {f} is not UTF-8", .{printable(key)});
+        if (!std.unicode.utf8ValidateSlice(key)) try self.complain(error.InvalidUtf8, true, "key {f} is not UTF-8", .{printable(key)});
         const kind = try self.valueType();
         return .{ .key = key, .value = try self.value(kind) };
     }
@@ -395,39 +435,62 @@ const Parser = struct {
 
     fn alignmentFrom(self: *Parser, stored: ?Value) Error!usize {
         const found = stored orelse return default_alignment;
-        if (found != .u32) return self.fail(error.InvalidAlignment, "general.alignment is stored as {t}; it must be u32", .{std.meta.activeTag(found)});
+        self.subject = "general.alignment";
+        if (found != .u32) {
+            try self.complain(error.InvalidAlignment, true, "general.alignment is stored as {t}; it must be u32", .{std.meta.activeTag(found)});
+            return alignmentOfOtherType(found) orelse default_alignment;
+        }
         const alignment = found.u32;
-        if (alignment == 0 or !std.math.isPowerOfTwo(alignment) or alignment > limits.alignment)
-            return self.fail(error.InvalidAlignment, "general.alignment is {d}; it must be a power of two, at most {d}", .{ alignment, limits.alignment });
+        if (!isAlignment(alignment)) {
+            try self.complain(error.InvalidAlignment, true, "general.alignment is {d}; it must be a power of two, at most {d}", .{ alignment, limits.alignment });
+            return default_alignment;
+        }
         return alignment;
+    }
+
+    fn isAlignment(n: u64) bool {
+        return std.math.isPowerOfTwo(@max(n, 1)) and n > 0 and n <= limits.alignment;
+    }
+
+    /// What was meant, where a number of another type says it.
+    fn alignmentOfOtherType(value_found: Value) ?usize {
+        const n: u64 = switch (value_found) {
+            inline .u8, .u16, .u64 => |n| n,
+            inline .i8, .i16, .i32, .i64 => |n| if (n > 0) @intCast(n) else return null,
+            else => return null,
+        };
+        return if (isAlignment(n)) @intCast(n) else null;
     }
 
     /// Everything but the data, which is placed when all tables have been read.
     fn tensorInfo(self: *Parser, i: usize) Error!TensorInfo {
         const name_len = try self.read(u64, "the length of a tensor's name");
-        if (name_len == 0) return self.fail(error.EmptyTensorName, "tensor number {d} has no name", .{i});
+        if (name_len == 0) try self.complain(error.EmptyTensorName, false, "tensor number {d} has no name", .{i});
         if (name_len > limits.tensor_name_bytes)
-            return self.fail(error.TensorNameTooLong, "the name of tensor number {d} is {d} bytes long; the most is {d}", .{ i, name_len, limits.tensor_name_bytes });
+            try self.complain(error.TensorNameTooLong, false, "the name of tensor number {d} is {d} bytes long; the most is {d}", .{ i, name_len, limits.tensor_name_bytes });
         const name = try self.take(name_len, "a tensor's name");
         self.subject = name;
-        if (std.mem.findScalar(u8, name, 0) != null) return self.fail(error.InvalidTensorName, "tensor name {f} has a zero byte in it", .{printable(name)});
-        if (!std.unicode.utf8ValidateSlice(name)) return self.fail(error.InvalidUtf8, "tensor name {f} is not UTF-8", .{printable(name)});
+        if (std.mem.findScalar(u8, name, 0) != null) try self.complain(error.InvalidTensorName, false, "tensor name {f} has a zero byte in it", .{printable(name)});
+        if (!std.unicode.utf8ValidateSlice(name)) try self.complain(error.InvalidUtf8, false, "tensor name {f} is not UTF-8", .{printable(name)});
 
         const rank = try self.read(u32, "a tensor's number of dimensions");
         if (rank > limits.dimensions) return self.fail(error.TooManyDimensions, "tensor {f} has {d} dimensions; the most is {d}", .{ printable(name), rank, limits.dimensions });
         var ne: [limits.dimensions]usize = @splat(1);
         for (ne[0..rank], 0..) |*n, axis| {
             const declared = try self.read(i64, "a dimension");
-            if (declared <= 0) return self.fail(error.InvalidDimension, "tensor {f}: dimension {d} is {d}; it must be at least 1", .{ printable(name), axis, declared });
+            if (declared < 0) return self.fail(error.InvalidDimension, "tensor {f}: dimension {d} is {d}; it must be at least 1", .{ printable(name), axis, declared });
+            if (declared == 0) try self.complain(error.InvalidDimension, false, "tensor {f}: dimension {d} is 0; it must be at least 1", .{ printable(name), axis });
             n.* = base.checked.cast(usize, declared) catch return self.tooLarge();
         }
         const elements = base.checked.product(usize, &ne) catch return self.tooLarge();
         if (elements > std.math.maxInt(i64)) return self.tooLarge();
 
         const type_id = try self.read(u32, "a tensor's type");
-        const dtype = DType.fromGgml(type_id) orelse {
-            const hint = if (type_id == 4) " (early Ollama builds stored MXFP4 under this number; export the model again with a newer one)" else "";
-            return self.fail(error.UnknownTensorType, "tensor {f} has type {d}, which is not a current ggml type{s}", .{ printable(name), type_id, hint });
+        const dtype = DType.fromGgml(type_id) orelse blk: {
+            if (type_id != type_of_early_ollama)
+                return self.fail(error.UnknownTensorType, "tensor {f} has type {d}, which is not a current ggml type. The file is damaged, or newer than this program", .{ printable(name), type_id });
+            try self.complain(error.UnknownTensorType, true, "tensor {f} has type 4, under which early Ollama builds stored MXFP4. `abi lint FILE --fix OUT` makes a file of today of it", .{printable(name)});
+            break :blk .mxfp4;
         };
         const size = try self.storedBytes(dtype, ne);
         _ = base.checked.alignForward(usize, size, limits.alignment) catch return self.tooLarge();
@@ -439,8 +502,12 @@ const Parser = struct {
             .rank = rank,
             .offset = base.checked.cast(usize, offset) catch return self.badOffset(offset, 0),
             .data = &.{},
+            .early_ollama = type_id == type_of_early_ollama,
         };
     }
+
+    /// Retired in ggml, and no block of it was ever in a file of today's.
+    const type_of_early_ollama = 4;
 
     fn storedBytes(self: *Parser, dtype: DType, ne: [limits.dimensions]usize) Error!usize {
         const row = dtype.rowBytes(ne[0]) catch |err| switch (err) {
@@ -455,25 +522,52 @@ const Parser = struct {
         const raw = self.reader.data;
         self.subject = "";
         if (tensors.len == 0) {
-            if (self.reader.remaining() >= alignment) return self.fail(error.TrailingBytes, "{d} bytes follow, although the file has no tensors", .{self.reader.remaining()});
+            if (self.reader.remaining() >= alignment) try self.complain(error.TrailingBytes, true, "{d} bytes follow, although the file has no tensors", .{self.reader.remaining()});
             return raw.len;
         }
         const data_start = base.checked.alignForward(usize, self.reader.position, alignment) catch return self.tooLarge();
         var expected: usize = 0;
+        var last: usize = 0;
+        var reordered = false;
         for (tensors) |*info| {
             self.subject = info.name;
-            if (info.offset != expected) return self.badOffset(info.offset, expected);
+            if (info.offset != expected) {
+                reordered = true;
+                try self.complain(error.InvalidTensorOffset, true, "tensor {f} has offset {d}; it must be {d}, right behind the tensor before", .{ printable(info.name), info.offset, expected });
+            }
             const size = try self.storedBytes(info.dtype, info.ne);
-            const start = base.checked.add(usize, data_start, expected) catch return self.tooLarge();
-            if (!base.checked.fits(start, size, raw.len))
-                return self.fail(error.TensorOutOfBounds, "tensor {f} needs bytes {d} to {d}, but the file ends at {d}; it was cut, or its download is not complete", .{ printable(info.name), start, start +| size, raw.len });
-            info.data = raw[start..][0..size];
+            const start = base.checked.add(usize, data_start, info.offset) catch return self.tooLarge();
             const padded = base.checked.alignForward(usize, size, alignment) catch return self.tooLarge();
-            expected = base.checked.add(usize, expected, padded) catch return self.tooLarge();
+            expected = base.checked.add(usize, info.offset, padded) catch return self.tooLarge();
+            last = @max(last, expected);
+            if (!base.checked.fits(start, size, raw.len)) {
+                try self.complain(error.TensorOutOfBounds, false, "tensor {f} needs bytes {d} to {d}, but the file ends at {d}; it was cut, or its download is not complete", .{ printable(info.name), start, start +| size, raw.len });
+                continue;
+            }
+            info.data = raw[start..][0..size];
         }
-        const end = base.checked.add(usize, data_start, expected) catch return self.tooLarge();
-        if (raw.len > end) return self.fail(error.TrailingBytes, "{d} bytes follow the last tensor", .{raw.len - end});
+        if (reordered) try self.checkSharedBytes(tensors);
+        self.subject = "";
+        const end = base.checked.add(usize, data_start, last) catch return self.tooLarge();
+        if (raw.len > end) try self.complain(error.TrailingBytes, true, "{d} bytes follow the last tensor", .{raw.len - end});
         return data_start;
+    }
+
+    /// Offsets that do not follow from the sizes may still name bytes of their own each.
+    fn checkSharedBytes(self: *Parser, tensors: []const TensorInfo) Error!void {
+        const order = try self.arena.alloc(*const TensorInfo, tensors.len);
+        for (order, tensors) |*slot, *info| slot.* = info;
+        std.mem.sort(*const TensorInfo, order, {}, struct {
+            fn before(_: void, a: *const TensorInfo, b: *const TensorInfo) bool {
+                return a.offset < b.offset;
+            }
+        }.before);
+        var end: usize = 0;
+        for (order) |info| {
+            self.subject = info.name;
+            if (info.offset < end) try self.complain(error.InvalidTensorOffset, false, "tensor {f} shares bytes with the tensor before it in the file", .{printable(info.name)});
+            end = @max(end, info.offset +| info.data.len);
+        }
     }
 
     fn read(self: *Parser, comptime T: type, what: []const u8) Error!T {
@@ -492,6 +586,17 @@ const Parser = struct {
 
     fn tooLarge(self: *Parser) Error {
         return self.fail(error.TensorTooLarge, "tensor {f}: its size does not fit in memory", .{printable(self.subject)});
+    }
+
+    /// A fault that leaves the rest of the file readable.
+    fn complain(self: *Parser, err: Error, mendable: bool, comptime format: []const u8, arguments: anytype) Error!void {
+        const list = self.complaints orelse return self.fail(err, format, arguments);
+        if (list.list.items.len == Complaints.most) {
+            list.omitted += 1;
+            return;
+        }
+        const text = try std.fmt.allocPrint(self.arena, format, arguments);
+        try list.list.append(self.arena, .{ .err = err, .subject = self.subject, .text = text, .mendable = mendable });
     }
 
     fn badOffset(self: *Parser, found: u64, expected: usize) Error {

@@ -259,7 +259,8 @@ const Reader = struct {
 
     fn ropeScaling(self: *Reader, config: arch.ModelConfig) Error!arch.RopeScaling {
         const kind = try self.optional([]const u8, "rope.scaling.type") orelse "linear"; // llama.cpp's default, with factor 1.
-        const factor = try self.optional(f32, "rope.scaling.factor") orelse 1;
+        const stored_factor = try self.optional(f32, "rope.scaling.factor") orelse 1;
+        const factor = if (stored_factor == 0) 1 else stored_factor; // As llama.cpp reads it.
         const divisors = if (self.architecture == .llama) self.file.findTensor(name_map.rope_divisors) else null;
         if (std.mem.eql(u8, kind, "linear") and factor != 1) {
             if (divisors != null) {
