@@ -47,6 +47,9 @@ RECIPE = {
     + ", ".join(f"`{word}`" for word in PRECISIONS)
     + "; `auto` is float32 on a CPU and bf16 on a GPU that has it",
     "resume": "a checkpoint folder, or `latest`",
+    "attention": "which of transformers' attentions the TRL engine takes: auto, eager, sdpa, "
+    "flex_attention, flash_attention_2, flash_attention_3. Those without a place for attention "
+    "sinks are refused on gpt-oss",
     "commercial": "true: data and weights that are not for commercial use are refused before the "
     "first update, and so is data whose licence is not known ([data sets](datasets.md))",
     "lora": "the table `lora` below; given without `method`, it means `lora`",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import CheckpointError, ConfigError, FormatError
+from .errors import AbiTrainError, CheckpointError, ConfigError, FormatError
 
 LINEAR_TARGETS: Final = (
     "q_proj",
@@ -28,9 +28,13 @@ LINEAR_TARGETS: Final = (
     "up_proj",
     "down_proj",
 )
+ATTENTION_TARGETS: Final = LINEAR_TARGETS[:4]
+"""What a layer with experts has of these: its experts are fused weights, no modules."""
 TARGETS: Final = (*LINEAR_TARGETS, "embed_tokens", "lm_head")
 """What can get an adapter, in the order in which adapters are stored."""
 
+MIXTURES: Final = ("gpt_oss",)
+"""Model types whose MLPs are experts."""
 PREFIX: Final = "base_model.model."
 """What PEFT puts before a module's path in its files."""
 _LARGEST_HEADER: Final = 100 << 20
@@ -77,9 +81,11 @@ def module_paths(model: Path) -> list[str]:
 
         with Model.load(model, dtype="stored") as opened:
             layers = 1 + max(layer_of(name) or 0 for name in opened)
+            mixture = opened.config.get("model_type") in MIXTURES
     else:
         try:
-            layers = json.loads(file.read_text(encoding="utf-8")).get("num_hidden_layers")
+            config = json.loads(file.read_text(encoding="utf-8"))
+            layers, mixture = config.get("num_hidden_layers"), config.get("model_type") in MIXTURES
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise FormatError(
                 f"{file}: cannot be read as a model's configuration ({error})"
@@ -92,9 +98,26 @@ def module_paths(model: Path) -> list[str]:
     inner = [
         f"model.layers.{layer}.{'self_attn' if at < 4 else 'mlp'}.{name}"
         for layer in range(layers)
-        for at, name in enumerate(LINEAR_TARGETS)
+        for at, name in enumerate(ATTENTION_TARGETS if mixture else LINEAR_TARGETS)
     ]
     return ["model.embed_tokens", *inner, "lm_head"]
+
+
+def has_experts(model: Path) -> bool:
+    """Whether the MLPs of a model are experts. False for one that cannot be read."""
+    file = model / "config.json" if model.is_dir() else model
+    if file.suffix != ".json":
+        from .model import Model
+
+        try:
+            with Model.load(model, dtype="stored") as opened:
+                return opened.config.get("model_type") in MIXTURES
+        except AbiTrainError:
+            return False
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("model_type") in MIXTURES
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def modules_of_tensors(file: Path, paths: Sequence[str]) -> list[str]:
@@ -207,5 +230,7 @@ def shortest(modules: Iterable[str], paths: Sequence[str]) -> tuple[str, ...]:
     for kind in TARGETS:
         every = [path for path in paths if kind_of(path) == kind]
         some = [path for path in every if path in there]
-        names += [kind] if some == every else [path.removeprefix("model.") for path in some]
+        names += (
+            [kind] if some and some == every else [path.removeprefix("model.") for path in some]
+        )
     return tuple(name for name in names if name)

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .adapter_targets import (
+    ATTENTION_TARGETS,
     LINEAR_TARGETS,
     TARGETS,
     chosen,
     compiled,
+    has_experts,
     is_plain,
     kind_of,
     layer_of,
@@ -300,6 +302,10 @@ class LoraConfig:
         Raises as `with_adapter_sizes`, and `ConfigError` for a pattern that fits nothing.
         """
         found = None if self.adapter is None else read_adapter_config(self.adapter)
+        if found is None and set(LINEAR_TARGETS) <= set(self.target_modules) and has_experts(model):
+            # Of a layer's matrices, which are all named, these are the ones that are modules.
+            kept = [name for name in self.target_modules if kind_of(name) in ATTENTION_TARGETS]
+            return self.replace(target_modules=kept).resolved(model)
         if not self.is_pattern and not (found is not None and found.is_pattern):
             return self.with_adapter_sizes()
         paths = module_paths(model)

@@ -31,6 +31,14 @@ from .preference import DpoConfig, Reference
 
 ENGINES: Final = ("native", "trl")
 PRECISIONS: Final = ("auto", "float32", "float64", "bf16")
+ATTENTIONS: Final = (
+    "auto",
+    "eager",
+    "sdpa",
+    "flex_attention",
+    "flash_attention_2",
+    "flash_attention_3",
+)
 METHODS: Final = ("full", "lora")
 OBJECTIVES: Final = ("sft", "dpo")
 SPEC_PATHS: Final = ("model", "data", "run_dir", "eval_data", "tokenizer")
@@ -55,6 +63,8 @@ class RunSpec:
     monitor: who watches the run besides its log, and when it warns.
     precision: `auto` is bf16 when `config.mixed_precision` asks for it or a GPU has it, else
         float32. bf16 is bfloat16 products with float32 weights, sums and moments.
+    attention: which of transformers' attentions the TRL engine takes; `auto` chooses by model and
+        device. The native engine has one of its own.
 
     Raises `ConfigError` for an unknown word, or settings that contradict each other.
     """
@@ -69,6 +79,7 @@ class RunSpec:
     method: str = "full"
     objective: str = "sft"
     precision: str = "auto"
+    attention: str = "auto"
     resume: str | None = None
     lora: LoraConfig | None = None
     dpo: DpoConfig | None = None
@@ -87,6 +98,7 @@ class RunSpec:
             ("method", METHODS),
             ("objective", OBJECTIVES),
             ("precision", PRECISIONS),
+            ("attention", ATTENTIONS),
         ):
             if getattr(self, name) not in options:
                 raise broken(name, getattr(self, name), "it must be one of " + ", ".join(options))
@@ -248,7 +260,7 @@ class RunSpec:
             elif isinstance(value, MonitorConfig):
                 if value != MonitorConfig():
                     values[item.name] = value.to_dict()
-            elif item.name == "commercial" and not value:
+            elif item.name in ("commercial", "attention") and value in (False, "auto"):
                 continue
             elif value is not None:
                 values[item.name] = str(value) if isinstance(value, Path) else value

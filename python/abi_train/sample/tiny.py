@@ -114,11 +114,12 @@ class TinyShape:
             "sliding_window": self.window,
             "swiglu_limit": 7.0,
             "tie_word_embeddings": False,
-            "torch_dtype": "float32" if weights == "f32" else "bfloat16",
             "use_cache": True,
             "vocab_size": self.vocabulary,
         }
-        if weights == "mxfp4":
+        if weights != "mxfp4":  # the published files leave it out
+            config["torch_dtype"] = "float32" if weights == "f32" else "bfloat16"
+        else:
             config["quantization_config"] = {
                 "modules_to_not_convert": [
                     "model.layers.*.self_attn",

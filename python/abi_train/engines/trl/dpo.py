@@ -16,6 +16,7 @@ from ...preference import METRICS
 from ...runspec import EvalRecord
 from .. import Asking, processes
 from . import adapter
+from .gpt_oss import balance
 from .head import use_plain_head
 from .libraries import DPOTrainer, PairCollator, datasets, torch
 from .loop import Loop
@@ -61,7 +62,7 @@ class DpoLoop(Loop, DPOTrainer):  # type: ignore[misc]
             super().__init__(
                 model=model,
                 ref_model=ref_model,
-                args=dpo_config(session, folder),
+                args=dpo_config(session, folder, balance(model)),
                 data_collator=self._pairs,
                 train_dataset=datasets.Dataset.from_dict(row),
                 processing_class=placeholder_tokenizer(),

@@ -30,6 +30,10 @@ try:
         from safetensors.torch import load_file as _load_file
         from safetensors.torch import save_file
         from torch.utils.data import DataLoader, Sampler
+        from transformers.masking_utils import (
+            create_causal_mask,
+            create_sliding_window_causal_mask,
+        )
         from transformers.utils import logging
         from trl.trainer.dpo_trainer import DataCollatorForPreference
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -52,7 +56,9 @@ safe_open: Any = _safe_open
 Loader: Any = DataLoader
 Scheduler: Any = torch.optim.lr_scheduler.LRScheduler
 PreTrainedTokenizerFast: Any = transformers.PreTrainedTokenizerFast
+causal_mask: Any = create_causal_mask
 library_log: Any = logging
+windowed_mask: Any = create_sliding_window_causal_mask
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -78,6 +84,7 @@ __all__ = [
     "Scheduler",
     "TextCollator",
     "adapters",
+    "causal_mask",
     "datasets",
     "library_log",
     "load_file",
@@ -87,4 +94,5 @@ __all__ = [
     "tokenizers",
     "torch",
     "transformers",
+    "windowed_mask",
 ]

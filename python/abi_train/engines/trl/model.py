@@ -9,22 +9,33 @@ from __future__ import annotations
 import importlib.util
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from ...config import broken
 from ...errors import ConfigError, FormatError
 from ..native import open_any
+from . import gpt_oss
 from .libraries import Mxfp4Config, SafetensorError, safe_open, torch, transformers
 from .surroundings import one_line
 
 
 def load_model(
-    source: Path, *, seed: int, precision: str, attention: str, scratch: Path, frozen: bool = False
+    source: Path,
+    *,
+    seed: int,
+    precision: str,
+    device: str,
+    scratch: Path,
+    attention: str = "auto",
+    compared: bool = False,
+    frozen: bool = False,
 ) -> Any:
     """The model at `source` in float64 or float32; bf16 is a matter of the products alone.
 
-    frozen: its weights will not be trained, so in a bf16 run weights that are stored as bfloat16
-    stay so. scratch: an empty folder that outlives the model. Raises `ConfigError` when
-    transformers does not know the model.
+    frozen: its weights will not be trained, so in a bf16 run weights that are stored as bfloat16,
+    or in MXFP4, are bfloat16. attention, compared: see `attention_kind`. scratch: an empty folder
+    that outlives the model. Raises `ConfigError` when transformers does not know the model, or its
+    attention cannot be computed as asked for.
     """
     dtype = "float64" if precision == "float64" else "float32"
     if source.is_file():
@@ -35,28 +46,35 @@ def load_model(
         known = transformers.AutoConfig.from_pretrained(
             str(source), local_files_only=True, trust_remote_code=False
         )
-        if frozen and precision == "bf16" and known.dtype == torch.bfloat16:
+        if frozen and precision == "bf16" and (known.dtype == torch.bfloat16 or _blocks(known)):
             dtype = "bfloat16"
         opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(source),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_require_all` names them
             dtype=getattr(torch, dtype),
-            attn_implementation="eager" if known.model_type == "gpt_oss" else attention,
+            attn_implementation=attention_kind(
+                attention, known.model_type, device=device, precision=precision, compared=compared
+            ),
             local_files_only=True,
             trust_remote_code=False,
             **_expanded(known),
+            **gpt_oss.experts_kind(known.model_type, plain=compared or precision == "float64"),
         )
     except SafetensorError as error:
         file = damaged_file(source)
         raise FormatError(
             f"{file}: damaged, or not whole ({one_line(error)}); copy or download it again"
         ) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigError(f"{source}: transformers cannot open it: {one_line(error)}") from error
     model, told = opened
     _require_all(source, told)
     model.config.use_cache = False
+    if known.model_type == gpt_oss.MODEL_TYPE:
+        gpt_oss.put_right(model)
     # transformers gives the pad token's row no gradient. Padding is masked by position here, and
     # where the pad token is also the end token that row has to learn.
     embedding: Any = model.get_input_embeddings()
@@ -94,17 +112,51 @@ def damaged_file(folder: Path) -> Path:
     return folder
 
 
+def _blocks(known: Any) -> bool:
+    """Whether experts are stored in MXFP4."""
+    quantised = getattr(known, "quantization_config", None)
+    return isinstance(quantised, dict) and quantised.get("quant_method") == "mxfp4"
+
+
 def _expanded(known: Any) -> dict[str, Any]:
     """MXFP4 weights cannot be trained as they are, nor run everywhere: expand them."""
-    quantised = getattr(known, "quantization_config", None)
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-    if method != "mxfp4":
-        return {}
-    return {"quantization_config": Mxfp4Config(dequantize=True)}
+    return {"quantization_config": Mxfp4Config(dequantize=True)} if _blocks(known) else {}
 
 
-def attention_kind(device: str, precision: str, *, compared: bool) -> str:
-    """Which of transformers' attentions to use; a comparison takes the one that is plain torch."""
+SINKS: Final = (gpt_oss.MODEL_TYPE,)
+"""Models whose attention has sinks: logits without a key, which take their share of each row."""
+
+
+def attention_kind(
+    wanted: str, model_type: str, *, device: str, precision: str, compared: bool
+) -> str:
+    """Which of transformers' attentions to use; a comparison takes the one that is plain torch.
+
+    Sinks are in the eager one and, on a GPU, in flex_attention. Raises `ConfigError` for one that
+    would leave them out, or that this device, precision or installation does not have.
+    """
+    flash = wanted.startswith("flash")
+    if model_type in SINKS:
+        if wanted == "sdpa" or flash:
+            rule = f"it has no place for the attention sinks of {model_type}; use eager, or "
+            raise broken("attention", wanted, rule + "flex_attention on a GPU")
+        if wanted == "auto":
+            return "eager"
+    elif wanted == "auto":
+        return _usual(device, precision, compared=compared)
+    if (flash or wanted == "flex_attention") and device != "cuda":
+        raise broken("attention", wanted, "it learns on a GPU only; leave it out, or use eager")
+    if flash and precision != "bf16":
+        raise broken("attention", wanted, f"it needs precision bf16, not {precision}")
+    if flash and importlib.util.find_spec(_FLASH[wanted]) is None:
+        raise broken("attention", wanted, f"the package {_FLASH[wanted]} is not installed")
+    return wanted
+
+
+_FLASH: Final = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}
+
+
+def _usual(device: str, precision: str, *, compared: bool) -> str:
     if precision == "float64":
         return "sdpa"  # the eager one takes its softmax in float32
     if compared:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ...adapters import ADAPTER_WEIGHTS
 from ...errors import CheckpointError, ConfigError, FormatError, NumericsError
 from .libraries import SafetensorError, adapters, torch
-from .model import attention_kind, load_model
+from .model import load_model
 from .surroundings import one_line, quiet
 from .surroundings import threads as computing_with
 
@@ -46,7 +46,7 @@ class TorchRunner:
                 folder,
                 seed=0,
                 precision=precision,
-                attention=attention_kind(self._device, precision, compared=False),
+                device=self._device,
                 scratch=scratch,
                 frozen=True,
             )

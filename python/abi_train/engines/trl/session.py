@@ -29,7 +29,7 @@ from ..native import open_any, open_model
 from ..resume import resume_point
 from . import adapter
 from .libraries import torch
-from .model import attention_kind, load_model
+from .model import load_model
 from .packing import pack
 from .rows import left_out
 from .saved import require_moments
@@ -249,7 +249,9 @@ class Session:
             source,
             seed=self.config.seed,
             precision=self.precision,
-            attention=attention_kind(self.device, self.precision, compared=self.probe is not None),
+            device=self.device,
+            attention=self.spec.attention,
+            compared=self.probe is not None,
             scratch=scratch,
             frozen=frozen,
         )

@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-def sft_config(session: Session, folder: str) -> Any:
-    """The settings of a run on texts."""
+def sft_config(session: Session, folder: str, balance: float) -> Any:
+    """The settings of a run on texts. balance: how much of routers' loss is added."""
     return SFTConfig(
         **_common(session, folder),
         max_length=None,
         packing=False,
         shuffle_dataset=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        router_aux_loss_coef=0.0,
+        router_aux_loss_coef=balance,
     )
 
 
-def dpo_config(session: Session, folder: str) -> Any:
-    """The settings of a run on pairs. The reference is ours to give, so nothing is precomputed."""
+def dpo_config(session: Session, folder: str, balance: float) -> Any:
+    """The settings of a run on pairs, with balance as above.
+
+    The reference is ours to give, so nothing is precomputed.
+    """
     dpo = session.dpo
     assert dpo is not None
     return DPOConfig(
@@ -39,7 +42,7 @@ def dpo_config(session: Session, folder: str) -> Any:
         loss_weights=None if dpo.loss_weights is None else list(dpo.loss_weights),
         label_smoothing=dpo.label_smoothing,
         precompute_ref_log_probs=False,
-        router_aux_loss_coef=0.0,
+        router_aux_loss_coef=balance,
     )
 
 

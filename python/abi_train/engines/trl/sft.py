@@ -14,6 +14,7 @@ import numpy as np
 from ...data.rows import IGNORED
 from ...runspec import EvalRecord
 from .. import processes
+from .gpt_oss import balance
 from .libraries import SFTTrainer, datasets
 from .loop import Loop
 from .loss import token_sums
@@ -35,16 +36,20 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
             or session.config.label_smoothing > 0.0
             or session.head_is_trained
         )
+        self._balance = balance(model)
+        coefficient = getattr(model.config, "router_aux_loss_coef", None)
         with hidden_head(model, session.head_is_trained):
             super().__init__(
                 model=model,
-                args=sft_config(session, folder),
+                args=sft_config(session, folder, self._balance),
                 data_collator=collate,
                 train_dataset=datasets.Dataset.from_dict(
                     {"input_ids": [[0, 0]], "labels": [[0, 0]]}
                 ),
                 processing_class=placeholder_tokenizer(),
             )
+        if coefficient is not None:  # TRL writes over it, and a checkpoint would keep that
+            model.config.router_aux_loss_coef = coefficient
         self.made()
 
     def collated(self, numbers: list[int], rows: Any, *, shared: bool = True) -> Any:
@@ -89,12 +94,16 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
             return super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        sums = token_sums(model, inputs)
+        sums = token_sums(model, inputs, balanced=self._balance > 0.0)
         total = sums.count if num_items_in_batch is None else num_items_in_batch
         hits = float(sums.hits) / max(1, int(sums.count))
         self._metrics["train"]["mean_token_accuracy"].append(hits)
         smoothing = self.session.config.label_smoothing
         loss = ((1.0 - smoothing) * sums.nll + smoothing * sums.smooth) / total
+        if self._balance > 0.0:  # a mean over micro-batches, the rest is one over all tokens
+            parts = self.current_gradient_accumulation_steps
+            steps = 1 if num_items_in_batch is None else parts
+            loss = loss + self._balance * sums.balance / (steps * processes.count())
         return loss * processes.count()  # gradients are averaged over processes
 
     def evaluate_rows(self, rows: Any) -> EvalRecord:
