@@ -31,6 +31,7 @@ pub const AdapterConfig = struct {
         if (!self.by_tensors) return;
         var names: std.ArrayList([]const u8) = .empty;
         for (std.enums.values(arch.Target)) |target| {
+            if (target.isExperts()) continue; // Parameters, which are named one by one.
             var found: std.ArrayList([]const u8) = .empty;
             const places = if (target.isInLayer()) layers else 1;
             for (0..places) |place| {
@@ -68,7 +69,6 @@ const unsupported = [_]struct { []const u8, []const u8, []const u8 }{
     .{ "lora_bias", "", "biases of the adapter are not computed here" },
     .{ "fan_in_fan_out", "", "only matrices stored as (out, in) are read" },
     .{ "modules_to_save", "", "whole trained modules are not read; merge the adapter with PEFT first" },
-    .{ "target_parameters", "", "experts have no native adapter" },
     .{ "trainable_token_indices", "", "trained tokens are not read" },
     .{ "layer_replication", "", "replicated layers are not computed here" },
     .{ "alora_invocation_tokens", "", "activated adapters are not computed here" },
@@ -87,7 +87,7 @@ const unsupported = [_]struct { []const u8, []const u8, []const u8 }{
     .{ "runtime_config", "", "remove the key" },
 };
 
-const setting_keys = [_][]const u8{ "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern" };
+const setting_keys = [_][]const u8{ "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern" };
 
 /// The text of `adapter_config.json`. Everything returned lives in `arena`.
 pub fn parse(arena: Allocator, text: []const u8, diag: *Diagnostic) Error!AdapterConfig {
@@ -97,11 +97,12 @@ pub fn parse(arena: Allocator, text: []const u8, diag: *Diagnostic) Error!Adapte
     if (kind == null or !std.mem.eql(u8, kind.?, "LORA"))
         return refuse(diag, "peft_type is {s}; only LORA is read", .{kind orelse "missing"});
     for (root.keys(), root.values()) |key, entry| try checkKey(key, entry, diag);
-    inline for (.{ "r", "target_modules" }) |key| if (json.get(root, key) == null)
-        return refuse(diag, key ++ " is missing", .{});
+    if (json.get(root, "r") == null) return refuse(diag, "r is missing", .{});
     // PEFT's own defaults where the file leaves a key out.
     const by_tensors = isPattern(root);
-    var settings = try fromObject(arena, root, .{ .lora_alpha = 8 }, diag);
+    var settings = try fromObject(arena, root, .{ .lora_alpha = 8, .target_modules = &.{} }, diag);
+    if (json.get(root, "target_modules") == null and settings.target_parameters.len == 0)
+        return refuse(diag, "target_modules is missing", .{});
     if (by_tensors) settings.target_modules = &LoraSettings.default_targets; // Until the tensors say it.
     settings.validate(diag) catch return error.InvalidAdapterConfig;
     return .{
@@ -174,6 +175,10 @@ fn take(arena: Allocator, object: json.Object, start: LoraSettings, diag: *Diagn
     if (try json.getFloat(object, "lora_dropout", diag)) |p| s.lora_dropout = p;
     if (try json.getBool(object, "use_rslora", diag)) |b| s.use_rslora = b;
     if (json.get(object, "target_modules")) |value| s.target_modules = try targets(arena, value, diag);
+    if (json.get(object, "target_parameters")) |value| {
+        if (value != .array) return refuse(diag, "target_parameters must be a list of names such as \"mlp.experts.down_proj\"", .{});
+        s.target_parameters = try namesOf(arena, value.array.items, "target_parameters must be a list of names such as \"mlp.experts.down_proj\"", diag);
+    }
     if (json.get(object, "rank_pattern")) |value| {
         const table = try json.asObject(value, "rank_pattern", diag);
         const list = try arena.alloc(LoraSettings.Rank, table.count());
@@ -205,12 +210,16 @@ fn targets(arena: Allocator, value: json.Value, diag: *Diagnostic) Error![]const
             return list;
         },
         .array => |array| {
-            const list = try arena.alloc([]const u8, array.items.len);
-            for (list, array.items) |*name, item| name.* = if (item == .string) item.string else return refuse(diag, words, .{});
-            return list;
+            return namesOf(arena, array.items, words, diag);
         },
         else => return refuse(diag, words, .{}),
     }
+}
+
+fn namesOf(arena: Allocator, items: []const json.Value, comptime words: []const u8, diag: *Diagnostic) Error![]const []const u8 {
+    const list = try arena.alloc([]const u8, items.len);
+    for (list, items) |*name, item| name.* = if (item == .string) item.string else return refuse(diag, words, .{});
+    return list;
 }
 
 /// The settings as members of an object that `out` has begun.
@@ -225,6 +234,10 @@ pub fn writeSettings(out: *std.json.Stringify, s: LoraSettings) std.Io.Writer.Er
     try out.write(s.use_rslora);
     try out.objectField("target_modules");
     try out.write(s.target_modules);
+    if (s.target_parameters.len > 0) {
+        try out.objectField("target_parameters");
+        try out.write(s.target_parameters);
+    }
     try out.objectField("rank_pattern");
     try out.beginObject();
     for (s.rank_pattern) |p| {
@@ -261,8 +274,12 @@ pub fn write(w: *std.Io.Writer, settings: LoraSettings, base_model_name_or_path:
         try out.objectField(pair[0]);
         try out.write(pair[1]);
     }
-    inline for (.{ "modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters" }) |key| {
+    inline for (.{ "modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules" }) |key| {
         try out.objectField(key);
+        try out.write(null);
+    }
+    if (settings.target_parameters.len == 0) {
+        try out.objectField("target_parameters");
         try out.write(null);
     }
     try out.endObject();
@@ -300,6 +317,26 @@ test "what is written reads back to the same settings" {
     const back = try parse(a, text.written(), &diag);
     try testing.expectEqualDeep(settings, back.settings);
     try testing.expectEqualStrings("models/\"tiny\"", back.base_model_name_or_path.?);
+}
+
+test "weights of experts are named besides modules, or alone" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    const a = arena.allocator();
+    const settings: LoraSettings = .{ .r = 2, .lora_alpha = 4, .target_modules = &.{"q_proj"}, .target_parameters = &.{ "mlp.experts.gate_up_proj", "mlp.experts.down_proj" } };
+    var text: std.Io.Writer.Allocating = .init(a);
+    try write(&text.writer, settings, null);
+    var diag: Diagnostic = .{};
+    try testing.expectEqualDeep(settings, (try parse(a, text.written(), &diag)).settings);
+    for ([_][]const u8{ "null", "[]" }) |none| {
+        const alone = try parse(a, try std.fmt.allocPrint(a, "{{\"peft_type\": \"LORA\", \"r\": 4, \"target_modules\": {s}, \"target_parameters\": [\"mlp.experts.down_proj\"]}}", .{none}), &diag);
+        try testing.expectEqual(0, alone.settings.target_modules.len);
+        try testing.expectEqualStrings("mlp.experts.down_proj", alone.settings.target_parameters[0]);
+    }
+    try expectRefused(", \"target_parameters\": \"mlp.experts.down_proj\"", "must be a list of names");
+    try expectRefused(", \"target_parameters\": [3]", "must be a list of names");
+    try expectRefused(", \"target_parameters\": [\"mlp.experts.down_proj\"], \"lora_dropout\": 0.1", "without dropout");
 }
 
 fn expectRefused(members: []const u8, words: []const u8) !void {
