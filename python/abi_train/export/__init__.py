@@ -238,10 +238,6 @@ def check_adapter_export(spec: RunSpec, lora: LoraConfig) -> None:
         return
     _check_output("lora.export_gguf_path", str(given))
     lora = lora.resolved(spec.model)
-    if lora.target_parameters:
-        names = ", ".join(lora.target_parameters)
-        rule = "adapters of experts cannot be written as GGUF; leave lora.export_gguf_path out"
-        raise broken("lora.target_parameters", names, rule)
     if not is_tied(spec.model):
         return
     for name in lora.target_modules:

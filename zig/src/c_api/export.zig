@@ -49,11 +49,10 @@ const Merged = struct {
     rows: ?abi.checkpoint.MergedRows = null,
 
     fn open(self: *Merged, folder: []const u8, path: []const u8, diag: *failure.Diagnostic) !void {
-        var model = try abi.checkpoint.openMapped(out.gpa, out.io(), folder, diag);
-        defer model.deinit();
-
-        self.layout = try abi.arch.Layout.init(out.gpa, model.config);
-        self.adapter = try abi.checkpoint.loadAdapter(f32, out.gpa, out.io(), path, .{ .config = model.config, .layout = &self.layout.? }, diag);
+        var disk: abi.base.storage.Disk = .init(out.io());
+        const config = try abi.checkpoint.model_file.readConfig(out.gpa, disk.storage(), folder, diag);
+        self.layout = try abi.arch.Layout.init(out.gpa, config);
+        self.adapter = try abi.checkpoint.loadAdapter(f32, out.gpa, out.io(), path, .{ .config = config, .layout = &self.layout.? }, diag);
         if (abi.checkpoint.MergedRows.changesTied(&self.layout.?, &self.adapter.?)) {
             diag.set("{s} changes the embedding or the head, but the model has one matrix for both. Merge it into a model folder first, and export that", .{path});
             return error.InvalidAdapter;

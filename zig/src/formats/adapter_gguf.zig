@@ -1,7 +1,7 @@
 //! A LoRA adapter as a GGUF file that llama.cpp and Ollama put on a base model: from a PEFT folder.
 //!
 //! Tensors are PEFT's A and B under the base tensor's GGUF name, rows of q and k of a llama moved as the base's are, an
-//! embedding's A turned. GGUF has one alpha for all modules and divides it by each module's rank; where PEFT scales otherwise
+//! embedding's A turned. Of experts each tensor of the file has a pair of its own, [expert, …], A being the same for gate and up. GGUF has one alpha for all modules and divides it by each module's rank; where PEFT scales otherwise
 //! (rsLoRA with several ranks, alphas by module) the rest of the scale is multiplied into B, in f32 with one rounding.
 //! What llama.cpp cannot apply is refused with the reason before a byte is written. Does not know: merging, training.
 
@@ -232,14 +232,12 @@ fn write(
     try header.put([]const u8, "adapter.type", "lora");
     try header.put(f32, "adapter.lora.alpha", scale.alpha);
     var buffer: [80]u8 = undefined;
-    for (adapter.modules) |*module| {
-        const shapes = storedShapes(module);
-        for ([_][]const u8{ ".lora_a", ".lora_b" }, shapes) |end, shape| {
-            var name: name_map.NameBuffer = undefined;
-            const whole = std.mem.print(&buffer, "{s}{s}", .{ name_map.ggufName(&name, architecture, .{ .layer = module.layer, .role = module.target.role() }), end }) catch unreachable; // 64 + 7 < 80.
-            try header.addTensor(whole, options.dtype, &shape);
-        }
-    }
+    for (adapter.modules) |*module| for (name_map.parts(module.target.role())) |part| for ([_]Half{ .a, .b }) |half| {
+        var name: name_map.NameBuffer = undefined;
+        const place: name_map.Place = .{ .layer = module.layer, .role = module.target.role(), .part = part };
+        const whole = std.mem.print(&buffer, "{s}{s}", .{ name_map.ggufName(&name, architecture, place), half.ending() }) catch unreachable; // 64 + 7 < 80.
+        try header.addTensor(whole, options.dtype, storedShape(module, part, half).dims());
+    };
 
     var io_buffer: [1 << 16]u8 = undefined;
     var out = base.storage.AtomicFile.create(gpa, storage, options.out_path, &io_buffer) catch |err| return explain(diag, err, options.out_path);
@@ -324,10 +322,44 @@ fn alphaOf(module: *const arch.AdapterModule) f64 {
     return module.scale * @as(f64, @floatFromInt(module.rank));
 }
 
-/// Shapes of A and B as GGUF has them, in PyTorch's order.
-fn storedShapes(module: *const arch.AdapterModule) [2][2]usize {
-    const a = module.a.shape;
-    return .{ if (module.target == .embed_tokens) .{ a[1], a[0] } else a, module.b.shape };
+pub const Half = enum {
+    a,
+    b,
+
+    pub fn ending(self: Half) []const u8 {
+        return switch (self) {
+            .a => ".lora_a",
+            .b => ".lora_b",
+        };
+    }
+};
+
+/// Shape of a module's A or B for one of its weight's tensors, in PyTorch's order.
+pub fn storedShape(module: *const arch.AdapterModule, part: name_map.Part, half: Half) name_map.Shape {
+    if (module.target.isExperts()) return .{ .rank = 3, .sizes = switch (half) {
+        .a => .{ module.experts, module.rank, module.in },
+        .b => .{ module.experts, part.share(module.out), module.rank },
+    } };
+    if (half == .b) return .{ .rank = 2, .sizes = .{ module.out, module.rank, 1 } };
+    if (module.target == .embed_tokens) return .{ .rank = 2, .sizes = .{ module.in, module.rank, 1 } };
+    return .{ .rank = 2, .sizes = .{ module.rank, module.in, 1 } };
+}
+
+/// Which element of PEFT's A or B stands at `index` of the tensor. `order`: of the weight's rows.
+pub fn sourceOf(module: *const arch.AdapterModule, part: name_map.Part, half: Half, order: name_map.RowOrder, index: usize) usize {
+    const rank = module.rank;
+    switch (half) {
+        .a => {
+            if (module.target != .embed_tokens) return index; // Of experts too: PEFT has one below the other.
+            return index % rank * module.in + index / rank;
+        },
+        .b => {
+            const row = index / rank;
+            if (!module.target.isExperts()) return order.hfRow(row) * rank + index % rank;
+            const rows = part.share(module.out);
+            return (part.of(row % rows) * rank + index % rank) * module.experts + row / rows;
+        },
+    }
 }
 
 fn writeTensors(
@@ -357,22 +389,17 @@ fn writeTensors(
     for (adapter.modules) |*module| {
         const order = name_map.rowOrder(architecture, module.target.role(), head_dim);
         const factor = alphaOf(module) / alpha;
-        for ([_]*const arch.Parameter{ &module.a, &module.b }, 0..) |p, which| {
+        const exact = @as(f32, @floatCast(alphaOf(module))) == alpha;
+        for (name_map.parts(module.target.role())) |part| for ([_]Half{ .a, .b }) |half| {
+            const p = if (half == .a) &module.a else &module.b;
             const in = values[0..p.len];
-            const out = moved[0..p.len];
             std.debug.assert(file.find(p.name).?.read(f32, in)); // `match` let only floats through.
-            const columns = p.shape[1];
-            if (which == 0 and module.target == .embed_tokens) {
-                for (0..p.shape[0]) |r| for (0..columns) |column| {
-                    out[column * p.shape[0] + r] = in[r * columns + column];
-                };
-            } else if (which == 1) {
-                const exact = @as(f32, @floatCast(alphaOf(module))) == alpha;
-                for (0..p.shape[0]) |row| {
-                    const from = in[order.hfRow(row) * columns ..][0..columns];
-                    for (out[row * columns ..][0..columns], from) |*o, x| o.* = if (exact) x else @floatCast(x * factor);
-                }
-            } else @memcpy(out, in);
+            const shape = storedShape(module, part, half);
+            const out = moved[0 .. shape.rows() * shape.columns()];
+            for (out, 0..) |*o, i| {
+                const x = in[sourceOf(module, part, half, order, i)];
+                o.* = if (half == .a or exact) x else @floatCast(x * factor);
+            }
             const planned = header.tensors.items[stream.current];
             const stored = bytes[0..planned.bytes];
             quant.encode(planned.dtype, out, stored) catch {
@@ -380,7 +407,7 @@ fn writeTensors(
                 return error.NotFinite;
             };
             try stream.write(stored);
-        }
+        };
     }
     stream.finish();
 }

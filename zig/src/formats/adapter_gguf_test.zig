@@ -25,6 +25,43 @@ const small: arch.ModelConfig = .{
     .tie_word_embeddings = false,
 };
 
+const mixture: arch.ModelConfig = blk: {
+    var config = @import("export_experts_test.zig").mixture;
+    config.hidden_size = 8;
+    config.intermediate_size = 6;
+    break :blk config;
+};
+
+test "experts have a pair for each tensor: A the same for gate and up, B every other row" {
+    var rig = try Rig.init(mixture, .{ .r = 2, .lora_alpha = 6, .target_modules = &.{"q_proj"}, .target_parameters = &.{ "mlp.experts.gate_up_proj", "mlp.experts.down_proj" } });
+    defer rig.deinit();
+
+    const report = try adapter_gguf.run(testing.allocator, rig.disk.storage(), .{ .adapter = "a", .out_path = "out.gguf" }, &rig.diag);
+    try testing.expectEqual(2 * (2 + 4 + 2), report.tensors);
+    try testing.expectEqual(0, report.folded);
+    var mapping = try rig.disk.storage().map("out.gguf");
+    defer mapping.unmap();
+
+    var file = try gguf.File.parse(testing.allocator, mapping.bytes, &rig.diag);
+    defer file.deinit();
+
+    const module = rig.adapter.get(1, .experts_gate_up).?;
+    const a = module.a.sliceConst(f32, rig.values);
+    const b = module.b.sliceConst(f32, rig.values);
+    for ([_]name_map.Part{ .gate, .up }, [_][]const u8{ "gate", "up" }) |part, word| {
+        var buffer: [64]u8 = undefined;
+        const stored_a = file.findTensor(try std.mem.print(&buffer, "blk.1.ffn_{s}_exps.weight.lora_a", .{word})).?;
+        try testing.expectEqual([4]usize{ 8, 2, 3, 1 }, stored_a.ne);
+        try testing.expectEqualSlices(u8, std.mem.sliceAsBytes(a), stored_a.data);
+        const stored_b = file.findTensor(try std.mem.print(&buffer, "blk.1.ffn_{s}_exps.weight.lora_b", .{word})).?;
+        try testing.expectEqual([4]usize{ 2, 6, 3, 1 }, stored_b.ne);
+        for (0..3) |e| for (0..6) |o| for (0..2) |r|
+            try testing.expectEqual(b[(part.of(o) * 2 + r) * 3 + e], base.bytes.at(f32, stored_b.data, (e * 6 + o) * 2 + r));
+    }
+    const down = file.findTensor("blk.0.ffn_down_exps.weight.lora_b").?;
+    try testing.expectEqual([4]usize{ 2, 8, 3, 1 }, down.ne);
+}
+
 const everything = [_][]const u8{ "embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head" };
 
 const Rig = struct {
