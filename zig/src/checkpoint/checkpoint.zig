@@ -31,6 +31,8 @@ pub const LoadedAdapter = adapter.LoadedAdapter;
 pub const loadAdapter = adapter.loadAdapter;
 pub const initAdapter = adapter.initAdapter;
 pub const saveAdapter = adapter.saveAdapter;
+pub const unpack_file = @import("unpack.zig");
+pub const unpack = unpack_file.unpack;
 pub const MergedRows = @import("merged_rows.zig").MergedRows;
 pub const mergeInto = merge.mergeInto;
 pub const verify = seal_file.verify;
@@ -48,6 +50,7 @@ test {
     _ = model_file;
     _ = mapped_model;
     _ = initialize;
+    _ = unpack_file;
     _ = folder;
     _ = save_file;
     _ = model_folder;

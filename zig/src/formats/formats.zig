@@ -18,6 +18,8 @@ pub const hf_config = @import("hf_config.zig");
 pub const adapter_config = @import("adapter_config.zig");
 pub const gguf_export = @import("gguf_export.zig");
 pub const adapter_gguf = @import("adapter_gguf.zig");
+pub const mxfp4_names = @import("export_source.zig").mxfp4_names;
+pub const mxfp4Shape = @import("export_source.zig").mxfp4Shape;
 pub const export_pre = @import("export_pre.zig");
 pub const export_tokenizer = @import("export_tokenizer.zig");
 

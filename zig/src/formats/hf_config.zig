@@ -314,6 +314,8 @@ fn readLayerTypes(root: json.Object, config: *ModelConfig, diag: *Diagnostic) !v
 pub const WriteOptions = struct {
     /// Element type of the weights beside it: "float32", "float64".
     dtype: []const u8 = "float32",
+    /// Experts are in blocks and scales, everything else is not: what transformers must be told.
+    mxfp4: bool = false,
 };
 
 /// Writes `config.json`. Fails only as `w` fails.
@@ -348,6 +350,13 @@ pub fn write(w: *std.Io.Writer, config: ModelConfig, options: WriteOptions) std.
         try field(&s, "output_router_logits", config.output_router_logits);
     }
     try field(&s, "pad_token_id", config.pad_token_id);
+    if (options.mxfp4) {
+        try s.objectField("quantization_config");
+        try s.write(.{
+            .modules_to_not_convert = [_][]const u8{ "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head" },
+            .quant_method = @as([]const u8, "mxfp4"),
+        });
+    }
     try field(&s, "rms_norm_eps", config.rms_norm_eps);
     try s.objectField("rope_parameters");
     try writeRope(&s, config, true);
