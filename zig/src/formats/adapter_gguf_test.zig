@@ -14,7 +14,7 @@ const testing = std.testing;
 const Diagnostic = base.Diagnostic;
 const LoraSettings = arch.LoraSettings;
 
-const small: arch.ModelConfig = .{
+pub const small: arch.ModelConfig = .{
     .vocab_size = 11,
     .hidden_size = 8,
     .intermediate_size = 12,
@@ -25,7 +25,7 @@ const small: arch.ModelConfig = .{
     .tie_word_embeddings = false,
 };
 
-const mixture: arch.ModelConfig = blk: {
+pub const mixture: arch.ModelConfig = blk: {
     var config = @import("export_experts_test.zig").mixture;
     config.hidden_size = 8;
     config.intermediate_size = 6;
@@ -62,16 +62,16 @@ test "experts have a pair for each tensor: A the same for gate and up, B every o
     try testing.expectEqual([4]usize{ 2, 8, 3, 1 }, down.ne);
 }
 
-const everything = [_][]const u8{ "embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head" };
+pub const everything = [_][]const u8{ "embed_tokens", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head" };
 
-const Rig = struct {
+pub const Rig = struct {
     disk: *base.storage.MemoryDisk,
     layout: arch.Layout,
     adapter: arch.AdapterLayout,
     values: []f32,
     diag: Diagnostic = .{},
 
-    fn init(config: arch.ModelConfig, settings: LoraSettings) !Rig {
+    pub fn init(config: arch.ModelConfig, settings: LoraSettings) !Rig {
         const disk = try testing.allocator.create(base.storage.MemoryDisk);
         disk.* = try .init(testing.allocator);
         var diag: Diagnostic = .{};
@@ -87,7 +87,7 @@ const Rig = struct {
         return self;
     }
 
-    fn deinit(self: *Rig) void {
+    pub fn deinit(self: *Rig) void {
         testing.allocator.free(self.values);
         self.adapter.deinit();
         self.layout.deinit();

@@ -18,6 +18,7 @@ pub const hf_config = @import("hf_config.zig");
 pub const adapter_config = @import("adapter_config.zig");
 pub const gguf_export = @import("gguf_export.zig");
 pub const adapter_gguf = @import("adapter_gguf.zig");
+pub const adapter_gguf_import = @import("adapter_gguf_import.zig");
 pub const mxfp4_names = @import("export_source.zig").mxfp4_names;
 pub const mxfp4Shape = @import("export_source.zig").mxfp4Shape;
 pub const export_pre = @import("export_pre.zig");
@@ -28,6 +29,7 @@ test {
     _ = export_pre;
     _ = gguf_export;
     _ = adapter_gguf;
+    _ = adapter_gguf_import;
     _ = gguf_import;
     _ = gguf_mix;
     _ = gguf_parts;
