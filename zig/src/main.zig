@@ -22,6 +22,7 @@ const verbs = [_]struct { *const arguments.Verb, Run }{
     .{ &@import("cli/imatrix.zig").verb, @import("cli/imatrix.zig").run },
     .{ &@import("cli/split.zig").split_verb, @import("cli/split.zig").runSplit },
     .{ &@import("cli/split.zig").join_verb, @import("cli/split.zig").runJoin },
+    .{ &@import("cli/unpack.zig").verb, @import("cli/unpack.zig").run },
     .{ &@import("cli/train.zig").verb, @import("cli/train.zig").run },
     .{ &@import("cli/doctor.zig").verb, @import("cli/doctor.zig").run },
     .{ &@import("cli/version.zig").verb, @import("cli/version.zig").run },

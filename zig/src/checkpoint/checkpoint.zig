@@ -33,6 +33,7 @@ pub const initAdapter = adapter.initAdapter;
 pub const saveAdapter = adapter.saveAdapter;
 pub const unpack_file = @import("unpack.zig");
 pub const unpack = unpack_file.unpack;
+pub const unpackAdapter = @import("unpack_adapter.zig").unpackAdapter;
 pub const MergedRows = @import("merged_rows.zig").MergedRows;
 pub const mergeInto = merge.mergeInto;
 pub const verify = seal_file.verify;

@@ -65,7 +65,7 @@ fn readLimits(parsed: *arguments.Parsed) arguments.ParseError!gguf_files.Limits 
 }
 
 /// As llama.cpp's own tool counts: thousands.
-fn sizeOf(text: []const u8) ?usize {
+pub fn sizeOf(text: []const u8) ?usize {
     if (text.len < 2) return null;
     const unit: usize = switch (text[text.len - 1]) {
         'M', 'm' => 1_000_000,

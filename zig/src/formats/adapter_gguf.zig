@@ -141,8 +141,8 @@ fn readModelConfig(gpa: Allocator, storage: Storage, options: Options, described
     return error.NotAnAdapter;
 }
 
-/// Null where there is no model of either kind.
-fn configAt(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!?arch.ModelConfig {
+/// The configuration of the model at `path`; null where there is none of either kind.
+pub fn configAt(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnostic) Error!?arch.ModelConfig {
     const kind = storage.kind(path) catch return null; // A hub's name is no path; whatever is wrong with it, no file is there.
     if (kind == .file and std.ascii.endsWithIgnoreCase(path, ".gguf")) {
         var mapping = storage.map(path) catch |err| {
