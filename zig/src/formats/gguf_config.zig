@@ -32,6 +32,7 @@ pub const Error = gguf.LookupError || name_map.ExportError || error{
 };
 
 const KeyBuffer = [96]u8;
+const gpt_oss_limit = name_map.gpt_oss.limit;
 
 fn keyOf(buffer: *KeyBuffer, architecture: Architecture, comptime suffix: []const u8) []const u8 {
     return std.fmt.bufPrint(buffer, "{t}." ++ suffix, .{architecture}) catch unreachable; // At most 7 + 1 + 40 bytes.
@@ -69,6 +70,8 @@ pub fn write(header: *gguf_writer.Header, config: arch.ModelConfig) gguf_writer.
             try header.put(u32, keyOf(&b, a, "rope.scaling.original_context_length"), s.original_max_position_embeddings);
             try header.put(f32, keyOf(&b, a, "rope.scaling.yarn_beta_fast"), @floatCast(s.beta_fast));
             try header.put(f32, keyOf(&b, a, "rope.scaling.yarn_beta_slow"), @floatCast(s.beta_slow));
+            // No program but this one knows the key: llama.cpp always rounds, gpt-oss was trained without.
+            if (s.truncate) try header.put(bool, keyOf(&b, a, "rope.scaling.yarn_truncate"), true);
         },
     }
     if (config.hasExperts()) {
@@ -76,6 +79,10 @@ pub fn write(header: *gguf_writer.Header, config: arch.ModelConfig) gguf_writer.
         try header.put(u32, keyOf(&b, a, "expert_used_count"), config.num_experts_per_tok);
         try header.put(u32, keyOf(&b, a, "expert_feed_forward_length"), config.intermediate_size);
         try header.put(u32, keyOf(&b, a, "attention.sliding_window"), config.sliding_window orelse config.max_position_embeddings);
+        if (config.sliding_window != null and config.windowed_layers == .every) {
+            const all: [512]bool = @splat(true);
+            try header.put([]const bool, keyOf(&b, a, "attention.sliding_window_pattern"), all[0..config.num_hidden_layers]);
+        }
     }
     try header.put(u32, keyOf(&b, a, "vocab_size"), config.vocab_size);
 }
@@ -237,11 +244,48 @@ const Reader = struct {
         config.attention_sinks = true;
         config.num_local_experts = try self.positive("expert_count");
         config.num_experts_per_tok = try self.perLayer("expert_used_count", config.num_hidden_layers) orelse return self.missing("expert_used_count");
-        config.swiglu_limit = 7;
+        config.swiglu_limit = gpt_oss_limit;
         config.windowed_layers = .even;
         config.sliding_window = try self.positive("attention.sliding_window");
-        if (config.sliding_window.? >= config.max_position_embeddings) config.sliding_window = null; // It never hides anything.
-        if (try self.optional(u32, "attention.sliding_window_pattern")) |n| if (n != 2) return self.unsupported("attention.sliding_window_pattern", n);
+        try self.windowPattern(config);
+        if (config.sliding_window) |w| if (w >= config.max_position_embeddings) {
+            config.sliding_window = null; // It never hides anything.
+            config.windowed_layers = .even;
+        };
+    }
+
+    /// A period, or a flag for each layer: every other one from the first, which is what no key means, all of them, or none.
+    fn windowPattern(self: *Reader, config: *arch.ModelConfig) Error!void {
+        var b: KeyBuffer = undefined;
+        const key = keyOf(&b, self.architecture, "attention.sliding_window_pattern");
+        const value = self.file.get(key) orelse return;
+        if (value != .array) return switch (try self.file.require(u32, key, self.diag)) {
+            0 => config.windowed_layers = .every,
+            1 => config.sliding_window = null,
+            2 => {},
+            else => |n| self.unsupported("attention.sliding_window_pattern", n),
+        };
+        const array = value.array;
+        if (array.element != .bool) {
+            self.diag.set("key {s} is an array of {t}; its elements must be bool", .{ key, array.element });
+            return error.WrongKeyType;
+        }
+        if (array.count != config.num_hidden_layers) return self.invalid("attention.sliding_window_pattern lists {d} values for {d} layers", .{ array.count, config.num_hidden_layers });
+        var count: usize = 0;
+        var even = true;
+        for (array.raw, 0..) |flag, layer| {
+            count += @intFromBool(flag != 0);
+            if ((flag != 0) != (layer % 2 == 0)) even = false;
+        }
+        if (even) return;
+        if (count == 0) {
+            config.sliding_window = null;
+        } else if (count == array.count) {
+            config.windowed_layers = .every;
+        } else {
+            self.diag.set("{s} names {d} of {d} layers, not every other one from the first; this program does not compute such models", .{ key, count, array.count });
+            return error.UnsupportedFeature;
+        }
     }
 
     /// ABI's first files leave the key out; the matrix says it.
@@ -273,7 +317,8 @@ const Reader = struct {
             .yarn = .{
                 .factor = decimal(factor),
                 .original_max_position_embeddings = try self.optional(u32, "rope.scaling.original_context_length") orelse config.max_position_embeddings,
-                .truncate = false, // As the model was trained. The ramp that ggml rounds is the runner's to choose.
+                // As the model was trained. The ramp that ggml rounds is the runner's to choose.
+                .truncate = try self.optional(bool, "rope.scaling.yarn_truncate") orelse false,
             },
         };
         if (!std.mem.eql(u8, kind, "none") and !std.mem.eql(u8, kind, "linear")) {

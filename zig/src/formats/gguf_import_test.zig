@@ -33,6 +33,11 @@ const Fault = struct {
     /// Dimensions the wrong way round, rows not permuted.
     abi: bool = false,
     vocab_key: ?u32 = null,
+    /// The keys are another model's.
+    keyed: ?arch.ModelConfig = null,
+    /// One key more.
+    pattern: ?[]const bool = null,
+    period: ?u32 = null,
 };
 
 /// A file of zeros for `config`, all f32, with the fault.
@@ -43,7 +48,9 @@ fn make(gpa: std.mem.Allocator, config: arch.ModelConfig, fault: Fault) ![]u8 {
     defer header.deinit();
 
     try header.put([]const u8, "general.architecture", @tagName(name_map.Architecture.of(config.model_type)));
-    var keyed = config;
+    var keyed = fault.keyed orelse config;
+    if (fault.pattern) |flags| try header.put([]const bool, "gpt-oss.attention.sliding_window_pattern", flags);
+    if (fault.period) |n| try header.put(u32, "gpt-oss.attention.sliding_window_pattern", n);
     if (fault.vocab_key) |v| keyed.vocab_size = v;
     try gguf_config.write(&header, keyed);
     var buffer: name_map.NameBuffer = undefined;
@@ -141,6 +148,61 @@ test "what a mixture lacks or has in another shape is named" {
     try expectRefused(mixture, .{ .retype = .{ "blk.0.ffn_gate_inp.weight", .q8_0 } }, error.UnsupportedTensorType, "ffn_gate_inp");
     try expectRefused(mixture, .{ .extra = "blk.0.ffn_norm.weight" }, error.UnexpectedTensor, "ffn_norm");
     try expectRefused(mixture, .{ .extra = "blk.0.ffn_gate.weight" }, error.UnexpectedTensor, "ffn_gate.weight");
+}
+
+test "a mixture's keys are checked before they are used" {
+    const Case = struct { keyed: arch.ModelConfig = mixture, pattern: ?[]const bool = null, period: ?u32 = null, err: anyerror = error.InvalidModelConfig, words: []const u8 };
+    var cases: [8]Case = @splat(.{ .words = "" });
+    cases[0].keyed.num_experts_per_tok = 4;
+    cases[0].words = "num_experts_per_tok is 4; it must be at least 1 and at most num_local_experts (3)";
+    cases[1].keyed.num_experts_per_tok = 0;
+    cases[1].words = "num_experts_per_tok is 0";
+    cases[2] = .{ .words = "the keys ask for { 32, 4, 1, 1 }", .err = error.WrongTensorShape };
+    cases[2].keyed.num_local_experts = 4;
+    cases[3] = .{ .words = "num_local_experts is 2000", .err = error.InvalidModelConfig };
+    cases[3].keyed.num_local_experts = 2000;
+    cases[4] = .{ .words = "attention.sliding_window is 0", .err = error.InvalidKeyValue };
+    cases[4].keyed.sliding_window = 0;
+    cases[5] = .{ .words = "sliding_window_pattern lists 3 values for 2 layers", .err = error.InvalidKeyValue, .pattern = &.{ true, false, true } };
+    cases[6] = .{ .words = "names 1 of 2 layers", .err = error.UnsupportedFeature, .pattern = &.{ false, true } };
+    cases[7] = .{ .words = "sliding_window_pattern is 6", .err = error.UnsupportedFeature, .period = 6 };
+    for (cases) |case| {
+        errdefer std.debug.print("{s}\n", .{case.words});
+        try expectRefused(mixture, .{ .keyed = case.keyed, .pattern = case.pattern, .period = case.period }, case.err, case.words);
+    }
+}
+
+test "which layers have the window is read from a period or from flags" {
+    const gpa = testing.allocator;
+    const Case = struct { pattern: ?[]const bool = null, period: ?u32 = null, window: ?u32 = 8, layers: arch.config.WindowedLayers = .even };
+    for ([_]Case{
+        .{},
+        .{ .period = 2 },
+        .{ .pattern = &.{ true, false } },
+        .{ .pattern = &.{ true, true }, .layers = .every },
+        .{ .period = 0, .layers = .every },
+        .{ .pattern = &.{ false, false }, .window = null },
+        .{ .period = 1, .window = null },
+    }) |case| {
+        const raw = try make(gpa, mixture, .{ .pattern = case.pattern, .period = case.period });
+        defer gpa.free(raw);
+        var diag: base.Diagnostic = .{};
+        var import = try Import.open(gpa, raw, &diag);
+        defer import.deinit();
+        var wanted = mixture;
+        wanted.sliding_window = case.window;
+        wanted.windowed_layers = case.layers;
+        try testing.expectEqualDeep(wanted, import.config);
+    }
+    var every = mixture;
+    every.windowed_layers = .every;
+    every.rope_scaling.yarn.truncate = true;
+    const raw = try make(gpa, every, .{});
+    defer gpa.free(raw);
+    var diag: base.Diagnostic = .{};
+    var import = try Import.open(gpa, raw, &diag);
+    defer import.deinit();
+    try testing.expectEqualDeep(every, import.config);
 }
 
 test "experts come out turned, gate and up in turn" {

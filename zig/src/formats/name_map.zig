@@ -277,8 +277,33 @@ pub fn checkExpressible(config: arch.ModelConfig, diag: *base.Diagnostic) Export
         return refuse(diag, "rope_scaling is llama3, which GGUF's architecture {t} ignores", .{architecture});
     if (config.rope_scaling == .yarn and architecture != .@"gpt-oss")
         return refuse(diag, "rope_scaling is yarn, which is written for gpt-oss only", .{});
+    if (architecture == .@"gpt-oss") try checkMixture(config, diag);
     if (config.num_hidden_layers > 512)
         return refuse(diag, "num_hidden_layers is {d}; llama.cpp reads at most 512", .{config.num_hidden_layers});
+}
+
+/// What every program takes for granted in gpt-oss: no key says it.
+pub const gpt_oss = struct {
+    pub const limit = 7.0;
+    pub const alpha = 1.702;
+    pub const beta_fast = 32.0;
+    pub const beta_slow = 1.0;
+};
+
+fn checkMixture(config: arch.ModelConfig, diag: *base.Diagnostic) ExportError!void {
+    const architecture: Architecture = .@"gpt-oss";
+    if (config.swiglu_limit != gpt_oss.limit)
+        return refuse(diag, "swiglu_limit is {d}, and every program that reads {t} takes it for {d}", .{ config.swiglu_limit, architecture, gpt_oss.limit });
+    if (config.swiglu_alpha != gpt_oss.alpha)
+        return refuse(diag, "swiglu_alpha is {d}, and every program that reads {t} takes it for {d}", .{ config.swiglu_alpha, architecture, gpt_oss.alpha });
+    if (config.rope_scaling != .yarn) return refuse(diag, "rope_scaling is {t}; {t} is written with yarn", .{ config.rope_scaling, architecture });
+    const yarn = config.rope_scaling.yarn;
+    if (yarn.beta_fast != gpt_oss.beta_fast or yarn.beta_slow != gpt_oss.beta_slow)
+        return refuse(diag, "rope_scaling has beta_fast {d} and beta_slow {d}, and every program that reads {t} takes them for 32 and 1", .{ yarn.beta_fast, yarn.beta_slow, architecture });
+    var usual = yarn;
+    usual.attention_factor = null;
+    if (@abs(yarn.magnitude() - usual.magnitude()) > 1e-6)
+        return refuse(diag, "rope_scaling.attention_factor is {d}; {t} is read with {d} for this factor", .{ yarn.magnitude(), architecture, usual.magnitude() });
 }
 
 fn refuse(diag: *base.Diagnostic, comptime format: []const u8, arguments: anytype) ExportError {
@@ -385,4 +410,34 @@ test "models that GGUF cannot say are refused with the field's name" {
         try std.testing.expectError(error.NotExpressible, checkExpressible(config, &diag));
         try std.testing.expect(std.mem.startsWith(u8, diag.text(), case[0]));
     }
+}
+
+test "a mixture whose activation, positions or parts no key can say is refused" {
+    const yarn: arch.config.Yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false };
+    const sound: arch.ModelConfig = .{ .model_type = .gpt_oss, .vocab_size = 8, .hidden_size = 32, .intermediate_size = 32, .num_hidden_layers = 1, .num_attention_heads = 2, .num_key_value_heads = 1, .head_dim = 16, .qkv_bias = true, .attention_output_bias = true, .attention_sinks = true, .num_local_experts = 2, .num_experts_per_tok = 1, .swiglu_limit = 7, .rope_scaling = .{ .yarn = yarn } };
+    var diag: base.Diagnostic = .{};
+    try checkExpressible(sound, &diag);
+    var slow = yarn;
+    slow.beta_slow = 2;
+    var loud = yarn;
+    loud.attention_factor = 1;
+    const cases = .{
+        .{ "swiglu_limit is 6", .{ .swiglu_limit = 6 } },
+        .{ "swiglu_alpha is 1", .{ .swiglu_alpha = 1 } },
+        .{ "qkv_bias is off", .{ .qkv_bias = false } },
+        .{ "rope_scaling is none", .{ .rope_scaling = .none } },
+        .{ "rope_scaling has beta_fast 32 and beta_slow 2", .{ .rope_scaling = arch.RopeScaling{ .yarn = slow } } },
+        .{ "rope_scaling.attention_factor is 1", .{ .rope_scaling = arch.RopeScaling{ .yarn = loud } } },
+    };
+    inline for (cases) |case| {
+        var config = sound;
+        inline for (@typeInfo(@TypeOf(case[1])).@"struct".field_names) |field| @field(config, field) = @field(case[1], field);
+        try std.testing.expectError(error.NotExpressible, checkExpressible(config, &diag));
+        try std.testing.expect(std.mem.startsWith(u8, diag.text(), case[0]));
+    }
+    var usual = yarn;
+    usual.attention_factor = 1.3465735902799727; // What it is anyway.
+    var same = sound;
+    same.rope_scaling = .{ .yarn = usual };
+    try checkExpressible(same, &diag);
 }
