@@ -201,6 +201,10 @@ pub fn build(b: *std.Build) !void {
     for ([_][]const u8{ "base", "tokenizer" }) |name| encode_module.addImport(name, moduleOf(&fast, name));
     const encode_bench = b.addExecutable(.{ .name = "abi-bench-encode", .root_module = encode_module });
     b.step("bench-encode", "Install bin/abi-bench-encode: abi-bench-encode TOKENIZER_FOLDER FILE").dependOn(&b.addInstallArtifact(encode_bench, .{}).step);
+    const generate_module = b.createModule(.{ .root_source_file = b.path("zig/bench/generate.zig"), .target = target, .optimize = .fast, .link_libc = true, .strip = strip });
+    for ([_][]const u8{ "base", "infer" }) |name| generate_module.addImport(name, moduleOf(&fast, name));
+    const generate_bench = b.addExecutable(.{ .name = "abi-bench-generate", .root_module = generate_module });
+    b.step("bench-generate", "Install bin/abi-bench-generate: abi-bench-generate FILE.gguf [options]").dependOn(&b.addInstallArtifact(generate_bench, .{}).step);
     const bench_unit = b.addTest(.{ .name = "test-bench", .root_module = bench_module, .filters = filters });
     const run_bench_unit = b.addRunArtifact(bench_unit);
     b.step("test-bench", "Unit tests of zig/bench").dependOn(&run_bench_unit.step);

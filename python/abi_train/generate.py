@@ -93,9 +93,11 @@ class Generator(Owned):
 
         context: ids the model can look back; None: what it was trained for, at most 4096.
         threads: 0: one per CPU. Results have the same bits for any number.
-        exact: multiply quantised weights as the floats they stand for. Otherwise activations are
-            rounded to 8 bits on the way, as llama.cpp does, which is much faster; the difference is
-            about a hundredth of the logits' spread. Weights in f32, f16 and bf16 are always exact.
+        exact: multiply weights as the floats they stand for. Otherwise activations are rounded on
+            the way, which is much faster: to 8 bits for quantised weights, as llama.cpp does (an
+            error of about a hundredth of the logits' spread), and to 16 bits for prompts of f16
+            and bf16 weights on CPUs with AVX-512 (half a thousandth, below llama.cpp's).
+            Weights in f32 are always exact.
         cache: how keys and values are kept: 'f32', 'f16' or 'q8_0'. None: f16 under quantised
             weights, f32 under floats and with `exact`.
         yarn: gpt-oss only. 'exact': the rotary frequencies the model was trained with; 'ggml': with

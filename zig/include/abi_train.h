@@ -759,8 +759,9 @@ typedef struct abt_generator_options {
     size_t struct_size;
     uint32_t threads;                 /* 0: one per CPU */
     uint32_t context;                 /* ids the model can look back; 0: what it was trained for, at most 4096 */
-    uint32_t exact;                   /* 1: multiply quantised weights as the floats they stand for; 0: with
-                                         activations rounded to 8 bits, as llama.cpp does, and much faster */
+    uint32_t exact;                   /* 1: multiply weights as the floats they stand for; 0: quantised ones with
+                                         activations rounded to 8 bits, as llama.cpp does, and f16 and bf16 of a
+                                         prompt, both sides rounded to 16 bits, where AVX-512 is; much faster */
     uint32_t cache;                   /* abt_cache: how keys and values are kept */
     uint32_t yarn;                    /* abt_yarn */
 } abt_generator_options;

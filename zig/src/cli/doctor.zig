@@ -68,7 +68,7 @@ fn selfCheck(gpa: std.mem.Allocator, threads: usize) error{OutOfMemory}!f64 {
     defer pool.deinit();
     const scratch = try a.alloc(infer.matrix.Scratch, pool.n);
     for (scratch) |*one| one.* = try .init(a, columns);
-    const rounded: infer.matrix.Rounded = try .init(a, tokens * columns);
+    const rounded: infer.matrix.Rounded = try .init(a, tokens, columns);
 
     var prng: abi.base.Prng = .init(1);
     const weights = try a.alloc(f32, rows * columns);

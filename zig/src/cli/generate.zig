@@ -25,7 +25,7 @@ pub const verb: arguments.Verb = .{
         .{ .name = "prompt-logits", .help = "with --json: the logits after every token of the prompt" },
         .{ .name = "ignore-stop", .help = "go on when the model says that it is done" },
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all", .heading = "Machine" },
-        .{ .name = "exact", .help = "multiply quantised weights as floats: slower, exact" },
+        .{ .name = "exact", .help = "multiply weights as floats: slower, exact" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
         .{ .name = "cache", .value = "FORM", .help = "keep keys and values in f32, f16 or q8_0", .default = "f16, with float weights f32" },
         .{ .name = "yarn", .value = "RAMP", .help = "gpt-oss: frequencies as trained (exact) or as llama.cpp's (ggml)", .default = "exact" },

@@ -263,7 +263,7 @@ test "a mixture is its definition, in both ways, for any number of tokens and th
         defer pool.deinit();
         const scratch = try a.alloc(matrix.Scratch, n);
         for (scratch) |*one| one.* = try .init(a, inner);
-        const rounded: matrix.Rounded = try .init(a, tokens * chosen * inner);
+        const rounded: matrix.Rounded = try .initWide(a, tokens, hidden, tokens * chosen * inner);
         const room: Room = try .init(a, .{ .tokens = tokens, .experts = experts, .chosen = chosen, .hidden = hidden, .inner = inner });
         const machine: Machine = .{ .pool = pool, .scratch = scratch, .rounded = &rounded };
         var outs: [2][]f32 = undefined;

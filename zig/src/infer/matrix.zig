@@ -2,7 +2,8 @@
 //!
 //! out[t][r] = Σ_k weight[r][k] · inp[t][k] (+ bias[r]). Weights stay in their file type. Block types are multiplied with activations
 //! rounded to 8 bits, whole numbers within a block: the tokens of an answer straight from the file, those of a prompt through panels
-//! of a few rows that all of them share. Floats are multiplied as floats, a prompt's tokens through one expansion of a few rows. Work is
+//! of a few rows that all of them share. A prompt meets f16 and bf16 as 16-bit whole numbers where the CPU has a product of such; otherwise
+//! floats are multiplied as floats, a prompt's tokens through one expansion of a few rows. Work is
 //! divided by rows, and each output value is computed by one worker in one order, so the bits do not depend on the number of threads.
 //! Nor do they depend on the other tokens: only on which of the two ways a token goes (`Tokens`).
 //! Does not know: what a matrix is for.
@@ -14,6 +15,7 @@ const kernels = @import("kernels");
 const frozen = @import("ops").frozen;
 const DType = tensor.DType;
 const Activations = kernels.activations.Activations;
+const Words = kernels.activations.Words;
 
 /// Row-major (rows, columns), a view into a mapped file. `bytes` is aligned for its type.
 pub const Matrix = struct {
@@ -93,6 +95,8 @@ const rows_for_one = 16;
 const rows_for_many = 64;
 /// The same of a block type: the rows of a panel.
 const rows_of_panel = 32;
+/// The same of f16 and bf16 as whole numbers: some panels, which stay in the second cache while the tokens pass.
+const rows_of_words = 4 * Words.panel_rows;
 /// Columns of a panel: with the activations of a few tokens it stays in the first cache. A multiple of every block.
 const panel_columns = 512;
 
@@ -101,6 +105,7 @@ pub const Scratch = struct {
     packing: []align(64) u8,
     /// Expanded rows.
     rows: []align(64) f32,
+    /// One of bytes, or several of words.
     panel: []align(64) u8,
 
     /// For matrices of at most `columns` columns.
@@ -109,19 +114,34 @@ pub const Scratch = struct {
         return .{
             .packing = try arena.alignedAlloc(u8, .@"64", kernels.gemmWorkspaceBytes()),
             .rows = try arena.alignedAlloc(f32, .@"64", count),
-            .panel = try arena.alignedAlloc(u8, .@"64", kernels.byteTable().panel_bytes(panel_columns)),
+            .panel = try arena.alignedAlloc(u8, .@"64", @max(kernels.byteTable().panel_bytes(panel_columns), kernels.wordTable().words_panel_bytes(rows_of_words / Words.panel_rows))),
         };
     }
 };
 
-/// Activations of several tokens rounded to 8 bits, in the two forms that block types ask for.
+/// Activations of several tokens rounded to 8 bits, in the two forms that block types ask for, and to 16 for f16 and bf16.
 pub const Rounded = struct {
     blocks: Activations,
     superblocks: Activations,
+    words: []u32,
+    word_steps: []f32,
 
-    /// For `count` numbers, tokens times columns.
-    pub fn init(arena: std.mem.Allocator, count: usize) error{OutOfMemory}!Rounded {
-        return .{ .blocks = try form(arena, count), .superblocks = try form(arena, count) };
+    /// For up to `tokens` of up to `columns` numbers.
+    pub fn init(arena: std.mem.Allocator, tokens: usize, columns: usize) error{OutOfMemory}!Rounded {
+        return initWide(arena, tokens, columns, 0);
+    }
+
+    /// The same, and for `numbers` in all where jobs take parts.
+    pub fn initWide(arena: std.mem.Allocator, tokens: usize, columns: usize, numbers: usize) error{OutOfMemory}!Rounded {
+        const count = @max(numbers, base.checked.mul(usize, tokens, columns) catch return error.OutOfMemory);
+        const steps = base.checked.mul(usize, tokens + kernels.wordTable().words_tile(), stretchesOf(columns)) catch return error.OutOfMemory;
+        const words = base.checked.mul(usize, steps, Words.stretch / 2) catch return error.OutOfMemory;
+        return .{
+            .blocks = try form(arena, count),
+            .superblocks = try form(arena, count),
+            .words = try arena.alignedAlloc(u32, .@"64", words),
+            .word_steps = try arena.alloc(f32, steps),
+        };
     }
 
     fn form(arena: std.mem.Allocator, count: usize) error{OutOfMemory}!Activations {
@@ -134,6 +154,10 @@ pub const Rounded = struct {
         };
     }
 };
+
+fn stretchesOf(columns: usize) usize {
+    return (columns + Words.stretch - 1) / Words.stretch;
+}
 
 /// How a block type is multiplied.
 const Product = struct {
@@ -163,7 +187,7 @@ const Product = struct {
 };
 
 /// inp: (tokens, columns), the same columns for all jobs. One scratch a worker; `rounded` for as many numbers, or null to multiply
-/// block types, too, as the floats they stand for: slower, and exact but for the rounding of f32.
+/// everything as the floats it stands for: slower, and exact but for the rounding of f32.
 pub fn multiply(pool: *base.Pool, scratch: []const Scratch, rounded: ?*const Rounded, jobs: []const Job, inp: []const f32, tokens: usize, which: Tokens) void {
     const columns = jobs[0].linear.weight.columns;
     std.debug.assert(inp.len == tokens * columns);
@@ -171,13 +195,16 @@ pub fn multiply(pool: *base.Pool, scratch: []const Scratch, rounded: ?*const Rou
     const context: Context = .{ .jobs = jobs, .inp = inp, .tokens = tokens, .columns = columns, .scratch = scratch, .rounded = rounded, .which = which };
     var groups: usize = 0;
     var forms: [2]bool = @splat(false);
+    var in_words = false;
     for (jobs) |job| {
         std.debug.assert(job.linear.weight.columns == columns);
         std.debug.assert(job.out.len == context.partOf(job).count * job.linear.weight.rows);
         groups += context.groupCount(job);
         if (context.productOf(job.linear.weight.dtype)) |product| forms[@intFromBool(product.is_superblock)] = true;
+        if (context.wordsOf(job) != null) in_words = true;
     }
     for (forms, 0..) |wanted, form| if (wanted) context.round(pool, form == 1);
+    if (in_words) context.roundWords(pool);
     if (jobs[0].part == null) return pool.parallelFor(&context, groups, Context.run);
     // Jobs differ in how much a row costs: every worker gets its share of each.
     const Shares = struct {
@@ -210,13 +237,25 @@ const Context = struct {
         return if (self.rounded == null) null else Product.of(dtype);
     }
 
-    fn groupSize(self: *const Context, dtype: DType) usize {
+    /// Null: no half-precision weights of a prompt, a part of the tokens, or a CPU on which whole numbers are no faster.
+    fn wordsOf(self: *const Context, job: Job) ?kernels.dispatch.PackWords {
+        const table = kernels.wordTable();
+        if (self.which != .of_prompt or self.rounded == null or job.part != null or table.words_pay() == 0) return null;
+        return switch (job.linear.weight.dtype) {
+            .f16 => table.words_pack_f16,
+            .bf16 => table.words_pack_bf16,
+            else => null,
+        };
+    }
+
+    fn groupSize(self: *const Context, job: Job) usize {
         if (self.which == .of_answers) return rows_for_one;
-        return if (self.productOf(dtype) != null) rows_of_panel else rows_for_many;
+        if (self.wordsOf(job) != null) return rows_of_words;
+        return if (self.productOf(job.linear.weight.dtype) != null) rows_of_panel else rows_for_many;
     }
 
     fn groupCount(self: *const Context, job: Job) usize {
-        const size = self.groupSize(job.linear.weight.dtype);
+        const size = self.groupSize(job);
         return (job.linear.weight.rows + size - 1) / size;
     }
 
@@ -242,6 +281,19 @@ const Context = struct {
         if (self.tokens == 1) one(task, 0, 0) else pool.parallelFor(task, self.tokens, one);
     }
 
+    fn roundWords(self: *const Context, pool: *base.Pool) void {
+        const tile = kernels.wordTable().words_tile();
+        pool.parallelFor(self, (self.tokens + tile - 1) / tile, struct {
+            fn run(c: *const Context, group: usize, _: usize) void {
+                const table = kernels.wordTable();
+                const first = group * table.words_tile();
+                const at = first * stretchesOf(c.columns);
+                const count = @min(table.words_tile(), c.tokens - first);
+                table.words_round(count, c.columns, c.inp[first * c.columns ..].ptr, c.columns, c.rounded.?.words[at * (Words.stretch / 2) ..].ptr, c.rounded.?.word_steps[at..].ptr);
+            }
+        }.run);
+    }
+
     fn run(self: *const Context, index: usize, worker: usize) void {
         var left = index;
         var j: usize = 0;
@@ -255,7 +307,7 @@ const Context = struct {
 
     fn runGroup(self: *const Context, job: Job, index: usize, worker: usize) void {
         const weight = job.linear.weight;
-        const group = self.groupSize(weight.dtype);
+        const group = self.groupSize(job);
         const row = index * group;
         const part = self.partOf(job);
         const count = @min(group, weight.rows - row);
@@ -271,6 +323,8 @@ const Context = struct {
             }
         } else if (self.which == .of_answers) {
             for (0..part.count) |t| weight.timesVector(row, self.inp[(part.first + t) * k ..][0..k], job.out[t * weight.rows + row ..][0..count], scratch.rows);
+        } else if (self.wordsOf(job)) |pack| {
+            self.timesWords(pack, weight, weight.rowsSlice(row, count), count, job.out.ptr + row, scratch);
         } else {
             const expanded = weight.rowsF32(row, count, scratch.rows);
             kernels.table(f32).gemm(part.count, count, k, self.inp[part.first * k ..].ptr, k, 1, expanded.ptr, 1, k, job.out.ptr + row, weight.rows, 0, scratch.packing.ptr);
@@ -289,6 +343,23 @@ const Context = struct {
             product.pack(count, columns, rows[from..].ptr, weight.rowBytes(), scratch.panel.ptr);
             const x = self.activations(product.is_superblock, part.first, column);
             product.gemm(count, columns, scratch.panel.ptr, product.offset, part.count, weight.columns, &x, out, weight.rows, @intFromBool(column > 0));
+        }
+    }
+
+    fn timesWords(self: *const Context, pack: kernels.dispatch.PackWords, weight: Matrix, rows: []const u8, count: usize, out: [*]f32, scratch: Scratch) void {
+        const table = kernels.wordTable();
+        const tile = table.words_tile();
+        const stretches = stretchesOf(weight.columns);
+        for (0..stretches) |s| {
+            const column = s * Words.stretch;
+            const columns = @min(Words.stretch, weight.columns - column);
+            var row: usize = 0;
+            while (row < count) : (row += Words.panel_rows) {
+                const from = row * weight.rowBytes() + column * weight.dtype.blockBytes();
+                pack(@min(Words.panel_rows, count - row), columns, rows[from..].ptr, weight.rowBytes(), scratch.panel[table.words_panel_bytes(row / Words.panel_rows)..].ptr);
+            }
+            const words = self.rounded.?.words[s * tile * (Words.stretch / 2) ..];
+            table.words_gemm(count, scratch.panel.ptr, self.tokens, words.ptr, self.rounded.?.word_steps[s * tile ..].ptr, stretches, out, weight.rows, @intFromBool(s > 0));
         }
     }
 };
@@ -354,11 +425,16 @@ test "one token and several tokens agree with the definition, for every type and
             defer arena.deinit();
             var scratch: [3]Scratch = undefined;
             for (&scratch) |*one| one.* = try .init(arena.allocator(), columns);
-            const rounded: Rounded = try .init(arena.allocator(), tokens * columns);
+            const rounded: Rounded = try .init(arena.allocator(), tokens, columns);
 
             var out: [tokens * rows]f32 = undefined;
             multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens, .of_prompt);
-            for (expected, out) |e, o| try testing.expectApproxEqAbs(e, o, 1e-5);
+            // 16-bit whole numbers round a little less than f16; values and activations are normal numbers here.
+            const tolerance: f32 = if (dtype == .f32) 1e-5 else 6 * 1.5e-4 * @sqrt(@as(f32, columns));
+            for (expected, out) |e, o| try testing.expectApproxEqAbs(e, o, tolerance);
+            var exact: [tokens * rows]f32 = undefined;
+            multiply(pool, &scratch, null, &.{.{ .linear = &linear, .out = &exact }}, &inp, tokens, .of_prompt);
+            for (expected, exact) |e, o| try testing.expectApproxEqAbs(e, o, 1e-5);
             if (first) |f| try testing.expectEqualSlices(f32, &f, &out) else first = out;
 
             var single: [rows]f32 = undefined;
@@ -402,7 +478,7 @@ test "block types are multiplied with rounded activations, alike for one token a
             defer arena.deinit();
             var scratch: [3]Scratch = undefined;
             for (&scratch) |*one| one.* = try .init(arena.allocator(), columns);
-            const rounded: Rounded = try .init(arena.allocator(), tokens * columns);
+            const rounded: Rounded = try .init(arena.allocator(), tokens, columns);
             var out: [tokens * rows]f32 = undefined;
             multiply(pool, &scratch, &rounded, &.{.{ .linear = &linear, .out = &out }}, &inp, tokens, .of_prompt);
             if (first) |f| try testing.expectEqualSlices(f32, &f, &out) else first = out;

@@ -88,7 +88,7 @@ pub const Session = struct {
     cosines: []f32,
     sines: []f32,
     rounded: matrix.Rounded,
-    /// Multiply block types as the floats they stand for, not with activations rounded to 8 bits: slower, for comparisons.
+    /// Multiply weights as the floats they stand for, not with activations rounded to 8 or 16 bits: slower, for comparisons.
     exact: bool = false,
     /// One a worker.
     scratch: []matrix.Scratch,
@@ -140,7 +140,7 @@ pub const Session = struct {
             .room = if (c.hasExperts()) try .init(a, .{ .tokens = block, .experts = c.num_local_experts, .chosen = c.num_experts_per_tok, .hidden = c.hidden_size, .inner = c.intermediate_size }) else null,
             .cosines = try a.alloc(f32, block * c.head_dim / 2),
             .sines = try a.alloc(f32, block * c.head_dim / 2),
-            .rounded = try .init(a, block * (if (c.hasExperts()) @max(columns, c.num_experts_per_tok * @max(c.hidden_size, c.intermediate_size)) else columns)),
+            .rounded = try .initWide(a, block, columns, if (c.hasExperts()) block * c.num_experts_per_tok * @max(c.hidden_size, c.intermediate_size) else 0),
             .scratch = scratch,
             .attention_scratch = attention_scratch,
             .arena = arena,

@@ -30,3 +30,9 @@ pub const Offset = struct {
     pub const mxfp4 = 12;
     pub const q6_k = 32;
 };
+
+/// How words.zig cuts both sides: columns that share a step, and rows of a panel.
+pub const Words = struct {
+    pub const stretch = 256;
+    pub const panel_rows = 32;
+};

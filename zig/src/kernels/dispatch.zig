@@ -117,6 +117,19 @@ pub const ByteTable = struct {
     gemm8_superblocks: Gemm8,
 };
 
+pub const PackWords = *const fn (rows: usize, columns: usize, w: [*]const u8, row_bytes: usize, out: [*]u8) callconv(.c) void;
+
+/// Products with half-precision weights through 16-bit whole numbers (words.zig).
+pub const WordTable = struct {
+    words_pay: *const fn () callconv(.c) c_int,
+    words_tile: *const fn () callconv(.c) usize,
+    words_panel_bytes: *const fn (count: usize) callconv(.c) usize,
+    words_round: *const fn (count: usize, n: usize, x: [*]const f32, ld: usize, words: [*]u32, steps: [*]f32) callconv(.c) void,
+    words_pack_f16: PackWords,
+    words_pack_bf16: PackWords,
+    words_gemm: *const fn (rows: usize, panels: [*]const u8, count: usize, words: [*]const u32, steps: [*]const f32, stretches: usize, out: [*]f32, ld: usize, accumulate: c_int) callconv(.c) void,
+};
+
 /// What is computed on bf16: products of f32 operands rounded to it (gemm.zig, attention.zig), and SwiGLU of what is kept in it (gates.zig).
 pub const LowTable = struct {
     gemm_bf16: @FieldType(Table(f32), "gemm"),
@@ -179,6 +192,7 @@ const tables_f32 = tables(Table(f32), "_f32");
 const tables_f64 = tables(Table(f64), "_f64");
 const tables_weights = tables(WeightTable, "");
 const tables_byte = tables(ByteTable, "");
+const tables_word = tables(WordTable, "");
 const tables_low = tables(LowTable, "");
 const tables_text = tables(TextTable, "");
 const tables_quantise = tables(QuantiseTable, "");
@@ -215,6 +229,14 @@ pub fn byteTable() *const ByteTable {
 
 pub fn byteTableAt(index: usize) *const ByteTable {
     return &tables_byte[index];
+}
+
+pub fn wordTable() *const WordTable {
+    return &tables_word[levelIndex()];
+}
+
+pub fn wordTableAt(index: usize) *const WordTable {
+    return &tables_word[index];
 }
 
 pub fn lowTable() *const LowTable {

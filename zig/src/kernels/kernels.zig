@@ -16,6 +16,7 @@ pub const table = dispatch.table;
 pub const weightTable = dispatch.weightTable;
 pub const quantiseTable = dispatch.quantiseTable;
 pub const byteTable = dispatch.byteTable;
+pub const wordTable = dispatch.wordTable;
 pub const activations = @import("activations.zig");
 pub const lowTable = dispatch.lowTable;
 pub const textTable = dispatch.textTable;
@@ -35,4 +36,5 @@ test {
     _ = dispatch;
     _ = @import("kernels_test.zig");
     _ = @import("quantised_test.zig");
+    _ = @import("words_test.zig");
 }

@@ -16,6 +16,7 @@ const expand = @import("expand.zig");
 const quantise = @import("quantise.zig");
 const quantised = @import("quantised.zig");
 const panels = @import("panels.zig");
+const words = @import("words.zig");
 const text = @import("text.zig");
 const merging = @import("merging.zig");
 
@@ -31,7 +32,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, quantise.Kernels, quantised.Kernels, panels.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, quantise.Kernels, quantised.Kernels, panels.Kernels, words.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

@@ -113,7 +113,7 @@ noinline fn rest(comptime T: type, comptime low: bool, comptime panel: usize, ha
 }
 
 /// A square of n × n turned: row i becomes column i. n is a power of two.
-inline fn turn(comptime W: type, comptime n: usize, rows: [n]@Vector(n, W)) [n]@Vector(n, W) {
+pub inline fn turn(comptime W: type, comptime n: usize, rows: [n]@Vector(n, W)) [n]@Vector(n, W) {
     // Squares of `quad` inside the 128-bit parts of the registers first, then the parts themselves.
     const quad = comptime if (n < 16 / @sizeOf(W)) n else 16 / @sizeOf(W);
     var r = rows;

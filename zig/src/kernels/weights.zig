@@ -71,9 +71,9 @@ const F32 = struct {
         return @as(*align(1) const f32, @ptrCast(w)).*;
     }
 };
-const F16 = struct {
-    const size = 2;
-    inline fn vector(w: [*]const u8) V {
+pub const F16 = struct {
+    pub const size = 2;
+    pub inline fn vector(w: [*]const u8) V {
         if (lanes.has_fma) return @floatCast(@as(*align(1) const @Vector(vl, f16), @ptrCast(w)).*);
         // The levels without FMA have no conversion either. Exponent and mantissa move to their f32 places; a product
         // with 2^112 sets the exponent right, subnormals included. Infinity and NaN keep a full exponent.
@@ -84,17 +84,17 @@ const F16 = struct {
         const bits = @as(@Vector(vl, u32), @bitCast(scaled)) | @select(u32, special, @as(@Vector(vl, u32), @splat(0x7f800000)), @as(@Vector(vl, u32), @splat(0)));
         return @bitCast(bits | (half & @as(@Vector(vl, u32), @splat(0x8000))) << @splat(16));
     }
-    inline fn one(w: [*]const u8) f32 {
+    pub inline fn one(w: [*]const u8) f32 {
         return @as(*align(1) const f16, @ptrCast(w)).*;
     }
 };
-const Bf16 = struct {
-    const size = 2;
-    inline fn vector(w: [*]const u8) V {
+pub const Bf16 = struct {
+    pub const size = 2;
+    pub inline fn vector(w: [*]const u8) V {
         const bits: @Vector(vl, u32) = @as(*align(1) const @Vector(vl, u16), @ptrCast(w)).*;
         return @bitCast(bits << @splat(16));
     }
-    inline fn one(w: [*]const u8) f32 {
+    pub inline fn one(w: [*]const u8) f32 {
         return @bitCast(@as(u32, @as(*align(1) const u16, @ptrCast(w)).*) << 16);
     }
 };
