@@ -8,6 +8,7 @@
 
 const std = @import("std");
 const base = @import("base");
+const constraint_file = @import("constraint.zig");
 const generate = @import("generate.zig");
 const sampler_file = @import("sampler.zig");
 const session_file = @import("session.zig");
@@ -23,6 +24,8 @@ pub const Request = struct {
     max_tokens: usize,
     /// Most ids guessed a pass; see draft.zig.
     drafts: usize = 0,
+    /// What the answer must spell; it must outlive the answer.
+    constraint: ?*constraint_file.Constraint = null,
 };
 
 /// What came of a pass: an id of an answer, or that the answer is over.
@@ -45,7 +48,7 @@ pub const Counts = struct {
     accepted: u64 = 0,
 };
 
-pub const Error = generate.GenerateError || error{OutOfMemory};
+pub const Error = generate.GenerateError;
 
 pub const lanes_max = 32;
 
@@ -55,6 +58,7 @@ const Lane = struct {
     request: ?usize = null,
     line: generate.Line = undefined,
     sampler: sampler_file.Sampler = undefined,
+    cursor: ?constraint_file.Cursor = null,
     /// Fed, and nothing chosen yet.
     is_fresh: bool = false,
 };
@@ -254,6 +258,8 @@ pub const Batch = struct {
         const request = lane.request orelse return;
         self.counts[request] = self.countsOf(request);
         lane.sampler.deinit(self.gpa);
+        if (lane.cursor) |*cursor| cursor.deinit();
+        lane.cursor = null;
         lane.request = null;
     }
 
@@ -262,7 +268,9 @@ pub const Batch = struct {
         const request = self.requests[self.admitted];
         const chosen = self.nearest(request.ids, lane);
         var sampler: sampler_file.Sampler = try .init(self.gpa, chosen.lane.session.logits.len, request.sampling);
+        errdefer sampler.deinit(self.gpa);
         for (request.ids) |id| sampler.accept(id);
+        const cursor: ?constraint_file.Cursor = if (request.constraint) |constraint| try .init(self.gpa, constraint) else null;
         const session = chosen.lane.session;
         if (chosen.source) |source| session.copyFed(source, chosen.kept) else session.rewind(chosen.kept);
         // Looked at in `start`: they fit and are below the vocabulary.
@@ -271,12 +279,14 @@ pub const Batch = struct {
             .session = session,
             .request = self.admitted,
             .sampler = sampler,
+            .cursor = cursor,
             .line = .{
                 .session = session,
                 .sampler = &chosen.lane.sampler,
                 .stop_ids = request.stop_ids,
                 .left = request.max_tokens,
                 .draft = .{ .most = request.drafts },
+                .cursor = if (chosen.lane.cursor) |*c| c else null,
             },
             .is_fresh = true,
         };
@@ -385,7 +395,61 @@ test "an answer is the same to the bit alone, among others, in any number of lan
         try testing.expect(lanes < 9 or reused >= 1 + 15 + 29);
         try testing.expectEqual(0, (try batch.next(@constCast(&[1]Token{undefined}))).len);
     };
+    ends.toggle(.complete);
     try testing.expectEqual(std.enums.values(generate.End).len, ends.count());
+}
+
+test "answers that must follow a schema do so beside others that need not, to the bit as alone" {
+    const gpa = testing.allocator;
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+    const a = arena.allocator();
+    const model = try test_model.make(a);
+    const pool = try base.Pool.init(gpa, 2);
+    defer pool.deinit();
+    // 50 tokens: what JSON is made of, one end, and some with more than one byte.
+    var texts: [50][]const u8 = @splat("");
+    const pieces = [_][]const u8{ "{", "}", "[", "]", ",", ":", "\"", "\\", " ", "-", "0", "1", "2", "3", "a", "b", "true", "false", "nul", "l", ",\"", "\":", "},", "[[", ".5" };
+    @memcpy(texts[1..][0..pieces.len], &pieces);
+    var vocabulary: constraint_file.Vocabulary = try .init(gpa, &texts);
+    defer vocabulary.deinit();
+    var diag: base.Diagnostic = .{};
+    var numbers: constraint_file.Constraint = try .fromJsonSchema(gpa, "{\"items\":{\"type\":\"number\"},\"minItems\":2,\"maxItems\":5}", &vocabulary, &diag);
+    defer numbers.deinit();
+    var names: constraint_file.Constraint = try .fromJsonSchema(gpa, "{\"properties\":{\"a\":{\"type\":\"string\",\"maxLength\":6},\"b\":{\"type\":[\"null\",\"boolean\"]}},\"required\":[\"b\"]}", &vocabulary, &diag);
+    defer names.deinit();
+    var integer: constraint_file.Constraint = try .fromJsonSchema(gpa, "{\"type\":\"integer\"}", &vocabulary, &diag);
+    defer integer.deinit();
+
+    var requests: [12]Request = undefined;
+    for (&requests, 0..) |*request, i| request.* = .{
+        .ids = &.{ 7, 8, 9 },
+        .sampling = .{ .temperature = 1.5, .top_k = 0, .top_p = 1, .seed = i },
+        .stop_ids = &.{0},
+        .max_tokens = 60,
+        .constraint = ([_]?*constraint_file.Constraint{ &numbers, &names, &integer, null })[i % 4],
+    };
+    var session: Session = try .init(gpa, &model, pool, 80);
+    defer session.deinit();
+    var batch: Batch = .init(gpa, &session);
+    defer batch.deinit();
+    var whole: usize = 0;
+    for ([_]usize{ 0, 4 }) |drafts| {
+        for (&requests) |*request| request.drafts = drafts;
+        const together = try collect(a, &batch, &requests, 5);
+        for (requests, together) |request, answer| {
+            const alone = (try collect(a, &batch, &.{request}, 1))[0];
+            try testing.expectEqualSlices(u32, alone.ids.items, answer.ids.items);
+            try testing.expectEqual(alone.end, answer.end);
+            if (request.constraint == null) continue;
+            if (answer.end != .complete and answer.end != .stop_id) continue;
+            var text: std.ArrayList(u8) = .empty;
+            for (answer.ids.items) |id| try text.appendSlice(a, texts[id]);
+            _ = try std.json.parseFromSliceLeaky(std.json.Value, a, text.items, .{});
+            whole += 1;
+        }
+    }
+    try testing.expect(whole >= 12);
 }
 
 test "requests that cannot be answered stop nothing else, and every failed allocation is survived" {

@@ -7,9 +7,19 @@
 const std = @import("std");
 const sampler_file = @import("sampler.zig");
 const session_file = @import("session.zig");
+const constraint_file = @import("constraint.zig");
 const Draft = @import("draft.zig").Draft;
 
-pub const GenerateError = sampler_file.SampleError;
+pub const GenerateError = sampler_file.SampleError || constraint_file.Error;
+
+/// What an error of `next` says to a person; null: the memory is full.
+pub fn words(err: GenerateError) ?[]const u8 {
+    return switch (err) {
+        error.BadLogits => "the model's logits are not numbers: its weights are broken. Export the model again",
+        error.NoToken => "no token of the vocabulary can go on as the JSON schema asks. Use a model whose vocabulary has every byte",
+        error.OutOfMemory => null,
+    };
+}
 
 pub const End = enum {
     /// A stop id was sampled. It is not given out and not in the cache.
@@ -18,6 +28,8 @@ pub const End = enum {
     length,
     /// The cache is full.
     context,
+    /// The text is all that its constraint allows.
+    complete,
 };
 
 /// Most ids guessed at once.
@@ -29,13 +41,19 @@ pub const Line = struct {
     stop_ids: []const u32,
     left: usize,
     draft: Draft = .{},
+    /// What the ids must spell.
+    cursor: ?*constraint_file.Cursor = null,
     /// Sampled and given out, but not yet in the cache: stepped when the next id is asked for.
     pending: ?u32 = null,
     end: ?End = null,
 
     /// Whether nothing more comes; `end` then says why.
     pub fn isOver(self: *Line) bool {
-        if (self.end == null and self.left == 0) self.end = .length;
+        if (self.end == null) {
+            if (self.cursor != null and self.cursor.?.is_over) {
+                self.end = .complete;
+            } else if (self.left == 0) self.end = .length;
+        }
         return self.end != null;
     }
 
@@ -78,11 +96,12 @@ pub const Line = struct {
 
     /// One id from the logits it is sampled from, or null at a stop id.
     pub fn choose(self: *Line, logits: []const f32) GenerateError!?u32 {
-        const id = try self.sampler.sample(logits);
+        const id = try self.sampler.sampleAmong(logits, if (self.cursor) |cursor| try cursor.allowed(self.stop_ids) else null);
         if (std.mem.findScalar(u32, self.stop_ids, id) != null) {
             self.end = .stop_id;
             return null;
         }
+        if (self.cursor) |cursor| try cursor.accept(id);
         self.sampler.accept(id);
         self.pending = id;
         self.left -= 1;

@@ -6,6 +6,9 @@ pub const sampler = @import("sampler.zig");
 pub const generate = @import("generate.zig");
 pub const draft = @import("draft.zig");
 pub const batch = @import("batch.zig");
+pub const automaton = @import("automaton.zig");
+pub const json_schema = @import("json_schema.zig");
+pub const constraint = @import("constraint.zig");
 pub const matrix = @import("matrix.zig");
 pub const importance = @import("importance.zig");
 pub const attention = @import("attention.zig");
@@ -18,6 +21,7 @@ pub const CacheForm = cache.Form;
 pub const Sampler = sampler.Sampler;
 pub const Generator = generate.Generator;
 pub const Batch = batch.Batch;
+pub const Constraint = constraint.Constraint;
 
 test {
     @import("std").testing.refAllDecls(Session);
@@ -29,6 +33,9 @@ test {
     _ = generate;
     _ = draft;
     _ = batch;
+    _ = automaton;
+    _ = json_schema;
+    _ = constraint;
     _ = matrix;
     _ = importance;
     _ = attention;

@@ -102,20 +102,35 @@ pub const Sampler = struct {
 
     /// The next token's id. `logits` has one value a token and is not changed. Does not `accept` the result.
     pub fn sample(self: *Sampler, logits: []const f32) SampleError!u32 {
+        return self.sampleAmong(logits, null);
+    }
+
+    /// The same among the tokens whose bit is set alone: the others are as if they had no probability. At least one must be.
+    pub fn sampleAmong(self: *Sampler, logits: []const f32, allowed: ?[]const u64) SampleError!u32 {
         std.debug.assert(logits.len == self.candidates.len);
         for (logits, self.candidates, 0..) |logit, *candidate, id| {
             if (std.math.isNan(logit)) return error.BadLogits;
             candidate.* = .{ .id = @intCast(id), .logit = logit };
         }
         self.penalise();
+        var all = self.candidates;
+        if (allowed) |bits| {
+            var count: usize = 0;
+            for (0..all.len) |id| {
+                if (bits[id / 64] >> @intCast(id % 64) & 1 == 0) continue;
+                all[count] = all[id];
+                count += 1;
+            }
+            all = all[0..count];
+        }
         if (self.options.temperature == 0) {
-            var best = self.candidates[0];
-            for (self.candidates[1..]) |c| if (Candidate.before({}, c, best)) {
+            var best = all[0];
+            for (all[1..]) |c| if (Candidate.before({}, c, best)) {
                 best = c;
             };
             return if (std.math.isFinite(best.logit)) best.id else error.BadLogits;
         }
-        const kept = self.filter();
+        const kept = self.filter(all);
         if (!std.math.isFinite(kept[0].logit)) return error.BadLogits;
         const p = self.softmax(kept, 1 / self.options.temperature);
         return kept[draw(p, self.prng.uniform())].id;
@@ -134,8 +149,7 @@ pub const Sampler = struct {
     }
 
     /// The candidates left after top-k, top-p and min-p, best first. Never empty.
-    fn filter(self: *Sampler) []Candidate {
-        const all = self.candidates;
+    fn filter(self: *Sampler, all: []Candidate) []Candidate {
         const k: usize = if (self.options.top_k == 0) all.len else @min(self.options.top_k, all.len);
         var kept = bestFirst(all, k);
         if (self.options.top_p < 1) {
@@ -269,9 +283,30 @@ test "filters keep what llama.cpp keeps" {
         defer sampler.deinit(testing.allocator);
 
         for (&logits, sampler.candidates, 0..) |l, *c, i| c.* = .{ .id = @intCast(i), .logit = l };
-        const kept = sampler.filter();
+        const kept = sampler.filter(sampler.candidates);
         try testing.expectEqual(@as(usize, case[1]), kept.len);
         try testing.expectEqual(@as(u32, 1), kept[0].id);
+    }
+}
+
+test "only allowed tokens are drawn, and penalties and filters see no others" {
+    var logits: [130]f32 = @splat(9);
+    logits[3] = 1;
+    logits[64] = 2;
+    logits[129] = 1.5;
+    const allowed = [_]u64{ 1 << 3, 1, 2 };
+    for ([_]Options{ .{ .temperature = 0 }, .{ .temperature = 1, .top_k = 2, .top_p = 1 }, .{ .temperature = 2, .top_k = 0, .top_p = 0.99, .min_p = 0.01, .repeat_penalty = 3 } }) |options| {
+        var sampler: Sampler = try .init(testing.allocator, logits.len, options);
+        defer sampler.deinit(testing.allocator);
+        var seen: [130]u32 = @splat(0);
+        for (0..200) |_| {
+            const id = try sampler.sampleAmong(&logits, &allowed);
+            seen[id] += 1;
+            sampler.accept(id);
+        }
+        try testing.expectEqual(200, seen[3] + seen[64] + seen[129]);
+        try testing.expect(if (options.temperature == 0) seen[64] == 200 else seen[129] > 20 and seen[64] > 20);
+        try testing.expect((seen[3] > 0) == (options.top_k == 0 and options.temperature > 0));
     }
 }
 
