@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -30,7 +31,7 @@ class Answer:
     ids: list[int]
     """The ids given out, without the stop id."""
     end_reason: str | None
-    """'stop_id', 'length' or 'context'; None while it goes on."""
+    """'stop_id', 'length', 'context' or 'complete'; None while it goes on."""
     counts: dict[str, int]
     """As `Generator.counts`."""
 
@@ -49,9 +50,19 @@ def _request(prompt: Sequence[int] | npt.NDArray[Any], options: Mapping[str, Any
     if strange := sorted(set(options) - known):
         raise ArgumentError(f"no such option: {strange[0]}; there are {', '.join(sorted(known))}")
     rest = {name: value for name, value in options.items() if name != "stop_ids"}
+    rest["json_schema"] = _schema_text(options.get("json_schema"))
     return _native.generator.Request(
         ids=as_ids(prompt), stop_ids=as_ids(options.get("stop_ids", ())), **rest
     )
+
+
+def _schema_text(schema: Mapping[str, Any] | bool | str | None) -> str | None:
+    if schema is None or isinstance(schema, str):
+        return schema
+    try:
+        return json.dumps(schema, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"json_schema cannot be written as JSON: {error}") from None
 
 
 class Generator(Owned):
@@ -152,6 +163,7 @@ class Generator(Owned):
         seed: int = 0,
         stop_ids: Sequence[int] | npt.NDArray[Any] = (),
         drafts: int = 0,
+        json_schema: Mapping[str, Any] | bool | str | None = None,
     ) -> Iterator[int]:
         """Yields the ids that continue `prompt_ids`; `end_reason` then says why they ended.
 
@@ -160,8 +172,14 @@ class Generator(Owned):
         drafts: ids guessed from what was there before and confirmed by the model in one pass, 0 to
             15; they change no id, only how long it takes (docs/generation.md says when it pays).
 
-        `end_reason`: 'stop_id', 'length' or 'context'; `counts` says what it took. Raises
-        ArgumentError for an empty or too long prompt, a foreign id, or an option out of its range,
+        json_schema: a JSON schema, as an object or its text: nothing but JSON it allows is given
+            out. `end_reason` is then 'complete' when the value is whole, or 'stop_id' where it was
+            whole and could have gone on (a number); after 'length' or 'context' it is cut off.
+
+        `end_reason`: 'stop_id', 'length', 'context' or 'complete'; `counts` says what it took.
+        Raises ArgumentError for an empty or too long prompt, a foreign id, an option out of its
+        range or a schema that is none; UnsupportedError for a keyword of a schema that is not
+        understood, naming it; FormatError when there is a schema and the file has no tokenizer;
         NumericsError when the model's logits are not numbers. An iterator that another call of this
         generator has overtaken raises ArgumentError.
         """
@@ -177,6 +195,7 @@ class Generator(Owned):
             repeat_window=repeat_window,
             seed=seed,
             drafts=drafts,
+            json_schema=_schema_text(json_schema),
         )
         run = self._start([request], 1)
         return self._single(run)

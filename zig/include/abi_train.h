@@ -781,7 +781,8 @@ typedef enum abt_end {
     ABT_END_NONE = 0,                 /* an id was given out; there may be more */
     ABT_END_STOP_ID = 1,              /* a stop id was drawn; it is not given out */
     ABT_END_LENGTH = 2,               /* max_tokens were given out */
-    ABT_END_CONTEXT = 3               /* the context is full */
+    ABT_END_CONTEXT = 3,              /* the context is full */
+    ABT_END_COMPLETE = 4              /* the JSON value is whole, and nothing may follow */
 } abt_end;
 
 /* `options` may be NULL. */
@@ -802,6 +803,8 @@ typedef struct abt_request {
     uint64_t max_tokens;
     uint32_t drafts;                  /* ids guessed from what was there before and confirmed in one pass, at most
                                          15; 0: none. They change no id, only how long it takes. */
+    const char *json_schema;          /* NULL: any text; else JSON as this schema asks, and no other id is drawn
+                                         (docs/generation.md has the keywords). Needs the file's tokenizer. */
 } abt_request;
 
 /* What came of a pass. */

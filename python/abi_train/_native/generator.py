@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from .core import Handle, c_path, check, ffi, from_array, json_out, lib, out_handle, view, whole
+from .core import (
+    Handle,
+    c_path,
+    c_string,
+    check,
+    ffi,
+    from_array,
+    json_out,
+    lib,
+    out_handle,
+    view,
+    whole,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +31,7 @@ ENDS = {
     lib.ABT_END_STOP_ID: "stop_id",
     lib.ABT_END_LENGTH: "length",
     lib.ABT_END_CONTEXT: "context",
+    lib.ABT_END_COMPLETE: "complete",
 }
 
 
@@ -78,6 +91,7 @@ class Request:
     repeat_window: int = 64
     seed: int = 0
     drafts: int = 0
+    json_schema: str | None = None
 
     def fill(self, request: Any) -> list[Any]:
         """Writes this into a C struct; what must live as long as it is given back."""
@@ -100,7 +114,9 @@ class Request:
         request.stop_count = self.stop_ids.size
         request.max_tokens = whole(self.max_new_tokens, "max_new_tokens")
         request.drafts = whole(self.drafts, "drafts", 32)
-        return [sampling, ids, stop_ids]
+        schema = None if self.json_schema is None else c_string(self.json_schema, "json_schema")
+        request.json_schema = ffi.NULL if schema is None else schema
+        return [sampling, ids, stop_ids, schema]
 
 
 _EMPTY = ffi.new("uint32_t[1]")

@@ -210,11 +210,11 @@ pub const Local = struct {
         var channels: Channels = .init(&self.words, self.format);
         reply.stop = while (true) {
             if (listener.stopRequested()) break .interrupted;
-            const id = generator.next() catch {
-                diag.set("the logits of {s} are not numbers: its weights are broken. Export the model again", .{self.path});
+            const id = generator.next() catch |err| {
+                diag.set("{s}: {s}", .{ self.path, infer.generate.words(err) orelse return error.OutOfMemory });
                 return error.BrokenModel;
             } orelse break switch (generator.line.end.?) {
-                .stop_id => .end,
+                .stop_id, .complete => .end,
                 .length => .length,
                 .context => .context,
             };

@@ -42,6 +42,17 @@ pub fn fromFile(gpa: std.mem.Allocator, file: *const formats.gguf.File, diag: *b
     }, diag);
 }
 
+/// What each of a model's `count` tokens adds to a text; empty for those that add nothing: markers, and what the tokenizer lacks.
+/// The list is in `arena`, the texts are the tokenizer's.
+pub fn texts(arena: std.mem.Allocator, words: *const tokenizer.Tokenizer, count: usize) error{OutOfMemory}![]const []const u8 {
+    const list = try arena.alloc([]const u8, count);
+    for (list, 0..) |*text, i| {
+        const id: u32 = @intCast(i);
+        text.* = if (words.isSkipped(id)) "" else words.bytesOf(id);
+    }
+    return list;
+}
+
 const Reader = struct {
     arena: std.mem.Allocator,
     file: *const formats.gguf.File,

@@ -23,6 +23,9 @@ const Machine = struct {
     token_count: usize = 0,
     /// Nothing was given out yet: the session's logits are those of the first prompt.
     is_fresh: bool = false,
+    /// Made for the first schema.
+    vocabulary: ?infer.constraint.Vocabulary = null,
+    schemas: std.ArrayList(*Schema) = .empty,
     process: std.c.pid_t,
 
     /// Tokens of a pass and their ends.
@@ -52,6 +55,45 @@ const Machine = struct {
         return self;
     }
 
+    /// A schema that was asked for, and what was found about it.
+    const Schema = struct {
+        text: []const u8,
+        constraint: infer.Constraint,
+
+        fn destroy(self: *Schema) void {
+            self.constraint.deinit();
+            out.gpa.free(self.text);
+            out.gpa.destroy(self);
+        }
+    };
+
+    const schemas_max = 16;
+
+    /// What `text` allows, kept for the next request with the same. On failure `diag` says why.
+    fn constraintOf(self: *Machine, text: []const u8, diag: *failure.Diagnostic) !*infer.Constraint {
+        for (self.schemas.items) |schema| if (std.mem.eql(u8, schema.text, text)) return &schema.constraint;
+        if (self.vocabulary == null) {
+            var words = try abi.agent.vocabulary.fromFile(out.gpa, &self.model.file, diag);
+            defer words.deinit();
+            var arena: std.heap.ArenaAllocator = .init(out.gpa);
+            defer arena.deinit();
+            self.vocabulary = try .init(out.gpa, try abi.agent.vocabulary.texts(arena.allocator(), &words, self.model.config.vocab_size));
+        }
+        try self.schemas.ensureUnusedCapacity(out.gpa, 1);
+        const schema = try out.gpa.create(Schema);
+        errdefer out.gpa.destroy(schema);
+        schema.text = try out.gpa.dupe(u8, text);
+        errdefer out.gpa.free(schema.text);
+        schema.constraint = try .fromJsonSchema(out.gpa, text, &self.vocabulary.?, diag);
+        self.schemas.appendAssumeCapacity(schema);
+        return &schema.constraint;
+    }
+
+    fn forgetSchemas(self: *Machine) void {
+        for (self.schemas.items) |schema| schema.destroy();
+        self.schemas.clearRetainingCapacity();
+    }
+
     fn forget(self: *Machine) void {
         self.batch.stop();
         self.token_count = 0;
@@ -60,6 +102,9 @@ const Machine = struct {
 
     fn close(self: *Machine) void {
         self.batch.deinit();
+        self.forgetSchemas();
+        self.schemas.deinit(out.gpa);
+        if (self.vocabulary) |*v| v.deinit();
         self.session.deinit();
         // Worker threads do not exist in a forked child.
         if (self.process == std.c.getpid()) self.pool.deinit();
@@ -161,6 +206,18 @@ pub fn abt_generator_start(generator: u64, requests: ?[*]const c.abt_request, co
 
     const machine = held.object.value.machine;
     machine.forget();
+    // No request is in progress that could still need one.
+    if (machine.schemas.items.len > Machine.schemas_max) machine.forgetSchemas();
+    for (list, given[0..count]) |*request, *from| {
+        const text = out.optionalString(from.json_schema) orelse continue;
+        var diag: failure.Diagnostic = .{};
+        request.constraint = machine.constraintOf(text, &diag) catch |err| return switch (err) {
+            error.OutOfMemory => failure.from(err, c.ABT_STATUS_INTERNAL, null),
+            error.InvalidSchema => failure.from(err, c.ABT_STATUS_INVALID_ARGUMENT, &diag),
+            error.UnsupportedSchema => failure.from(err, c.ABT_STATUS_UNSUPPORTED, &diag),
+            else => failure.from(err, c.ABT_STATUS_FORMAT, &diag),
+        };
+    }
     machine.batch.start(list, lanes) catch |err| return switch (err) {
         error.OutOfMemory => failure.from(err, c.ABT_STATUS_INTERNAL, null),
         error.ContextFull => blk: {
@@ -223,7 +280,8 @@ pub fn abt_generator_next(generator: u64, tokens: ?[*]c.abt_token, capacity: usi
     machine.token_count = 0;
     const next = machine.batch.next(machine.tokens[0..@min(capacity, Machine.tokens_max)]) catch |err| return switch (err) {
         error.OutOfMemory => failure.from(err, c.ABT_STATUS_INTERNAL, null),
-        error.BadLogits => failure.say(c.ABT_STATUS_NUMERICS, "the model's logits are not numbers: its weights are broken", .{}),
+        error.BadLogits => failure.say(c.ABT_STATUS_NUMERICS, "{s}", .{infer.generate.words(err).?}),
+        error.NoToken => failure.say(c.ABT_STATUS_UNSUPPORTED, "{s}", .{infer.generate.words(err).?}),
     };
     machine.token_count = next.len;
     for (next, result[0..next.len]) |token, *to| to.* = .{
@@ -233,6 +291,7 @@ pub fn abt_generator_next(generator: u64, tokens: ?[*]c.abt_token, capacity: usi
             .stop_id => c.ABT_END_STOP_ID,
             .length => c.ABT_END_LENGTH,
             .context => c.ABT_END_CONTEXT,
+            .complete => c.ABT_END_COMPLETE,
         } else c.ABT_END_NONE,
     };
     found.* = next.len;

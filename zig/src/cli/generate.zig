@@ -18,6 +18,8 @@ pub const verb: arguments.Verb = .{
         .{ .name = "prompt", .short = 'p', .value = "TEXT", .help = "text to continue" },
         .{ .name = "ids", .value = "LIST", .help = "token ids to continue, as 1,2,3" },
         .{ .name = "max-tokens", .short = 'n', .value = "N", .help = "stop after N tokens", .default = "128" },
+        .{ .name = "json-schema", .value = "FILE", .help = "the text must be JSON as this schema asks" },
+        .{ .name = "drafts", .value = "N", .help = "guess up to N (15) tokens a step; changes no token", .default = "0" },
     } ++ sampling.flags ++ [_]arguments.Flag{
         .{ .name = "print-ids", .help = "print token ids instead of text", .heading = "Output" },
         .{ .name = "json", .help = "one JSON object: prompt_ids, ids, text, end" },
@@ -40,6 +42,7 @@ pub const verb: arguments.Verb = .{
 const Options = struct {
     model: []const u8,
     max_tokens: usize,
+    drafts: usize,
     settings: abi.agent.backend.Settings,
     threads: usize,
     context: ?usize,
@@ -72,6 +75,7 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
     return .{
         .model = model,
         .max_tokens = try parsed.whole(usize, "max-tokens", 0, 1 << 30) orelse 128,
+        .drafts = try parsed.whole(usize, "drafts", 0, infer.generate.drafts_max) orelse 0,
         .settings = settings,
         .threads = try parsed.whole(usize, "threads", 1, app_file.threads_max) orelse 0,
         .context = try parsed.whole(usize, "context", 1, 1 << 24),
@@ -91,7 +95,7 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     // Ids in and ids out need no tokenizer, and not every file has one.
     var words: ?abi.tokenizer.Tokenizer = abi.agent.vocabulary.fromFile(gpa, &model.file, &diag) catch |err| switch (err) {
         error.OutOfMemory => return error.OutOfMemory,
-        else => if (shows_text or parsed.has("prompt")) {
+        else => if (shows_text or parsed.has("prompt") or parsed.has("json-schema")) {
             diag.prepend("{s}: ", .{options.model});
             return app.fail(verb.name, diag.text());
         } else null,
@@ -112,6 +116,26 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
             },
         };
     if (prompt.len == 0) return app.fail(verb.name, "the prompt is empty: give at least one token to continue");
+    var vocabulary: ?infer.constraint.Vocabulary = null;
+    defer if (vocabulary) |*v| v.deinit();
+    var constraint: ?infer.Constraint = null;
+    defer if (constraint) |*held| held.deinit();
+    var cursor: ?infer.constraint.Cursor = null;
+    defer if (cursor) |*one| one.deinit();
+    if (parsed.text("json-schema")) |path| {
+        var disk: abi.base.storage.Disk = .init(app.io);
+        const schema = disk.storage().readAlloc(a, path) catch |err| {
+            if (err == error.OutOfMemory) return error.OutOfMemory;
+            abi.base.storage.explain(&diag, err, "read", path);
+            return app.fail(verb.name, diag.text());
+        };
+        vocabulary = try .init(gpa, try abi.agent.vocabulary.texts(a, &words.?, model.config.vocab_size));
+        constraint = infer.Constraint.fromJsonSchema(gpa, schema, &vocabulary.?, &diag) catch |err| {
+            if (err == error.OutOfMemory) return error.OutOfMemory;
+            diag.prepend("{s}: ", .{path});
+            return app.fail(verb.name, diag.text());
+        };
+    }
     const context = options.context orelse @min(4096, model.config.max_position_embeddings);
     const pool = abi.base.Pool.init(gpa, options.threads) catch return app.fail(verb.name, "threads cannot be started. Pass a smaller --threads");
     defer pool.deinit();
@@ -136,7 +160,12 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     var text: std.ArrayList(u8) = .empty;
     var decoder = if (words) |*w| w.decoder(.{ .continues = true }) else null;
     var filter: abi.agent.visible.Filter = .{};
-    while (generator.next() catch return app.fail(verb.name, "the model's logits are not numbers: its weights are broken. Export the model again")) |id| {
+    if (options.drafts > 0) generator.setDrafts(options.drafts, try a.alloc(f32, (1 + options.drafts) * session.logits.len));
+    if (constraint) |*held| {
+        cursor = try .init(gpa, held);
+        generator.line.cursor = &cursor.?;
+    }
+    while (generator.next() catch |err| return app.fail(verb.name, infer.generate.words(err) orelse return error.OutOfMemory)) |id| {
         try ids.append(a, id);
         if (parsed.has("logits")) try logits.append(a, try a.dupe(f32, generator.logits));
         const before = text.items.len;

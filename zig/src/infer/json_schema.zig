@@ -359,10 +359,8 @@ const Compiler = struct {
     fn stringBody(self: *Compiler, limits: Bounds) Error!Id {
         const again = try self.add(.done); // Replaced below.
         const quote = try self.literal("\"", done);
-        const any_count = limits.most == std.math.maxInt(u32);
         const end = if (limits.least == 0) quote else try self.add(.{ .enough = .{ .least = limits.least, .next = quote } });
-        const char = try self.character(again);
-        const next = if (any_count and limits.least == 0) char else try self.add(.{ .more = .{ .most = limits.most, .cap = if (any_count) limits.least else limits.most, .next = char } });
+        const next = try self.counted(limits, try self.character(again));
         const choices: []const Id = if (limits.most == 0) &.{end} else &.{ end, next };
         self.nodes.items[again] = .{ .split = try self.arena.dupe(Id, choices) };
         return again;
@@ -419,16 +417,22 @@ const Compiler = struct {
     fn listOf(self: *Compiler, item: Source, place: []const u8, limits: Bounds) Error!Id {
         const close = try self.literal("]", done);
         if (limits.most == 0) return self.literal("[", close);
-        const counts = limits.least > 0 or limits.most < std.math.maxInt(u32);
-        const cap = if (limits.most < std.math.maxInt(u32)) limits.most else limits.least;
         const after = try self.add(.done); // Replaced below.
         const element = try self.callOf(item, place, after);
-        const counted = if (counts) try self.add(.{ .more = .{ .most = limits.most, .cap = cap, .next = element } }) else element;
+        const one = try self.counted(limits, element);
         const enough = if (limits.least > 0) try self.add(.{ .enough = .{ .least = limits.least, .next = close } }) else close;
-        const another = try self.mark(",", counted);
+        // Counted before the comma: behind it there must be room for another.
+        const another = try self.counted(limits, try self.mark(",", element));
         self.nodes.items[after] = .{ .split = try self.arena.dupe(Id, &.{ enough, another }) };
-        const first = if (limits.least > 0) counted else try self.splitOf(&.{ close, counted });
+        const first = if (limits.least > 0) one else try self.splitOf(&.{ close, one });
         return self.literal("[", first);
+    }
+
+    /// `next`, once more.
+    fn counted(self: *Compiler, limits: Bounds, next: Id) error{OutOfMemory}!Id {
+        const has_most = limits.most < std.math.maxInt(u32);
+        if (!has_most and limits.least == 0) return next;
+        return self.add(.{ .more = .{ .most = limits.most, .cap = if (has_most) limits.most else limits.least, .next = next } });
     }
 
     /// An object of any names with values of one kind.
@@ -518,6 +522,19 @@ fn expectTexts(schema: []const u8, good: []const []const u8, bad: []const []cons
     };
 }
 
+/// No text goes on with `byte` behind `begin`.
+fn expectStuck(schema: []const u8, begin: []const u8, byte: u8) !void {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    var diag: base.Diagnostic = .{};
+    var machine: automaton.Automaton = try .init(testing.allocator, try compile(arena.allocator(), schema, &diag));
+    defer machine.deinit();
+    var state = machine.start;
+    for (begin) |b| state = try machine.step(state, b);
+    try testing.expect(machine.goesOn(state));
+    try testing.expectEqual(automaton.dead, try machine.step(state, byte));
+}
+
 test "types, and numbers as JSON writes them" {
     try expectTexts("{\"type\":\"null\"}", &.{"null"}, &.{ "", "nul", "nulll", " null", "true" });
     try expectTexts("{\"type\":[\"boolean\",\"null\"]}", &.{ "true", "false", "null" }, &.{ "0", "True" });
@@ -539,6 +556,8 @@ test "strings: escapes, UTF-8, and their length in characters" {
 test "arrays: their length, their items, and nothing between" {
     try expectTexts("{\"items\":{\"type\":\"boolean\"}}", &.{ "[]", "[true]", "[true, false,true]" }, &.{ "[", "[true,]", "[,true]", "[true false]", "[true,  true]", "[1]", "[ true]" });
     try expectTexts("{\"items\":{\"type\":\"null\"},\"minItems\":2,\"maxItems\":3}", &.{ "[null,null]", "[null,null,null]" }, &.{ "[]", "[null]", "[null,null,null,null]" });
+    // No way leads to where nothing can follow.
+    try expectStuck("{\"items\":{\"type\":\"null\"},\"maxItems\":2}", "[null,null", ',');
     try expectTexts("{\"type\":\"array\",\"maxItems\":0}", &.{"[]"}, &.{"[1]"});
     try expectTexts("{\"type\":\"array\",\"minItems\":1}", &.{ "[1]", "[[],{},\"x\"]" }, &.{"[]"});
     try expectTexts("{\"items\":{\"minItems\":1,\"maxItems\":2,\"items\":{\"const\":1}},\"maxItems\":2}", &.{ "[]", "[[1,1],[1]]" }, &.{ "[[]]", "[[1,1,1]]", "[[1],[1],[1]]" });
