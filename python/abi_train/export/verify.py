@@ -32,6 +32,8 @@ from .verdict import (
 )
 
 NEW_TOKENS: Final = 24
+SMALL_BYTES: Final = 16 << 20
+"""Of a file so small that handing work to other threads takes longer than doing it."""
 How = Literal["file", "copy", "exact"]
 
 
@@ -41,7 +43,7 @@ class Check:
 
     text: a file whose perplexity is measured with both: a text, or rows (.jsonl, .bin).
     transformers: run the folder by transformers, too, where it is installed. threads: 0: one per
-    CPU.
+    CPU, and one alone for a small model.
     """
 
     text: Path | None = None
@@ -175,7 +177,7 @@ def verify(
     `FormatError` when vocabularies differ, and what opening either raises.
     """
     check = check or Check()
-    threads = check.threads
+    threads = check.threads or (1 if exported.stat().st_size < SMALL_BYTES else 0)
     with contextlib.ExitStack() as stack:
         trained = Trained(model, adapter, threads=threads)
         stack.callback(trained.close)
