@@ -18,6 +18,7 @@ from abi_train.checkpoint import list_checkpoints
 from abi_train.cli import main
 from abi_train.dataset import TokenizedWriter
 from abi_train.errors import ConfigError, EngineError
+from abi_train.export.handover import hand_over
 from abi_train.plan import Plan, hardware, native_memory, plan
 from abi_train.plan.model_facts import facts_of
 from abi_train.preference import DpoConfig
@@ -123,6 +124,24 @@ def test_updates_tokens_and_the_bytes_of_every_file_are_those_of_the_run(
     assert dict(phase.disk.files) == there
     assert phase.disk.state_bytes == pytest.approx(state, rel=0.1)
     assert phase.disk.gguf_bytes == (tmp_path / "out.gguf").stat().st_size, phase.disk.gguf_note
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_bytes_of_an_export_in_a_mix_are_those_of_the_file(
+    place: Path, tmp_path: Path, method: str
+) -> None:
+    spec = spec_of(place, tmp_path / "abbey", model=place / "config.json")
+    spec = spec.replace(config=dataclasses.replace(spec.config, max_steps=1))
+    if method == "lora":
+        spec = spec.replace(method="lora", lora=LoraConfig(r=4))
+    (phase,) = plan(spec, gguf="Q4_K_M").phases
+    engines.run(spec)
+    made = hand_over(tmp_path / "abbey", mix="q4_k_m", verify=False, card=False)
+    assert (phase.disk.export_mix, phase.disk.export_bytes) == ("q4_k_m", made.size_bytes)
+    assert phase.disk.to_dict()["export_bytes"] == made.size_bytes
+    assert phase.disk.total_bytes == phase.disk.while_saving_bytes + made.size_bytes
+    with pytest.raises(ConfigError, match="gguf is 'q4_k_l'; it must be one of f32, f16"):
+        plan(spec, gguf="q4_k_l")
 
 
 def test_a_measurement_brings_memory_and_time(place: Path, tmp_path: Path) -> None:

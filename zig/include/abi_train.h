@@ -665,6 +665,8 @@ typedef struct abt_export_options {
     const char *mix;                  /* NULL, or a type for each matrix as llama.cpp's quantiser chooses it: f32, f16, bf16,
                                        * q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q5_1, q5_0, q4_1, q4_0 or mxfp4_moe */
     const char *name;                 /* general.name; NULL: from the folder's name */
+    const char *about_json;           /* NULL, or an object of texts and 32-bit numbers under keys of general. that are
+                                       * free, such as {"general.license": "apache-2.0"} */
     const char *tokenizer_dir;        /* NULL: the source's own */
     const char *pre;                  /* llama.cpp's name of the pre-tokenizer where its regex is unknown; or NULL */
     uint32_t without_tokenizer;       /* 1: a file without vocabulary */

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .core import c_optional_path, c_path, c_string, check, ffi, json_out, lib, whole
@@ -23,6 +25,7 @@ class _Options:
         without_tokenizer: bool,
         threads: int,
         adapter: str | os.PathLike[str] | None = None,
+        about: Mapping[str, str | int] | None = None,
     ) -> None:
         self.struct = ffi.new("abt_export_options *")
         self.struct.struct_size = ffi.sizeof("abt_export_options")
@@ -33,6 +36,7 @@ class _Options:
             "dtype": c_string(dtype, "dtype"),
             "mix": ffi.NULL if mix is None else c_string(mix, "mix"),
             "name": ffi.NULL if name is None else c_string(name, "name"),
+            "about_json": c_string(json.dumps(dict(about)), "about") if about else ffi.NULL,
             "tokenizer_dir": c_optional_path(tokenizer_dir, "tokenizer_dir"),
             "pre": ffi.NULL if pre is None else c_string(pre, "pre"),
         }
@@ -54,14 +58,26 @@ def gguf(
     without_tokenizer: bool = False,
     threads: int = 0,
     adapter: str | os.PathLike[str] | None = None,
+    about: Mapping[str, str | int] | None = None,
 ) -> tuple[int, int]:
     """Writes a GGUF file from a Hugging Face folder; its bytes and number of tensors.
 
     mix: a type for each matrix, as llama.cpp's quantiser chooses; dtype is not read then.
-    adapter: a PEFT folder that is added on the way, summed in double and rounded once.
+    adapter: a PEFT folder that is added on the way, summed in double and rounded once. about: texts
+    and numbers under keys of `general.`.
     """
     options = _Options(
-        source, out_path, dtype, mix, name, tokenizer_dir, pre, without_tokenizer, threads, adapter
+        source,
+        out_path,
+        dtype,
+        mix,
+        name,
+        tokenizer_dir,
+        pre,
+        without_tokenizer,
+        threads,
+        adapter,
+        about,
     )
     size = ffi.new("uint64_t *")
     tensors = ffi.new("uint64_t *")
@@ -79,9 +95,21 @@ def gguf_size(
     tokenizer_dir: str | os.PathLike[str] | None = None,
     pre: str | None = None,
     without_tokenizer: bool = False,
+    about: Mapping[str, str | int] | None = None,
 ) -> int:
     """The exact number of bytes `gguf` would write."""
-    options = _Options(source, out_path, dtype, mix, name, tokenizer_dir, pre, without_tokenizer, 0)
+    options = _Options(
+        source,
+        out_path,
+        dtype,
+        mix,
+        name,
+        tokenizer_dir,
+        pre,
+        without_tokenizer,
+        0,
+        about=about,
+    )
     size = ffi.new("uint64_t *")
     check(lib.abt_export_gguf_size(options.struct, size))
     return int(size[0])

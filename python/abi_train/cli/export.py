@@ -99,9 +99,16 @@ def export(
         Path | None,
         typer.Option(help="With --gguf: new folder that keeps the model with its adapter merged."),
     ] = None,
+    sizes: Annotated[
+        bool,
+        typer.Option("--sizes", help="Tell how many bytes each type would take; write nothing."),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Write a GGUF file with tokenizer and chat template, read back before it gets its name."""
+    if sizes:
+        _tell_sizes(source, gguf, name=name, base=base, tokenizer=tokenizer, as_json=as_json)
+        return
     if not verify and (text is not None or transformers):
         raise typer.BadParameter("--no-verify leaves out --text and --transformers; name one")
     from ..export import (
@@ -181,6 +188,21 @@ def export(
         ollama = ollama_name(name or target.stem, dtype)
         say(f"or: ollama create {ollama} -f {shlex.quote(str(report.modelfile))}")
         say(f"    ollama run {ollama}")
+
+
+def _tell_sizes(source: Path, gguf: str | None, *, as_json: bool, **choices: Any) -> None:
+    from ..export import MIXES
+    from ..export.handover import ALIASES, export_sizes
+
+    mixes = MIXES if gguf is None else (ALIASES.get(gguf.lower(), gguf.lower()),)
+    if mixes[0] not in MIXES:
+        raise typer.BadParameter(f"--gguf is {gguf!r}; it must be one of {', '.join(MIXES)}")
+    found = export_sizes(source, mixes=mixes, **choices)
+    if as_json:
+        print_json(found)
+        return
+    for mix, size in found.items():
+        out().print(f"{mix:10}{size:>16}  {size_text(size)}", highlight=False)
 
 
 def _check(text: Path | None, transformers: bool) -> Any:

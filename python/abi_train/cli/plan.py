@@ -53,6 +53,15 @@ def plan(
     seconds: Annotated[
         float, typer.Option(min=0.0, help="Seconds of updates that each phase is measured for.")
     ] = 15.0,
+    gguf: Annotated[
+        str | None,
+        typer.Option(
+            "--gguf",
+            metavar="TYPE",
+            help="Also tell the exact size of the file that `abi-train export --gguf TYPE` makes "
+            "of the result.",
+        ),
+    ] = None,
     offline: OfflineFlag = False,
     all_flavors: Annotated[
         bool, typer.Option("--all", help="Show the machines that do not fit, too.")
@@ -77,6 +86,7 @@ def plan(
         measure=measure and device == "cpu",
         seconds=seconds,
         online=not offline,
+        gguf=gguf,
     ) as made:
         if as_json:
             print_json(made.to_dict())
@@ -227,7 +237,12 @@ def _show_phase(phase: PhasePlan, *, named: bool) -> None:
         "disk",
         f"{size_text(phase.disk.while_saving_bytes)} while saving: {phase.disk.checkpoints} kept "
         f"of {size_text(phase.disk.checkpoint_bytes)} and one being written"
-        + (f"; GGUF {size_text(phase.disk.gguf_bytes)}" if phase.disk.gguf_bytes else ""),
+        + (f"; GGUF {size_text(phase.disk.gguf_bytes)}" if phase.disk.gguf_bytes else "")
+        + (
+            f"; exported in {phase.disk.export_mix} {size_text(phase.disk.export_bytes)}"
+            if phase.disk.export_bytes
+            else ""
+        ),
     )
     for note in phase.notes:
         _line("note", note)

@@ -283,7 +283,7 @@ def _export(spec: RunSpec, source: Path) -> Path:
             with open_model(spec) as model:
                 model.save(base)
         merged = merge_adapter(base, source, Path(scratch) / "merged")
-        return export_gguf(merged, target, name=name).path
+        return export_gguf(merged, target, name=name, said_of=source).path
 
 
 def _engine(spec: RunSpec, observer: Observer, probe: Probe | None) -> RunResult:

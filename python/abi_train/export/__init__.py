@@ -69,6 +69,7 @@ def export_gguf(
     card: bool = True,
     verify: bool = True,
     check: Check | None = None,
+    said_of: str | Path | None = None,
 ) -> ExportReport:
     """Write a GGUF of a model folder, a checkpoint, or of what a run folder ended with.
 
@@ -84,13 +85,15 @@ def export_gguf(
     adapter: a PEFT folder that is added to the model on the way, with the bits of `merge_adapter`
     first but without a merged model anywhere; the tokenizer is then the adapter's if it has one.
     modelfile: write a Modelfile for Ollama beside it, with the template and stops of the model's
-    chat format; system: its system text. card: put the model card beside it. A model whose answers
-    end with a token that does not end generation is refused.
+    chat format; system: its system text. card: put the model card beside it. said_of: the
+    checkpoint or model whose card tells licence and base. (default: the adapter, or the source) A
+    model whose answers end with a token that does not end generation is refused.
 
     Raises `ConfigError`, `FormatError` (with the tensor, the key, or what a comparison found),
     `MissingFileError`, `NumericsError`, `FileAccessError`; then nothing has the name.
     """
     from .making import Types, Weights, make
+    from .metadata import about
     from .verify import Check as Checked
 
     if mix is None and dtype in MIXES and dtype not in DTYPES:
@@ -118,6 +121,7 @@ def export_gguf(
         model=folder,
         adapter=None if adapter is None else Path(adapter),
         tokenizer=None if tokenizer is None else Path(tokenizer),
+        about=about(Path(said_of or adapter or folder)),
     )
     chats = check_words(weights.words)
     made = make(

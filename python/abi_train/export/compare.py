@@ -6,7 +6,7 @@ Does not know: prompts, files, what is too far.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,7 @@ class Trained:
 
 
 def follow(
-    trained: Trained, guess: Any, ids: Sequence[int], stops: set[int], most: int
+    trained: Trained | Stand, guess: Any, ids: Sequence[int], stops: set[int], most: int
 ) -> tuple[list[int], list[Any]]:
     """The trained model's likeliest answer, and its logits at each place of it.
 
@@ -95,10 +95,45 @@ def follow(
     return answer, rows
 
 
-def along(file: Generator, ids: Sequence[int], answer: Sequence[int], count: int) -> Iterable[Any]:
-    """The logits of a file at the first `count` places of an answer."""
-    for place in range(count):
-        yield file.logits([*ids, *answer[:place]])
+def along(file: Generator, ids: Sequence[int], answer: Sequence[int], count: int) -> Any:
+    """The logits of a file at the first `count` places of an answer: (count, vocabulary)."""
+    return file.logits([*ids, *answer[: count - 1]], first=len(ids) - 1)
+
+
+class Stand:
+    """A file in place of the trained model, for folders that the engine of training does not run.
+
+    It answers as `Trained` does.
+    """
+
+    engine = "native"
+
+    def __init__(self, path: Path, *, threads: int = 0) -> None:
+        from ..generate import Generator
+
+        self._model = Generator.open(path, threads=threads, exact=True, cache="f32")
+        info = self._model.info
+        self.path = path
+        self.config: dict[str, Any] = info["config"]
+        self.vocab_size = int(self.config["vocab_size"])
+        self.context = int(info["context"])
+
+    def logits(self, ids: Sequence[int], first: int) -> Any:
+        """As `Trained`."""
+        return self._model.logits(ids, first=first)
+
+    def log_probs(self, wanted: Sequence[tuple[Any, int]]) -> list[tuple[Any, Any]]:
+        """As `Runner`."""
+        return [self._model.log_probs(ids, first=first) for ids, first in wanted]
+
+    def answer(self, prompt: Any, stops: Sequence[int], most: int) -> tuple[list[int], str]:
+        """As `Runner`."""
+        found = list(self._model.generate(prompt, max_new_tokens=most, stop_ids=stops))
+        return found, self._model.end_reason or "length"
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,16 @@ from . import (
     require_exportable,
     require_regular,
 )
-from .making import Types, Weights, changes_tied, make, naming, scratch_beside
+from .making import (
+    Types,
+    Weights,
+    changes_tied,
+    make,
+    naming,
+    predicted_size,
+    scratch_beside,
+)
+from .metadata import about
 from .modelfile import ABBEY_SAMPLING, ABBEY_SYSTEM, sampling_of, write_modelfile
 from .verify import Check, Verification
 
@@ -173,6 +182,40 @@ def hand_over(
     return made
 
 
+def export_sizes(
+    source: str | Path,
+    *,
+    name: str | None = None,
+    base: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    mixes: Sequence[str] = MIXES,
+) -> dict[str, int]:
+    """The exact bytes of the file that `hand_over` would write of a source in each mix.
+
+    Nothing is written; an adapter is not merged for it. Raises as `hand_over` does.
+    """
+    source = Path(source)
+    require_exportable(source, mixes[0])
+    folder = model_folder(source)
+    title = name or name_of(source)
+    words = None if tokenizer is None else Path(tokenizer)
+    model = folder
+    if is_adapter(folder):
+        model = Path(base) if base is not None else base_of(folder, option="--base")
+        if words is None and (folder / "tokenizer.json").is_file():
+            words = folder
+        if not model.is_dir() or changes_tied(model, folder):
+            raise ConfigError(
+                f"{folder}: only a merged model tells the size here; export it with --keep-merged "
+                "DIR, and ask for the sizes of DIR"
+            )
+    weights = Weights(model=model, tokenizer=words, about=about(folder))
+    check_words(weights.words)
+    return {
+        mix: predicted_size(weights, source / "out.gguf", Types(mix=mix), title) for mix in mixes
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
     """What goes into the file, and where it came from."""
@@ -194,20 +237,21 @@ def _weights(
 ) -> Iterator[_Parts]:
     """The weights of a model or adapter folder; merged beside the target where that is needed."""
     if not is_adapter(folder):
-        yield _Parts(weights=Weights(model=folder, tokenizer=tokenizer))
+        yield _Parts(weights=Weights(model=folder, tokenizer=tokenizer, about=about(folder)))
         return
+    said = about(folder)
     base = base or base_of(folder, option="--base")
     if tokenizer is None and (folder / "tokenizer.json").is_file():
         tokenizer = folder
     if keep_merged is None and base.is_dir() and not changes_tied(base, folder):
         tell(f"adding {folder} to {base} on the way")
-        weights = Weights(model=base, adapter=folder, tokenizer=tokenizer)
+        weights = Weights(model=base, adapter=folder, tokenizer=tokenizer, about=said)
         yield _Parts(weights=weights, adapter=folder, base=base)
         return
     with scratch_beside(target) as scratch, naming(target, scratch):
         tell(f"merging {folder} into {base}")
         merged = merge_into(base, folder, keep_merged or scratch / "merged")
-        weights = Weights(model=merged, tokenizer=tokenizer)
+        weights = Weights(model=merged, tokenizer=tokenizer, about=said)
         yield _Parts(weights=weights, adapter=folder, base=base)
 
 

@@ -11,8 +11,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +30,13 @@ STORED: Final = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What a file is made of: a model folder, an adapter that is added on the way, a tokenizer."""
+    """What a file is made of: a model folder, an adapter that is added on the way, a tokenizer, and
+    what is said of it under keys of `general.`."""
 
     model: Path
     adapter: Path | None = None
     tokenizer: Path | None = None
+    about: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def words(self) -> Path:
@@ -109,6 +111,7 @@ def _write(weights: Weights, path: Path, types: Types, name: str | None) -> tupl
         name=name,
         tokenizer_dir=weights.tokenizer,
         adapter=weights.adapter,
+        about=weights.about,
     )
 
 
@@ -121,6 +124,7 @@ def predicted_size(weights: Weights, target: Path, types: Types, name: str | Non
         dtype=types.dtype,
         name=name,
         tokenizer_dir=weights.tokenizer,
+        about=weights.about,
     )
 
 

@@ -42,8 +42,8 @@ Verdict = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One rule that was not kept. kind: `format`, `tokenizer`, `peer` or `noise`. value, limit:
-    what was measured, and what it may be."""
+    """One rule that was not kept. kind: `format`, `tokenizer`, `peer`, `reference` or `noise`.
+    value, limit: what was measured, and what it may be."""
 
     verdict: Verdict
     kind: str
@@ -107,6 +107,18 @@ def judge_peer(difference: float) -> Finding | None:
         f"log-probability of a token of the same folder, and may differ by {PEER_LIMIT:g}",
         value=difference,
         limit=PEER_LIMIT,
+    )
+
+
+def judge_stand_in(said: str) -> Finding:
+    """Of a folder that could not be run by itself."""
+    return Finding(
+        verdict="warn",
+        kind="reference",
+        text=f"{said}: a file that rounds nothing stood in for it, so only the rounding was "
+        "measured, not the format. --transformers compares with the folder",
+        value=0.0,
+        limit=0.0,
     )
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..chat import FROM_TOKENIZER
-from ..errors import AbiTrainError, FormatError
+from ..errors import AbiTrainError, FormatError, UnsupportedError
 from ..generate import Generator
 from ..tokenizer import Tokenizer
-from .compare import Distance, Tally, Trained, along, follow
+from .compare import Distance, Stand, Tally, Trained, along, follow
 from .prompts import PROMPTS, TEXTS
 from .verdict import (
     PEER_LIMIT,
@@ -28,6 +28,7 @@ from .verdict import (
     judge_format,
     judge_noise,
     judge_peer,
+    judge_stand_in,
     together,
 )
 
@@ -179,10 +180,9 @@ def verify(
     check = check or Check()
     threads = check.threads or (1 if exported.stat().st_size < SMALL_BYTES else 0)
     with contextlib.ExitStack() as stack:
-        trained = Trained(model, adapter, threads=threads)
+        trained, findings = _reference(model, adapter, copy or exported, threads)
         stack.callback(trained.close)
         file = stack.enter_context(Generator.open(exported, threads=threads))
-        findings = list[Finding | None]()
         room = min(trained.context, file.info["context"]) - new_tokens
         asked = [*((one, True) for one in prompts), *((one, False) for one in texts)]
         given = [prompt_ids(file.tokenizer, one, chat=chat)[: max(1, room)] for one, chat in asked]
@@ -223,6 +223,19 @@ def verify(
         perplexity=perplexity,
         transformers=peer,
     )
+
+
+def _reference(
+    model: Path, adapter: Path | None, instead: Path, threads: int
+) -> tuple[Trained | Stand, list[Finding | None]]:
+    """The trained model, or where the engine of training does not run it, a file that holds the
+    same; then a finding says so."""
+    try:
+        trained = Trained(model, adapter, threads=threads)
+    except UnsupportedError as error:
+        said = f"the trained folder itself was not run ({error})"
+        return Stand(instead, threads=threads), [judge_stand_in(said)]
+    return trained, []
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, *, chat: bool = True) -> list[int]:
@@ -272,7 +285,7 @@ Answers = list[tuple[list[int], list[int], list[Any]]]
 
 def _format(
     exported: Path,
-    trained: Trained,
+    trained: Trained | Stand,
     answers: Answers,
     how: How,
     copy: Path | None,
@@ -285,7 +298,7 @@ def _format(
     tally = Tally(path)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(Generator.open(path, threads=threads, exact=True, cache="f32"))
-        if how == "exact":
+        if how == "exact" and isinstance(trained, Trained):
             own = Trained(exported, threads=threads)
             stack.callback(own.close)
             _require_same_config(own, trained)
@@ -298,7 +311,7 @@ def _format(
     return FormatCheck(how=how, dtype=copy_dtype, distance=tally.done())
 
 
-def _require_same_config(own: Trained, trained: Trained) -> None:
+def _require_same_config(own: Trained, trained: Trained | Stand) -> None:
     """Raise `FormatError` where the file's keys make another model than the folder's config.json:
     its own weights cannot tell."""
     for key in sorted({*own.config, *trained.config} - FREE):
@@ -367,7 +380,7 @@ def _judge_words(
 def _peer(
     model: Path,
     adapter: Path | None,
-    trained: Trained,
+    trained: Trained | Stand,
     answers: Answers,
     scratch: Path,
     threads: int,
@@ -395,7 +408,7 @@ def _peer(
 
 
 def _perplexity(
-    text: Path, trained: Trained, exported: Path, tokenizer: Tokenizer, threads: int
+    text: Path, trained: Trained | Stand, exported: Path, tokenizer: Tokenizer, threads: int
 ) -> Perplexity:
     from ..evaluate import perplexity
     from ..evaluate.scorer import NativeRunner, Scorer

@@ -28,14 +28,16 @@ STATE: Final = "trainer_state.json"
 @dataclass(frozen=True, kw_only=True)
 class Disk:
     """files: bytes of each file of the last checkpoint. checkpoints: how many stay. gguf_bytes: of
-    the export the recipe asks for; gguf_note says why it is not known. starting_adapter_bytes: of
-    the copy that pairs are compared with."""
+    the export the recipe asks for; gguf_note says why it is not known. export_mix, export_bytes: of
+    what `abi-train export --gguf` will write of the result, where that was asked about."""
 
     files: Mapping[str, int]
     state_bytes: int
     checkpoints: int
     gguf_bytes: int | None = None
     gguf_note: str | None = None
+    export_mix: str | None = None
+    export_bytes: int | None = None
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -50,7 +52,7 @@ class Disk:
     @property
     def total_bytes(self) -> int:
         """At the worst moment, with the exported file."""
-        return self.while_saving_bytes + (self.gguf_bytes or 0)
+        return self.while_saving_bytes + (self.gguf_bytes or 0) + (self.export_bytes or 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -62,6 +64,8 @@ class Disk:
             "while_saving_bytes": self.while_saving_bytes,
             "gguf_bytes": self.gguf_bytes,
             "gguf_note": self.gguf_note,
+            "export_mix": self.export_mix,
+            "export_bytes": self.export_bytes,
             "total_bytes": self.total_bytes,
         }
 
@@ -110,9 +114,19 @@ def native_disk(
 
 
 def gguf_bytes(
-    spec: RunSpec, config: Mapping[str, Any], *, dtype: str = "q8_0"
+    spec: RunSpec,
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "q8_0",
+    mix: str | None = None,
+    name: str | None = None,
 ) -> tuple[int | None, str | None]:
-    """Bytes of the file that the run's end will be exported to, or why that cannot be told."""
+    """Bytes of the file that the run's end will be exported to, or why that cannot be told.
+
+    mix: in place of dtype. name: `general.name`. (default: the recipe's `export_name`)
+    """
+    from ..export.metadata import about_run
+
     with tempfile.TemporaryDirectory(prefix="abi-train-plan-") as scratch:
         folder = Path(scratch)
         try:
@@ -121,9 +135,11 @@ def gguf_bytes(
                 folder,
                 folder / "out.gguf",
                 dtype=dtype,
-                name=spec.config.export_name,
+                mix=mix,
+                name=name or spec.config.export_name,
                 tokenizer_dir=spec.tokenizer_dir,
                 without_tokenizer=spec.tokenizer_dir is None,
+                about=about_run(spec),
             )
         except AbiTrainError as error:
             return None, str(error).replace(str(folder), str(spec.model))

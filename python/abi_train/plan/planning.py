@@ -23,6 +23,7 @@ from ..errors import AbiTrainError, ConfigError
 from ..model import Model
 from ..runspec import RunSpec
 from . import measuring, native_memory, torch_memory
+from .disk import gguf_bytes
 from .hardware import DENSE_SHARE, EXPERTS_SHARE, GIB, UNSURE, Flavor, Gpu, Prices, prices
 from .model_facts import ModelFacts, facts_of, of_config
 from .results import FlavorPlan, Memory, PhasePlan, Plan, Time, before_training
@@ -46,13 +47,15 @@ def plan(
     device: str = "cpu",
     prepare: Prepare | None = None,
     seconds: float = 15.0,
+    gguf: str | None = None,
 ) -> Plan:
     """The plan of a `RunSpec`, or of anything with `phases`.
 
     measure: make a few real updates in a process beside this one, about `seconds` for each phase.
     online: ask the Hub for prices, and for the shape of a model that is not here. device: `cpu`,
     the name of a GPU (A100) or of a flavour. prepare: makes the token files of a phase that are
-    not there; without it such a phase has no counts.
+    not there; without it such a phase has no counts. gguf: a mix of `abi_train.export.MIXES`, in
+    which the result will be exported: its exact size is told with the last phase.
 
     Raises `ConfigError` for what the recipe or `device` says wrong, `EngineError` when measuring
     fails, and what opening model and data raises.
@@ -65,6 +68,7 @@ def plan(
         rest = (known, gpu, measure, online, prepare, seconds, Path(name))
         if not phases:
             only = _plan_one("run", recipe, None, None, *rest)
+            only = _exported(only, gguf, recipe.run_dir)
             return Plan(name=recipe.run_dir.name or "run", phases=(only,), prices=known)
         for phase in phases:
             first = made[0] if made else None
@@ -72,7 +76,24 @@ def plan(
                 made.append(_plan_one(phase.name, phase.spec, phase, first, *rest))
             except AbiTrainError as error:
                 raise type(error)(f"phase {phase.name}: {error}") from None
+        made[-1] = _exported(made[-1], gguf, recipe.run_dir)
     return Plan(name=str(getattr(recipe, "name", "recipe")), phases=tuple(made), prices=known)
+
+
+def _exported(phase: PhasePlan, mix: str | None, run_dir: Path) -> PhasePlan:
+    """The phase with the size of the file that its result will be exported to."""
+    if mix is None:
+        return phase
+    from ..export import MIXES
+    from ..export.handover import ALIASES, name_of
+
+    name = ALIASES.get(mix.lower(), mix.lower())
+    if name not in MIXES:
+        raise ConfigError(f"gguf is {mix!r}; it must be one of {', '.join(MIXES)}")
+    size, note = gguf_bytes(phase.spec, phase.facts.config, mix=name, name=name_of(run_dir))
+    notes = [] if note is None else [f"the size of the GGUF in {name} is not known: {note}"]
+    disk = dataclasses.replace(phase.disk, export_mix=name, export_bytes=size)
+    return dataclasses.replace(phase, disk=disk, notes=(*phase.notes, *notes))
 
 
 def gpu_of(name: str, known: Prices) -> Gpu | None:

@@ -12,7 +12,10 @@ const gguf_export = abi.formats.gguf_export;
 
 pub fn abt_export_gguf(options: ?*const c.abt_export_options, bytes: ?*u64, tensors: ?*u64) callconv(.c) Status {
     var status: Status = c.ABT_STATUS_OK;
-    var given = readOptions(options, &status) orelse return status;
+    var arena: std.heap.ArenaAllocator = .init(out.gpa);
+    defer arena.deinit();
+
+    var given = readOptions(arena.allocator(), options, &status) orelse return status;
     const pool = abi.base.Pool.init(out.gpa, options.?.threads) catch |err| return failure.from(err, c.ABT_STATUS_INTERNAL, null);
     defer pool.deinit();
 
@@ -36,7 +39,10 @@ pub fn abt_export_gguf_size(options: ?*const c.abt_export_options, bytes: ?*u64)
     const result = bytes orelse return failure.nullArgument("bytes");
     result.* = 0;
     var status: Status = c.ABT_STATUS_OK;
-    const given = readOptions(options, &status) orelse return status;
+    var arena: std.heap.ArenaAllocator = .init(out.gpa);
+    defer arena.deinit();
+
+    const given = readOptions(arena.allocator(), options, &status) orelse return status;
     var diag: failure.Diagnostic = .{};
     result.* = gguf_export.predictSize(out.gpa, out.io(), given, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
     return c.ABT_STATUS_OK;
@@ -67,7 +73,7 @@ const Merged = struct {
     }
 };
 
-fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_export.Options {
+fn readOptions(arena: std.mem.Allocator, options: ?*const c.abt_export_options, status: *Status) ?gguf_export.Options {
     const o = options orelse {
         status.* = failure.nullArgument("options");
         return null;
@@ -82,6 +88,7 @@ fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_exp
         status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "mix is \"{s}\"; it must be " ++ abi.formats.gguf_mix.Mix.names, .{name[0..@min(name.len, 40)]});
         return null;
     } else null;
+    const about = if (out.optionalString(o.about_json)) |text| readFacts(arena, text, status) orelse return null else &.{};
     const dtype = if (mix != null) "f32" else out.string(o.dtype, "dtype", status) orelse return null;
     return .{
         .source = .{ .folder = source },
@@ -93,8 +100,52 @@ fn readOptions(options: ?*const c.abt_export_options, status: *Status) ?gguf_exp
         },
         .name = out.optionalString(o.name),
         .tokenizer = if (o.without_tokenizer != 0) .none else if (out.optionalString(o.tokenizer_dir)) |folder| .{ .folder = folder } else .from_source,
+        .about = about,
         .pre = out.optionalString(o.pre),
     };
+}
+
+/// An object of texts and whole numbers, under keys that the exporter does not write itself.
+fn readFacts(arena: std.mem.Allocator, text: []const u8, status: *Status) ?[]const gguf_export.Fact {
+    var diag: failure.Diagnostic = .{};
+    const value = abi.formats.json.parse(arena, text, .{ .size_bytes = 1 << 20 }, &diag) catch |err| {
+        status.* = failure.from(err, c.ABT_STATUS_INVALID_ARGUMENT, &diag);
+        return null;
+    };
+    const object = switch (value) {
+        .object => |object| object,
+        else => {
+            status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "about_json is no object of keys and values", .{});
+            return null;
+        },
+    };
+    const facts = arena.alloc(gguf_export.Fact, object.count()) catch |err| {
+        status.* = failure.from(err, c.ABT_STATUS_INTERNAL, null);
+        return null;
+    };
+    for (facts, object.keys(), object.values()) |*fact, key, held| {
+        fact.* = .{ .key = key, .value = switch (held) {
+            .string => |string| .{ .text = string },
+            .integer => |n| .{ .count = std.math.cast(u32, n) orelse return refuseFact(key, status) },
+            else => return refuseFact(key, status),
+        } };
+        if (!isFree(key)) return refuseFact(key, status);
+    }
+    return facts;
+}
+
+fn refuseFact(key: []const u8, status: *Status) ?[]const gguf_export.Fact {
+    status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "about_json: \"{f}\" is no text or 32-bit number under a key of general. that is free", .{abi.base.bytes.printable(key[0..@min(key.len, 64)])});
+    return null;
+}
+
+fn isFree(key: []const u8) bool {
+    const prefix = "general.";
+    if (!std.mem.startsWith(u8, key, prefix) or key.len == prefix.len or key.len > 200) return false;
+    for ([_][]const u8{ "architecture", "type", "name", "file_type", "quantization_version", "alignment" }) |own| {
+        if (std.mem.eql(u8, key[prefix.len..], own)) return false;
+    }
+    return true;
 }
 
 pub fn abt_export_adapter_gguf(options: ?*const c.abt_adapter_export_options, bytes: ?*u64, tensors: ?*u64) callconv(.c) Status {

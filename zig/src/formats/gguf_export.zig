@@ -57,12 +57,20 @@ pub const Options = struct {
     /// `general.name`; null = the last part of the source folder's path, or `abi_train`.
     name: ?[]const u8 = null,
     tokenizer: Tokenizer = .from_source,
+    /// Said of the model behind its name: licence, what it was made from.
+    about: []const Fact = &.{},
     /// llama.cpp's name for the pre-tokenizer, where its regex is not known.
     pre: ?[]const u8 = null,
     /// Added to the source's numbers on the way: an adapter.
     delta: ?Delta = null,
     /// Converts rows on its threads; null = on this one.
     pool: ?*base.Pool = null,
+};
+
+/// A key of `general.` and what it holds.
+pub const Fact = struct {
+    key: []const u8,
+    value: union(enum) { text: []const u8, count: u32 },
 };
 
 pub const Report = struct {
@@ -172,6 +180,10 @@ fn plan(gpa: std.mem.Allocator, storage: Storage, options: Options, source: *con
     try header.put([]const u8, "general.architecture", @tagName(architecture));
     try header.put([]const u8, "general.type", "model");
     try header.put([]const u8, "general.name", options.name orelse nameOf(options.source));
+    for (options.about) |fact| switch (fact.value) {
+        .text => |text| try header.put([]const u8, fact.key, text),
+        .count => |count| try header.put(u32, fact.key, count),
+    };
     const base_type = if (options.mix) |mix| mix.baseType() else options.dtype;
     const keeps_blocks = keepsBlocks(options, source);
     // With floats around them, MXFP4 is what the file is about.
