@@ -354,8 +354,7 @@ class LoraConfig:
     def for_native(self, *, seed: int) -> dict[str, Any]:
         """The form the native library reads; `seed` is the run's."""
         values = self.to_dict()
-        for name in ("target_parameters", "export_gguf_path"):
-            values.pop(name, None)
+        values.pop("export_gguf_path", None)
         values["seed"] = seed if self.seed is None else self.seed
         values["adapter"] = None if self.adapter is None else str(self.adapter.resolve())
         return values

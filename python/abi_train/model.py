@@ -15,7 +15,6 @@ from .errors import (
     FileAccessError,
     FormatError,
     MissingFileError,
-    UnsupportedError,
 )
 from .owned import Owned
 from .tokenizer import as_ids
@@ -60,7 +59,6 @@ class Model(Owned):
 
         Raises MissingFileError, or FormatError naming the file, the tensor and the rule.
         """
-        _require_dense(path)
         return cls(_native.model.open(path, dtype))
 
     @classmethod
@@ -77,7 +75,6 @@ class Model(Owned):
         every machine; float64 weights are the float32 ones before rounding. Raises ConfigError.
         """
         text = _config_text(config)
-        _require_dense_config(text, "the configuration" if isinstance(config, Mapping) else config)
         try:
             return cls(_native.model.random(text, seed, dtype))
         except (ConfigError, FormatError) as error:
@@ -218,37 +215,6 @@ class Model(Owned):
         """Writes ABI's checkpoint file: ABIC, or ABLC (without moments) if not `weights_only`."""
         _native.model.export_checkpoint(self.native, path, weights_only, step)
         return Path(path)
-
-
-def _require_dense(path: str | os.PathLike[str]) -> None:
-    """Raise UnsupportedError for a model with experts, which the native engine does not hold yet.
-
-    Whatever else is wrong with the file is left for the library to say.
-    """
-    file = Path(path)
-    try:
-        if file.is_dir():
-            text = (file / "config.json").read_text(encoding="utf-8")
-        else:
-            with file.open("rb") as opened:
-                start = opened.read(4096)
-            found = start.startswith(b"GGUF") and b"\x07\0\0\0\0\0\0\0gpt-oss" in start
-            text = '{"model_type": "gpt_oss"}' if found else ""
-    except (OSError, UnicodeDecodeError):
-        return
-    _require_dense_config(text, path)
-
-
-def _require_dense_config(text: str, name: object) -> None:
-    try:
-        found = json.loads(text).get("model_type") == "gpt_oss"
-    except (ValueError, AttributeError, RecursionError):
-        return
-    if found:
-        raise UnsupportedError(_NO_EXPERTS.format(name))
-
-
-_NO_EXPERTS = "{}: a gpt_oss, whose experts the native engine does not hold yet; use engine trl"
 
 
 def _config_path(config: str | os.PathLike[str]) -> Path:

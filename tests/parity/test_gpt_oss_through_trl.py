@@ -24,7 +24,7 @@ from abi_train.config import LlmTrainingConfig
 from abi_train.data.rows import TokenRows
 from abi_train.engines.trl.model import attention_kind, load_model
 from abi_train.engines.trl.runner import TorchRunner
-from abi_train.errors import AbiTrainError, ConfigError
+from abi_train.errors import ConfigError
 from abi_train.runspec import RunSpec
 from abi_train.sample.tiny import expand, make_gpt_oss
 
@@ -170,9 +170,6 @@ def test_names_that_it_does_not_have_are_refused_with_those_it_has(made: Path) -
         engines.run(spec_of(made, "run", method="lora", lora=lora))
     with pytest.raises(ConfigError, match="must be 0"):
         dataclasses.replace(EXPERTS, lora_dropout=0.1)
-    spec = spec_of(made, "run", method="lora", lora=EXPERTS, engine="native")
-    with pytest.raises(AbiTrainError, match="use engine trl"):
-        engines.run(spec)
 
 
 def test_all_linear_means_what_it_has(made: Path) -> None:

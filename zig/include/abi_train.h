@@ -410,8 +410,8 @@ typedef struct abt_parameter {
     size_t name_size;
     uint64_t offset;                  /* first element in the flat array */
     uint64_t count;                   /* elements */
-    uint64_t shape[2];                /* (rows, columns) = (out, in); a vector: (length, 1) */
-    uint32_t rank;                    /* 1 or 2 */
+    uint64_t shape[3];                /* `rank` of them: (out, in) of a matrix; experts, in, out of experts; the rest 1 */
+    uint32_t rank;                    /* 1 to 3 */
     uint32_t decays;                  /* 1: weight decay applies */
 } abt_parameter;
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from .. import _native
 from .. import checkpoint as folders
 from ..adapters import LoraConfig, other_base
-from ..config import broken
 from ..dataset import TokenizedDataset
 from ..memory import peak_bytes
 from ..model import Model
@@ -138,11 +137,7 @@ def native_lora(lora: LoraConfig, model: Path) -> LoraConfig:
 
     Raises `ConfigError` for what this engine does not have.
     """
-    lora = lora.resolved(model)
-    if lora.target_parameters:
-        rule = "the native engine has no experts; use engine trl"
-        raise broken("lora.target_parameters", ", ".join(lora.target_parameters), rule)
-    return lora
+    return lora.resolved(model)
 
 
 def open_any(path: Path, *, seed: int, dtype: str) -> Model:

@@ -130,12 +130,7 @@ def available_bytes() -> int | None:
 
 def count(spec: RunSpec, facts: ModelFacts) -> Counted:
     """Ask the native library. Raises `ConfigError` for what it cannot do, `DataError` for data."""
-    native = facts.is_native and not (spec.lora is not None and spec.lora.target_parameters)
-    if spec.engine == "native" and spec.lora is not None and spec.lora.target_parameters:
-        from ..engines.native import native_lora
-
-        native_lora(spec.lora, spec.model)  # says why not
-    told = ask(spec, facts, native=native)
+    told = ask(spec, facts, native=facts.is_native)
     updates = int(told["updates"]) or None
     training, evaluation = told["training"], told["evaluation"]
     in_all = 0
@@ -156,7 +151,7 @@ def count(spec: RunSpec, facts: ModelFacts) -> Counted:
 
     return Counted(
         told=told,
-        native=native,
+        native=facts.is_native,
         updates=updates,
         updates_per_epoch=int(told["updates_per_epoch"]) or None,
         micro_batches=0 if training is None else int(training["micro_batches"]),

@@ -155,7 +155,7 @@ pub fn describe(p: *const abi.arch.Parameter) c.abt_parameter {
         .name_size = p.name.len,
         .offset = p.offset,
         .count = p.len,
-        .shape = .{ p.shape[0], p.shape[1] },
+        .shape = .{ p.full[0], p.full[1], p.full[2] },
         .rank = p.rank,
         .decays = @intFromBool(p.role.decays()),
     };

@@ -1,7 +1,7 @@
 //! A model used where it lies: a Hugging Face folder or a GGUF file, mapped, each parameter a stored matrix.
 //!
 //! For bases that no gradient changes. Matrices stay in the file's own type and order (`tensor.StoredMatrix` serves their rows in
-//! Hugging Face's order); norms and biases, a thousandth of a model, are copied as f32. Memory is the file's pages and those copies.
+//! Hugging Face's order), experts' as blocks of MXFP4 too; norms, sinks and biases, a thousandth of a model, are copied as f32. Memory is the file's pages and those copies.
 //! The same checks as for loading: names, shapes, types, nothing missing or left over, checksums, no scale or number that is none.
 //! The files must not be cut short while they are mapped. Does not know: products, gradients.
 
@@ -64,6 +64,11 @@ pub fn openOn(gpa: Allocator, storage: Storage, path: []const u8, diag: *Diagnos
     return builder.openAny(storage, path);
 }
 
+/// Vectors, and the biases of experts, which are several vectors: everything that is added and not multiplied.
+pub fn isCopied(param: *const arch.Parameter) bool {
+    return param.rank == 1 or param.role.isBias();
+}
+
 const Builder = struct {
     gpa: Allocator,
     arena: std.heap.ArenaAllocator,
@@ -103,7 +108,7 @@ const Builder = struct {
         var shards = try model_file.Shards.open(self.gpa, storage, path, self.diag);
         defer shards.close(self.gpa);
 
-        const sources = try self.gpa.alloc(?*const formats.safetensors.Tensor, layout.parameters.len);
+        const sources = try self.gpa.alloc(model_file.Source, layout.parameters.len);
         defer self.gpa.free(sources);
 
         const matrices = try self.arena.allocator().alloc(StoredMatrix, layout.parameters.len);
@@ -125,16 +130,25 @@ const Builder = struct {
         self: *Builder,
         layout: *const arch.Layout,
         shards: []const model_file.Shard,
-        sources: []?*const formats.safetensors.Tensor,
+        sources: []model_file.Source,
         matrices: []StoredMatrix,
     ) Error!void {
         try model_file.match(self.gpa, layout, shards, sources, self.diag);
         for (layout.parameters, sources, matrices) |*param, source, *matrix| {
-            const found = source.?;
-            matrix.* = if (param.rank == 1) try self.copied(param, found) else .{
+            const found = source.values.?;
+            matrix.* = if (source.scales) |scales| .{
+                .dtype = .mxfp4,
+                .rows = param.shape[1],
+                .columns = param.shape[0],
+                .count = param.count(),
+                .bytes = found.bytes,
+                .scales = scales.bytes,
+                .turned = true,
+            } else if (isCopied(param)) try self.copied(param, found) else .{
                 .dtype = found.dtype,
                 .rows = param.shape[0],
                 .columns = param.shape[1],
+                .count = param.count(),
                 .bytes = found.bytes,
             };
             try self.checkFinite(param, matrix.*);
@@ -168,10 +182,15 @@ const Builder = struct {
 
         const matrices = try self.arena.allocator().alloc(StoredMatrix, layout.parameters.len);
         for (layout.parameters, matrices) |*param, *matrix| {
-            if (param.rank == 1) {
+            if (isCopied(param)) {
                 const out = try self.vector(param);
                 source.read(param, out) catch return self.notFinite(param);
                 matrix.* = asMatrix(out);
+                continue;
+            }
+            if (param.role.isExpertWeight()) {
+                matrix.* = try self.expertsOf(&source, param);
+                try self.checkFinite(param, matrix.*);
                 continue;
             }
             const info = source.tensorOf(param);
@@ -187,6 +206,27 @@ const Builder = struct {
         return self.finish(source.config, layout, matrices);
     }
 
+    /// Experts' weights, gate and up in two tensors.
+    fn expertsOf(self: *Builder, source: *const formats.gguf_import.Import, param: *const arch.Parameter) Error!StoredMatrix {
+        const parts = formats.name_map.parts(param.role);
+        const first = source.partOf(param, parts[0]);
+        const last = source.partOf(param, parts[parts.len - 1]);
+        if (first.dtype != last.dtype) {
+            self.diag.set("tensors {s} and {s} have types {s} and {s}; a base that stays in its file needs them in one type. " ++
+                "Quantise both alike, or train through the engine trl", .{ first.name, last.name, first.dtype.label(), last.dtype.label() });
+            return error.UnsupportedTensorType;
+        }
+        return .{
+            .dtype = first.dtype,
+            .rows = param.shape[1],
+            .columns = param.shape[0],
+            .count = param.count(),
+            .bytes = first.data,
+            .odd = if (parts.len > 1) last.data else null,
+            .turned = true,
+        };
+    }
+
     fn vector(self: *Builder, param: *const arch.Parameter) Error![]f32 {
         const out = try self.arena.allocator().alloc(f32, param.len);
         self.copied_bytes += out.len * @sizeOf(f32);
@@ -198,8 +238,8 @@ const Builder = struct {
     }
 
     fn checkFinite(self: *Builder, param: *const arch.Parameter, matrix: StoredMatrix) Error!void {
-        std.debug.assert(matrix.bytes.len == matrix.rows * matrix.rowBytes()); // Both readers compared the shape.
-        const finite = tensor.blocks.allFinite(matrix.dtype, matrix.bytes) catch {
+        std.debug.assert(matrix.isWhole()); // Both readers compared the shape.
+        const finite = matrix.allFinite() catch {
             self.diag.set("tensor of \"{s}\" has type {s}, which cannot be used as it is stored", .{ param.name, matrix.dtype.label() });
             return error.UnsupportedTensorType;
         };

@@ -50,7 +50,7 @@ fn changesOuter(layout: *const arch.AdapterLayout) bool {
 /// W + sign·s·B·A for all modules; the largest half unit in the last place of what was there and of what is there now, added up.
 fn addAll(comptime T: type, gpa: Allocator, model: *LoadedModel(T), adapter: *const LoadedAdapter(T), sign: f64) error{OutOfMemory}!f64 {
     var widest: usize = 0;
-    for (adapter.layout.modules) |m| widest = @max(widest, if (m.target == .embed_tokens) m.out else m.in);
+    for (adapter.layout.modules) |m| widest = @max(widest, if (m.target == .embed_tokens or m.target.isExperts()) m.out else m.in);
     const row = try gpa.alloc(f64, widest);
     defer gpa.free(row);
 
@@ -60,16 +60,16 @@ fn addAll(comptime T: type, gpa: Allocator, model: *LoadedModel(T), adapter: *co
         const a = m.a.sliceConst(T, adapter.values);
         const b = m.b.sliceConst(T, adapter.values);
         const scale = sign * m.scale;
-        if (m.target == .embed_tokens) {
-            // Stored [in, out]: row i gets B · A[:, i].
-            for (0..m.in) |i| {
+        if (m.target == .embed_tokens or m.target.isExperts()) {
+            // Stored [in, out]: row i gets B · A[:, i]. An embedding is one such matrix, experts are several.
+            for (0..m.experts) |e| for (0..m.in) |i| {
                 const sum = row[0..m.out];
                 for (sum, 0..) |*s, o| {
                     s.* = 0;
-                    for (0..m.rank) |r| s.* += @as(f64, b[o * m.rank + r]) * a[r * m.in + i];
+                    for (0..m.rank) |r| s.* += @as(f64, b[(o * m.rank + r) * m.experts + e]) * a[(e * m.rank + r) * m.in + i];
                 }
-                distance = @max(distance, addRow(T, weight[i * m.out ..][0..m.out], sum, scale));
-            }
+                distance = @max(distance, addRow(T, weight[(e * m.in + i) * m.out ..][0..m.out], sum, scale));
+            };
             continue;
         }
         for (0..m.out) |o| {

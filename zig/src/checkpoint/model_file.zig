@@ -11,6 +11,7 @@ const arch = @import("arch");
 const formats = @import("formats");
 const folder = @import("folder.zig");
 const gguf_model = @import("gguf_model.zig");
+const expert_blocks = @import("expert_blocks.zig");
 const Allocator = std.mem.Allocator;
 const Diagnostic = base.Diagnostic;
 const Storage = base.storage.Storage;
@@ -119,7 +120,7 @@ fn loadFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const 
     var shards = try Shards.open(gpa, storage, path, diag);
     defer shards.close(gpa);
 
-    const sources = try gpa.alloc(?*const safetensors.Tensor, layout.parameters.len);
+    const sources = try gpa.alloc(Source, layout.parameters.len);
     defer gpa.free(sources);
 
     match(gpa, &layout, shards.list.items, sources, diag) catch |err| {
@@ -131,8 +132,10 @@ fn loadFolder(comptime T: type, gpa: Allocator, storage: Storage, path: []const 
 
     for (layout.parameters, sources) |p, source| {
         const out = p.slice(T, weights);
-        if (!source.?.read(T, out)) {
-            diag.set("{s}: tensor \"{s}\" has type {s}; weights must be floats", .{ path, p.name, source.?.dtype.label() });
+        if (source.scales) |scales| {
+            expert_blocks.expand(T, &p, source.values.?.bytes, scales.bytes, out);
+        } else if (!source.values.?.read(T, out)) {
+            diag.set("{s}: tensor \"{s}\" has type {s}; weights must be floats", .{ path, p.name, source.values.?.dtype.label() });
             return error.WrongDType;
         }
         if (firstNonFinite(T, out)) |at| {
@@ -262,12 +265,19 @@ pub const Shards = struct {
     }
 };
 
+/// Where a parameter's numbers are: in one tensor, or in codes of MXFP4 and their scales.
+pub const Source = struct {
+    values: ?*const safetensors.Tensor = null,
+    /// Not null: `values` are codes.
+    scales: ?*const safetensors.Tensor = null,
+};
+
 /// Finds each parameter's tensor. After it every source is set, of the right shape, and nothing is left over.
 pub fn match(
     gpa: Allocator,
     layout: *const arch.Layout,
     shards: []const Shard,
-    sources: []?*const safetensors.Tensor,
+    sources: []Source,
     diag: *Diagnostic,
 ) MatchError!void {
     var by_name: std.StringHashMapUnmanaged(u32) = .empty;
@@ -275,18 +285,19 @@ pub fn match(
 
     try by_name.ensureTotalCapacity(gpa, @intCast(layout.parameters.len));
     for (layout.parameters, 0..) |p, i| by_name.putAssumeCapacity(p.name, @intCast(i));
-    @memset(sources, null);
+    @memset(sources, .{});
+    var blocks = try expert_blocks.Blocks.init(gpa, layout);
+    defer blocks.deinit(gpa);
     const tied = layout.get(null, .output) == null;
     var tied_head: ?*const safetensors.Tensor = null;
     var unexpected: ?[]const u8 = null;
     var unexpected_count: usize = 0;
     for (shards) |*shard| for (shard.file.tensors) |*t| {
         if (by_name.get(t.name)) |i| {
-            if (sources[i] != null) {
-                diag.set("tensor \"{s}\" is there twice", .{t.name});
-                return error.DuplicateTensor;
-            }
-            sources[i] = t;
+            if (sources[i].values != null) return twice(t.name, diag);
+            sources[i].values = t;
+        } else if (blocks.take(t)) |again| {
+            if (again) return twice(t.name, diag);
         } else if (tied and std.mem.eql(u8, t.name, "lm_head.weight")) {
             tied_head = t;
         } else if (std.mem.endsWith(u8, t.name, "rotary_emb.inv_freq")) {
@@ -296,8 +307,12 @@ pub fn match(
             unexpected_count += 1;
         }
     };
-    for (layout.parameters, sources) |*p, source| {
-        const t = source orelse {
+    for (layout.parameters, sources, 0..) |*p, *source, i| {
+        if (try blocks.sourceOf(p, i, source.values != null, diag)) |pair| {
+            source.* = pair;
+            continue;
+        }
+        const t = source.values orelse {
             const hint = if (p.role == .output) ". If the embeddings are tied, config.json should say tie_word_embeddings" else "";
             diag.set("tensor \"{s}\" is missing{s}", .{ p.name, hint });
             return error.MissingTensor;
@@ -316,13 +331,18 @@ pub fn match(
         return error.UnexpectedTensor;
     }
     if (tied_head) |head| {
-        const embedding = sources[0].?; // The layout begins with the token embedding.
+        const embedding = sources[0].values.?; // The layout begins with the token embedding.
         if (head.dtype != embedding.dtype or !std.mem.eql(u8, head.bytes, embedding.bytes)) {
             diag.set("\"lm_head.weight\" differs from the embeddings, but config.json ties them. " ++
                 "Set tie_word_embeddings to false to keep the head", .{});
             return error.TiedHeadDiffers;
         }
     }
+}
+
+fn twice(name: []const u8, diag: *Diagnostic) MatchError {
+    diag.set("tensor \"{s}\" is there twice", .{name});
+    return error.DuplicateTensor;
 }
 
 /// Position of the first NaN or infinity.
@@ -341,6 +361,7 @@ pub fn firstNonFinite(comptime T: type, values: []const T) ?usize {
 
 test {
     _ = gguf_model;
+    _ = expert_blocks;
     _ = @import("model_file_test.zig");
 }
 

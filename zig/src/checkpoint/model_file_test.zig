@@ -22,7 +22,7 @@ pub const small: arch.ModelConfig = .{
     .tie_word_embeddings = false,
 };
 
-const Part = struct {
+pub const Part = struct {
     name: []const u8,
     dtype: tensor.DType,
     shape: []const usize,
@@ -50,6 +50,7 @@ pub fn writeParts(s: base.storage.Storage, path: []const u8, parts: []const Part
                 .f64 => try writer.writeBytes(std.mem.asBytes(&@as(f64, v))),
                 .f16 => try writer.writeBytes(std.mem.asBytes(&tensor.convert.f32ToF16(v))),
                 .bf16 => try writer.writeBytes(std.mem.asBytes(&tensor.convert.f32ToBf16(v))),
+                .u8 => try writer.writeBytes(&.{@as(u8, @round(v))}),
                 else => try writer.writeBytes(@as([8]u8, @splat(0))[0..p.dtype.blockBytes()]),
             }
         }
@@ -96,7 +97,7 @@ pub const Rig = struct {
         testing.allocator.destroy(self.disk);
     }
 
-    fn load(self: *Rig, comptime T: type) !model_file.LoadedModel(T) {
+    pub fn load(self: *Rig, comptime T: type) !model_file.LoadedModel(T) {
         return model_file.loadModelOn(T, testing.allocator, self.disk.storage(), "m", &self.diag);
     }
 
@@ -113,7 +114,7 @@ pub const Rig = struct {
         }
     }
 
-    fn expectRefused(self: *Rig, expected: model_file.Error, wanted: []const u8) !void {
+    pub fn expectRefused(self: *Rig, expected: model_file.Error, wanted: []const u8) !void {
         try testing.expectError(expected, self.load(f32));
         testing.expect(std.mem.find(u8, self.diag.text(), wanted) != null) catch |err| {
             std.debug.print("wanted \"{s}\" in: {s}\n", .{ wanted, self.diag.text() });

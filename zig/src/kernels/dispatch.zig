@@ -11,7 +11,7 @@ const Joins = @import("merge_args.zig").Joins;
 const Activations = @import("activations.zig").Activations;
 const AttentionArgs = @import("attention_args.zig").Args;
 
-/// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, update.zig.
+/// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, experts.zig, update.zig.
 pub fn Table(comptime T: type) type {
     return struct {
         gemm_workspace: *const fn () callconv(.c) usize,
@@ -42,6 +42,8 @@ pub fn Table(comptime T: type) type {
         swiglu_forward: *const fn (n: usize, out: [*]T, gate: [*]const T, up: [*]const T) callconv(.c) void,
         clamped_swiglu_forward: *const fn (n: usize, out: [*]T, gate: [*]const T, up: [*]const T, alpha: T, limit: T) callconv(.c) void,
         swiglu_backward: *const fn (n: usize, dgate: [*]T, dup: [*]T, dout: [*]const T, gate: [*]const T, up: [*]const T) callconv(.c) void,
+        expert_forward: *const fn (n: usize, out: [*]T, gate_up: [*]const T, limit: T, alpha: T) callconv(.c) void,
+        expert_backward: *const fn (n: usize, dgate_up: [*]T, dout: [*]const T, gate_up: [*]const T, limit: T, alpha: T, factor: T) callconv(.c) void,
         rope: *const fn (heads: usize, half: usize, x: [*]T, cos: [*]const T, sin: [*]const T, sign: T) callconv(.c) void,
         exp: *const fn (n: usize, x: [*]const T, y: [*]T) callconv(.c) void,
 
@@ -80,6 +82,7 @@ pub const WeightTable = struct {
     expand_q5_k: Expand,
     expand_q6_k: Expand,
     expand_mxfp4: Expand,
+    expand_mxfp4_pairs: *const fn (n: usize, codes: [*]const u8, scales: [*]const u8, out: [*]f32) callconv(.c) void,
 };
 
 pub const Round = *const fn (n: usize, x: [*]const f32, out: *const Activations) callconv(.c) void;

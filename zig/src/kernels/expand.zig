@@ -132,6 +132,35 @@ pub const Kernels = struct {
     }
 };
 
+/// MXFP4 as Hugging Face keeps it, codes of neighbours in one byte and the scales apart.
+pub const Pairs = struct {
+    pub fn expand_mxfp4_pairs(n: usize, codes: [*]const u8, scales: [*]const u8, out: [*]f32) callconv(.c) void {
+        for (0..n / 32) |b| {
+            const e: u32 = scales[b];
+            const d = splat(@bitCast(if (e < 2) @as(u32, 0x0020_0000) << @intCast(e) else (e - 1) << 23));
+            const block: @Vector(16, u8) = @as(*align(1) const [16]u8, @ptrCast(codes + 16 * b)).*;
+            inline for (0..32 / vl) |p| {
+                const q = @shuffle(u8, block, undefined, twice(p * vl / 2));
+                const code = @select(u8, second, q >> @splat(4), q & @as(Bytes, @splat(15)));
+                store(out, b * 32 + p * vl, signed(doubled(code)) * d);
+            }
+        }
+    }
+
+    /// Each byte from `first` on for two lanes.
+    fn twice(comptime first: i32) @Vector(vl, i32) {
+        var lanes_of: [vl]i32 = undefined;
+        for (&lanes_of, 0..) |*lane, i| lane.* = first + @as(i32, i) / 2;
+        return lanes_of;
+    }
+
+    const second: @Vector(vl, bool) = blk: {
+        var list: [vl]bool = undefined;
+        for (&list, 0..) |*x, i| x.* = i % 2 == 1;
+        break :blk list;
+    };
+};
+
 /// Factor and minimum of each of the 8 parts of a q4_K or q5_K block, spread over a register.
 const Scales = struct {
     factor: [8]V,

@@ -10,6 +10,7 @@ const attention = @import("attention.zig");
 const columns = @import("columns.zig");
 const rows = @import("rows.zig");
 const gates = @import("gates.zig");
+const experts = @import("experts.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
 const expand = @import("expand.zig");
@@ -23,7 +24,7 @@ const merging = @import("merging.zig");
 comptime {
     @setEvalBranchQuota(100_000);
     for (.{ f32, f64 }) |T| {
-        for (.{ gemm.Kernels(T), attention.Kernels(T), columns.Kernels(T), rows.Kernels(T), update.Kernels(T) }) |Family| {
+        for (.{ gemm.Kernels(T), attention.Kernels(T), columns.Kernels(T), rows.Kernels(T), experts.Kernels(T), update.Kernels(T) }) |Family| {
             for (@typeInfo(Family).@"struct".decl_names) |name| {
                 @export(&@field(Family, name), .{
                     .name = "abt_k_" ++ name ++ "_" ++ @typeName(T) ++ "_" ++ lanes.level,
@@ -32,7 +33,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, quantise.Kernels, quantised.Kernels, panels.Kernels, words.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, expand.Pairs, quantise.Kernels, quantised.Kernels, panels.Kernels, words.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

@@ -77,6 +77,12 @@ pub fn Activations(comptime T: type) type {
             gate: Buffer,
             up: Buffer,
             low: ?ops.swiglu.Low,
+            /// With experts, K a token: the router's logits (N, E), which experts it chose and their weights (N, K), and their gate and
+            /// up in turn (N·K, 2F). Empty without.
+            router: Buffer,
+            chosen: []u32,
+            routed: Buffer,
+            gate_up: Buffer,
         };
 
         /// Shared by all layers.
@@ -97,6 +103,24 @@ pub fn Activations(comptime T: type) type {
             dattention: Buffer,
             product: Buffer,
             dproduct: Buffer,
+            experts: Experts,
+        };
+
+        /// Of a layer with experts; rows are (token, expert) pairs in the order of experts. All empty without experts.
+        pub const Experts = struct {
+            /// Inputs of experts, then their gradients; outputs, or their gradients (N·K, C).
+            rows: Buffer,
+            outputs: Buffer,
+            /// What stands between the two products, and its gradient (N·K, F).
+            act: Buffer,
+            dact: Buffer,
+            /// Gradients of the router's logits (N, E) and weights (N, K).
+            drouter: Buffer,
+            drouted: Buffer,
+            /// `ops.experts.Groups`: (E + 1), (N·K), (N·K).
+            starts: []u32,
+            slots: []u32,
+            row_of: []u32,
         };
 
         const Self = @This();
@@ -109,7 +133,11 @@ pub fn Activations(comptime T: type) type {
             const a = arena.allocator();
             const n = std.math.mul(usize, capacity.batch, capacity.time) catch return error.OutOfMemory;
             const c: usize = config.hidden_size;
-            const f: usize = config.intermediate_size;
+            const experts: usize = config.num_local_experts;
+            const f: usize = if (experts > 0) 0 else config.intermediate_size;
+            const expert_f: usize = if (experts > 0) config.intermediate_size else 0;
+            const k: usize = config.num_experts_per_tok;
+            const r = n *| k;
             const q = config.queryWidth();
             const kv = config.keyValueWidth();
             const heads: usize = config.num_attention_heads;
@@ -120,10 +148,10 @@ pub fn Activations(comptime T: type) type {
 
             // Room that is idle while the head works: gradients inside a layer, and maybe the buffers all layers share.
             const attention_gradients = [_]usize{ n *| q, n *| kv, n *| kv, n *| q };
-            const mlp = [_]usize{ n *| f, n *| f };
+            const mlp = [_]usize{ n *| f, n *| f, r *| c, r *| c, r *| expert_f, r *| expert_f };
             const gradients = @max(room(&attention_gradients), room(&mlp));
             const lends = capacity.lendsLayers(config.num_hidden_layers);
-            const shared = [_]usize{ n *| q, n *| kv, n *| kv, n *| q *| normed_heads, n *| kv *| normed_heads, n *| q, n *| f, n *| f };
+            const shared = [_]usize{ n *| q, n *| kv, n *| kv, n *| q *| normed_heads, n *| kv *| normed_heads, n *| q, n *| f, n *| f, r *| (2 * expert_f) };
             const idle = try a.alignedAlloc(u8, .@"64", @max(capacity.head_bytes, gradients +| if (lends) room(&shared) else 0));
             var of_attention: std.heap.FixedBufferAllocator = .init(idle[0..gradients]);
             var of_mlp: std.heap.FixedBufferAllocator = .init(idle[0..gradients]);
@@ -137,6 +165,7 @@ pub fn Activations(comptime T: type) type {
                 if (capacity.recompute and l > 0) {
                     layer.* = layers[0];
                     layer.input = input;
+                    layer.router = try buffer(a, n, experts);
                 } else layer.* = .{
                     .input = input,
                     .input_rstd = try buffer(a, n, 1),
@@ -153,6 +182,10 @@ pub fn Activations(comptime T: type) type {
                     .gate = if (shares_gates) layers[0].gate else try buffer(wide, n, f),
                     .up = if (shares_gates) layers[0].up else try buffer(wide, n, f),
                     .low = if (capacity.low_gates) .{ .gate = try words(a, n, f), .up = try words(a, n, f) } else null,
+                    .router = try buffer(a, n, experts),
+                    .chosen = try a.alloc(u32, r),
+                    .routed = try buffer(a, n, k),
+                    .gate_up = try buffer(wide, r, 2 * expert_f),
                 };
             }
             return .{
@@ -173,6 +206,17 @@ pub fn Activations(comptime T: type) type {
                     .dattention = try buffer(of_attention.allocator(), n, q),
                     .product = try buffer(of_mlp.allocator(), n, f),
                     .dproduct = try buffer(of_mlp.allocator(), n, f),
+                    .experts = .{
+                        .rows = try buffer(of_mlp.allocator(), r, if (experts > 0) c else 0),
+                        .outputs = try buffer(of_mlp.allocator(), r, if (experts > 0) c else 0),
+                        .act = try buffer(of_mlp.allocator(), r, expert_f),
+                        .dact = try buffer(of_mlp.allocator(), r, expert_f),
+                        .drouter = try buffer(a, n, experts),
+                        .drouted = try buffer(a, n, k),
+                        .starts = try a.alloc(u32, if (experts > 0) experts + 1 else 0),
+                        .slots = try a.alloc(u32, r),
+                        .row_of = try a.alloc(u32, r),
+                    },
                 },
                 .idle = idle,
                 .first = try a.alloc(u32, n),
@@ -196,7 +240,9 @@ pub fn Activations(comptime T: type) type {
                     try spans.append(gpa, .of(@field(layer, name)));
                 if (layer.low) |low| for ([_][]u16{ low.gate, low.up }) |words_of| try spans.append(gpa, .of(words_of));
             }
-            inline for (@typeInfo(Scratch).@"struct".field_names) |name| try spans.append(gpa, .of(@field(self.scratch, name)));
+            inline for (@typeInfo(Scratch).@"struct".field_names) |name| if (comptime !std.mem.eql(u8, name, "experts"))
+                try spans.append(gpa, .of(@field(self.scratch, name)));
+            inline for (@typeInfo(Experts).@"struct".field_names) |name| try spans.append(gpa, .of(@field(self.scratch.experts, name)));
             inline for (.{ "last", "last_rstd", "hidden", "idle", "first", "positions" }) |name| try spans.append(gpa, .of(@field(self, name)));
             std.mem.sort(Span, spans.items, {}, Span.before);
             var sum: usize = 0;

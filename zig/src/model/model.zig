@@ -1,8 +1,9 @@
-//! Root of the model layer: activations and the wiring of a dense Llama-family transformer, trained whole or by an adapter.
+//! Root of the model layer: activations and the wiring of a transformer of the Llama family or of gpt-oss, trained whole or by an adapter.
 
 pub const activations = @import("activations.zig");
 pub const weights = @import("weights.zig");
 pub const projection = @import("projection.zig");
+pub const mixture = @import("mixture.zig");
 pub const transformer = @import("transformer.zig");
 
 pub const Capacity = activations.Capacity;
@@ -21,5 +22,6 @@ test {
     _ = activations;
     _ = weights;
     _ = projection;
+    _ = mixture;
     _ = transformer;
 }

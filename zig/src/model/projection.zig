@@ -20,22 +20,35 @@ pub fn LowRank(comptime T: type) type {
         gradient: []align(64) T,
         /// A module's input, or its gradient, after dropout; empty without dropout.
         dropped: []align(64) T,
+        /// Experts' second factors with the experts slowest, and the gradient by them; empty if no expert is adapted.
+        turned: []align(64) T,
+        dturned: []align(64) T,
 
         const Self = @This();
 
-        /// Everything lives in `arena`.
-        pub fn init(arena: std.mem.Allocator, layout: *const arch.AdapterLayout, tokens: usize, with_dropout: bool) error{OutOfMemory}!Self {
+        /// Everything lives in `arena`. `per_token`: experts that see a token.
+        pub fn init(arena: std.mem.Allocator, layout: *const arch.AdapterLayout, tokens: usize, per_token: usize, with_dropout: bool) error{OutOfMemory}!Self {
             const products = try arena.alloc([]align(64) T, layout.modules.len);
             var widest: usize = 0;
+            var most_rows = tokens;
+            var turned: usize = 0;
             for (layout.modules, products) |module, *product| {
-                product.* = try buffer(arena, tokens, module.rank);
+                var rows = tokens;
+                if (module.target.isExperts()) {
+                    rows = std.math.mul(usize, tokens, per_token) catch return error.OutOfMemory;
+                    turned = @max(turned, module.b.len);
+                }
+                most_rows = @max(most_rows, rows);
+                product.* = try buffer(arena, rows, module.rank);
                 if (module.target != .embed_tokens) widest = @max(widest, module.in);
             }
             return .{
                 .layout = layout,
                 .products = products,
-                .gradient = try buffer(arena, tokens, layout.maxRank()),
+                .gradient = try buffer(arena, most_rows, layout.maxRank()),
                 .dropped = try buffer(arena, tokens, if (with_dropout) widest else 0),
+                .turned = try buffer(arena, turned, 1),
+                .dturned = try buffer(arena, turned, 1),
             };
         }
 
@@ -158,19 +171,19 @@ pub fn Projection(comptime T: type) type {
         // ---- the adapter's share ----
 
         /// A module with the numbers one pass needs of it.
-        const Own = struct {
+        pub const Own = struct {
             module: *const arch.AdapterModule,
             a: []const T,
             b: []const T,
             product: []align(64) T,
             dropout: weights_file.Dropout,
 
-            fn scale(self: Own) T {
+            pub fn scale(self: Own) T {
                 return @floatCast(self.module.scale);
             }
         };
 
-        fn moduleAt(self: *const Self, weights: Weights, place: Place) ?Own {
+        pub fn moduleAt(self: *const Self, weights: Weights, place: Place) ?Own {
             const adapter = weights.adapter orelse return null;
             const position = adapter.layout.positionOf(place.layer, place.target) orelse return null;
             const module = &adapter.layout.modules[position];

@@ -1,9 +1,11 @@
-//! Dense Llama-family transformer: forward and backward, wired from `ops`.
+//! Transformer of the Llama family and of gpt-oss: forward and backward, wired from `ops`.
 //!
 //!     h = embed[ids]
 //!     per layer:  h += Wo · attention(rope(norm?(Wq n)), rope(norm?(Wk n)), Wv n),  n = rms_norm(h)
 //!                 h += Wdown · (silu(Wgate n) ⊙ (Wup n)),                           n = rms_norm(h)
 //!     loss = cross_entropy(head · rms_norm(h), targets)
+//!
+//! gpt-oss has sinks in its attention, a window in every other layer, and experts (mixture.zig) in the place of the dense MLP.
 //!
 //! Layout: activations are (B·T, width) row-major, a token a row. Gradients accumulate into the caller's flat buffer,
 //! so several micro-batches add up to one update; the scale (1 / number of targets) is given by the caller, who alone
@@ -17,6 +19,7 @@ const ops = @import("ops");
 const activations_file = @import("activations.zig");
 const weights_file = @import("weights.zig");
 const projection_file = @import("projection.zig");
+const mixture_file = @import("mixture.zig");
 
 pub const Capacity = activations_file.Capacity;
 
@@ -84,7 +87,7 @@ pub fn Transformer(comptime T: type) type {
             defer gpa.free(frequencies);
 
             arch.rope.inverseFrequencies(config, frequencies);
-            var rope = try ops.rope.Table(T).init(gpa, frequencies, capacity.time);
+            var rope = try ops.rope.Table(T).init(gpa, frequencies, capacity.time, arch.rope.magnitude(config));
             errdefer rope.deinit();
 
             const tokens = capacity.batch * capacity.time;
@@ -105,7 +108,7 @@ pub fn Transformer(comptime T: type) type {
             errdefer exec.takeBack(activations.idle);
 
             const low = if (capacity.adapter) |adapter|
-                try projection_file.LowRank(T).init(activations.arena.allocator(), adapter, tokens, capacity.dropout)
+                try projection_file.LowRank(T).init(activations.arena.allocator(), adapter, tokens, config.num_experts_per_tok, capacity.dropout)
             else
                 null;
             try exec.reserve(T, need);
@@ -128,7 +131,7 @@ pub fn Transformer(comptime T: type) type {
 
         fn widest(layout: *const arch.Layout) usize {
             var columns: usize = 0;
-            for (layout.parameters) |p| if (p.rank == 2) {
+            for (layout.parameters) |p| if (p.rank > 1) {
                 columns = @max(columns, p.shape[1]);
             };
             return columns;
@@ -285,7 +288,9 @@ pub fn Transformer(comptime T: type) type {
             ops.rope.apply(T, self.exec, k, kv_heads, d, &self.rope, positions, .forward);
 
             const attention = layer.attention[0 .. n * qw];
-            ops.attention.forward(T, self.exec, attention, layer.lse[0 .. n * heads], q, k, v, self.dims(batch), self.firstVisible(batch));
+            ops.attention.forward(T, self.exec, attention, layer.lse[0 .. n * heads], q, k, v, self.dims(batch), self.firstVisible(batch, l));
+            if (self.layout.get(l, .sinks)) |sinks|
+                ops.sinks.forward(T, self.exec, attention, layer.lse[0 .. n * heads], weights.vector(self.layout, sinks), self.dims(batch));
 
             self.addAttention(weights, n, layer, l, .make);
         }
@@ -306,6 +311,10 @@ pub fn Transformer(comptime T: type) type {
             const normed = self.activations.scratch.normed[0 .. n * c];
             const middle = self.activations.scratch.middle[0 .. n * c];
             ops.rms_norm.forward(T, self.exec, normed, layer.middle_rstd[0..n], middle, self.weight(weights, l, .mlp_norm), n, c, self.eps());
+            if (self.config.hasExperts()) {
+                if (into) |out| ops.elementwise.copy(T, self.exec, out, middle);
+                return self.mixture().forward(weights, layer, l, normed, into);
+            }
             const gate = layer.gate[0 .. n * f];
             const up = layer.up[0 .. n * f];
             const product = self.activations.scratch.product[0 .. n * f];
@@ -371,6 +380,7 @@ pub fn Transformer(comptime T: type) type {
 
         /// In: gradient at the layer's output. Out: gradient at the stream between attention and MLP, in place.
         fn backwardMlp(self: *Self, weights: Weights, gradients: Gradients, n: usize, layer: *Layer, l: u32, dstream: []T) void {
+            if (self.config.hasExperts()) return self.backwardExperts(weights, gradients, n, layer, l, dstream);
             const c: usize = self.config.hidden_size;
             const f: usize = self.config.intermediate_size;
             const s = &self.activations.scratch;
@@ -401,6 +411,31 @@ pub fn Transformer(comptime T: type) type {
             ops.rms_norm.backward(T, self.exec, dstream, normGradient(gradients, norm), dnormed, middle, weights.vector(self.layout, norm), layer.middle_rstd[0..n], n, c, .accumulate);
         }
 
+        /// The same for a layer with experts.
+        fn backwardExperts(self: *Self, weights: Weights, gradients: Gradients, n: usize, layer: *Layer, l: u32, dstream: []T) void {
+            const c: usize = self.config.hidden_size;
+            const s = &self.activations.scratch;
+            const middle = s.middle[0 .. n * c];
+            const normed = s.normed[0 .. n * c];
+            const dnormed = s.dnormed[0 .. n * c];
+            const norm = self.layout.get(l, .mlp_norm).?;
+            const experts = self.mixture();
+            if (experts.wantsInput(gradients, l))
+                ops.rms_norm.forward(T, self.exec, normed, s.rstd[0..n], middle, weights.vector(self.layout, norm), n, c, self.eps());
+            experts.backward(weights, gradients, layer, l, dnormed, dstream, normed);
+            ops.rms_norm.backward(T, self.exec, dstream, normGradient(gradients, norm), dnormed, middle, weights.vector(self.layout, norm), layer.middle_rstd[0..n], n, c, .accumulate);
+        }
+
+        fn mixture(self: *Self) mixture_file.Mixture(T) {
+            return .{
+                .config = &self.config,
+                .layout = self.layout,
+                .exec = self.exec,
+                .projection = &self.projection,
+                .scratch = &self.activations.scratch.experts,
+            };
+        }
+
         /// The same for attention: out is the gradient at the layer's input, unless nothing `below` wants it.
         fn backwardAttention(self: *Self, weights: Weights, gradients: Gradients, batch: Batch, layer: *Layer, l: u32, dstream: []T, below: bool) void {
             const n = batch.tokens();
@@ -423,7 +458,11 @@ pub fn Transformer(comptime T: type) type {
             const dv = s.dv[0 .. n * kvw];
             const q = layer.q[0 .. n * qw];
             const k = layer.k[0 .. n * kvw];
-            ops.attention.backward(T, self.exec, dq, dk, dv, dattention, attention, layer.lse[0 .. n * heads], q, k, layer.v[0 .. n * kvw], self.dims(batch), self.firstVisible(batch));
+            ops.attention.backward(T, self.exec, dq, dk, dv, dattention, attention, layer.lse[0 .. n * heads], q, k, layer.v[0 .. n * kvw], self.dims(batch), self.firstVisible(batch, l));
+            if (self.layout.get(l, .sinks)) |sinks| switch (gradients) {
+                .base => |flat| ops.sinks.backward(T, self.exec, sinks.slice(T, flat), dattention, attention, layer.lse[0 .. n * heads], weights.vector(self.layout, sinks), self.dims(batch)),
+                .adapter => {},
+            };
             const positions = self.activations.positions[0..n];
             ops.rope.apply(T, self.exec, dq, heads, d, &self.rope, positions, .backward);
             ops.rope.apply(T, self.exec, dk, kv_heads, d, &self.rope, positions, .backward);
@@ -489,8 +528,8 @@ pub fn Transformer(comptime T: type) type {
             return batch.time > window;
         }
 
-        fn firstVisible(self: *const Self, batch: Batch) ?[]const u32 {
-            if (self.windowApplies(batch)) return self.activations.first[0..batch.tokens()];
+        fn firstVisible(self: *const Self, batch: Batch, l: u32) ?[]const u32 {
+            if (self.config.windowOf(l) != null and self.windowApplies(batch)) return self.activations.first[0..batch.tokens()];
             return batch.first;
         }
 
@@ -516,4 +555,5 @@ pub fn Transformer(comptime T: type) type {
 
 test {
     _ = @import("transformer_test.zig");
+    _ = @import("mixture_test.zig");
 }

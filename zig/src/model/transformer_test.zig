@@ -13,7 +13,7 @@ const Target = arch.Target;
 const base = @import("base");
 
 /// A model, a batch and everything around them.
-fn Rig(comptime T: type) type {
+pub fn Rig(comptime T: type) type {
     return struct {
         gpa: std.mem.Allocator,
         pool: *base.Pool,
@@ -28,7 +28,7 @@ fn Rig(comptime T: type) type {
 
         const Self = @This();
 
-        fn init(gpa: std.mem.Allocator, config: arch.ModelConfig, threads: usize, rows: usize, time: usize) !Self {
+        pub fn init(gpa: std.mem.Allocator, config: arch.ModelConfig, threads: usize, rows: usize, time: usize) !Self {
             const pool = try base.Pool.init(gpa, threads);
             const exec = try gpa.create(ops.Exec);
             exec.* = try .init(gpa, pool);
@@ -62,11 +62,11 @@ fn Rig(comptime T: type) type {
             };
         }
 
-        fn lossAndGradient(self: *Self, batch: Batch, scale: T, label_smoothing: T) Loss {
+        pub fn lossAndGradient(self: *Self, batch: Batch, scale: T, label_smoothing: T) Loss {
             return self.model.lossAndGradient(.dense(self.weights), .{ .base = self.gradients }, batch, .{ .scale = scale, .label_smoothing = label_smoothing });
         }
 
-        fn deinit(self: *Self) void {
+        pub fn deinit(self: *Self) void {
             self.model.deinit();
             self.layout.deinit();
             self.exec.deinit();
@@ -97,7 +97,7 @@ const test_config: arch.ModelConfig = .{
 };
 
 /// Every parameter's gradient against central differences of the f64 loss, a few elements of each.
-fn expectGradientsRight(config: arch.ModelConfig, smoothing: f64) !void {
+pub fn expectGradientsRight(config: arch.ModelConfig, smoothing: f64) !void {
     const gpa = std.testing.allocator;
     var rig: Rig(f64) = try .init(gpa, config, 2, 2, 7);
     defer rig.deinit();
@@ -247,7 +247,7 @@ test "a packed row equals its documents alone" {
 // ---- adapters ----
 
 /// An adapter on a rig's model, with its values and gradients.
-fn Tuned(comptime T: type) type {
+pub fn Tuned(comptime T: type) type {
     return struct {
         rig: Rig(T),
         layout: *arch.AdapterLayout,
@@ -257,9 +257,9 @@ fn Tuned(comptime T: type) type {
 
         const Self = @This();
 
-        const Options = struct { threads: usize = 2, recompute: bool = false, dropout: f64 = 0 };
+        pub const Options = struct { threads: usize = 2, recompute: bool = false, dropout: f64 = 0 };
 
-        fn init(config: arch.ModelConfig, specs: []const arch.ModuleSpec, options: Options) !Self {
+        pub fn init(config: arch.ModelConfig, specs: []const arch.ModuleSpec, options: Options) !Self {
             const gpa = std.testing.allocator;
             var rig: Rig(T) = try .init(gpa, config, options.threads, 2, 7);
             rig.model.deinit();
@@ -274,7 +274,7 @@ fn Tuned(comptime T: type) type {
             return .{ .rig = rig, .layout = layout, .values = values, .gradients = gradients, .dropout = .{ .probability = options.dropout, .key = 99 } };
         }
 
-        fn deinit(self: *Self) void {
+        pub fn deinit(self: *Self) void {
             const gpa = self.rig.gpa;
             self.rig.deinit();
             self.layout.deinit();
@@ -283,11 +283,11 @@ fn Tuned(comptime T: type) type {
             gpa.free(self.gradients);
         }
 
-        fn weights(self: *const Self) weights_file.Weights(T) {
+        pub fn weights(self: *const Self) weights_file.Weights(T) {
             return .{ .base = .{ .dense = self.rig.weights }, .adapter = .{ .layout = self.layout, .values = self.values, .dropout = self.dropout } };
         }
 
-        fn step(self: *Self) Loss {
+        pub fn step(self: *Self) Loss {
             return self.rig.model.lossAndGradient(self.weights(), .{ .adapter = self.gradients }, self.rig.batch, .{ .label_smoothing = 0.1 });
         }
     };
@@ -304,7 +304,7 @@ const everywhere = blk: {
 };
 
 /// The adapter's gradient against central differences of the f64 loss.
-fn expectAdapterGradientsRight(config: arch.ModelConfig, specs: []const arch.ModuleSpec, options: Tuned(f64).Options) !void {
+pub fn expectAdapterGradientsRight(config: arch.ModelConfig, specs: []const arch.ModuleSpec, options: Tuned(f64).Options) !void {
     var tuned: Tuned(f64) = try .init(config, specs, options);
     defer tuned.deinit();
 

@@ -48,9 +48,9 @@ pub fn Weights(comptime T: type) type {
             return .{ .base = self.base };
         }
 
-        /// A norm's or a bias's numbers.
+        /// A norm's, a bias's or the sinks' numbers; all experts' biases of a layer are one.
         pub fn vector(self: Self, layout: *const arch.Layout, p: *const arch.Parameter) []const T {
-            std.debug.assert(p.rank == 1);
+            std.debug.assert(p.rank == 1 or p.role.isBias());
             switch (self.base) {
                 .dense => |flat| return p.sliceConst(T, flat),
                 .frozen => |matrices| {

@@ -222,7 +222,7 @@ test "all ops compile for both types and agree with their twins on a small shape
         ops.matmul.backwardWeight(T, &rig.ex, s[0..6], s[6..8], z[0..8], x[0..12], 4, 2, 3);
         ops.rms_norm.forward(T, &rig.ex, z[0..12], s[0..4], x[0..12], y[0..3], 4, 3, 1e-5);
         ops.rms_norm.backward(T, &rig.ex, z[0..12], s[4..7], x[0..12], x[0..12], y[0..3], s[0..4], 4, 3, .store);
-        var table = try ops.rope.Table(T).init(std.testing.allocator, &.{ 1, 0.1 }, 8);
+        var table = try ops.rope.Table(T).init(std.testing.allocator, &.{ 1, 0.1 }, 8, 1);
         defer table.deinit();
 
         ops.rope.apply(T, &rig.ex, z, 2, 4, &table, &.{ 0, 1, 7 }, .forward);

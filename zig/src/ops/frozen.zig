@@ -34,6 +34,7 @@ pub fn expand(comptime T: type, weight: Matrix, row: usize, rows: usize, column:
 }
 
 fn expandRow(comptime T: type, weight: Matrix, row: usize, column: usize, out: []T) void {
+    if (weight.scales != null) return expandPairs(T, weight, row, column, out);
     const raw = weight.part(row, column, out.len);
     if (T == f32) return expandBytes(weight.dtype, raw, out);
     if (weight.dtype == .f64) return @memcpy(std.mem.sliceAsBytes(out), raw);
@@ -44,6 +45,21 @@ fn expandRow(comptime T: type, weight: Matrix, row: usize, column: usize, out: [
     while (i < out.len) : (i += buffer.len) {
         const count = @min(buffer.len, out.len - i);
         expandBytes(weight.dtype, raw[i / length * size ..][0 .. count / length * size], buffer[0..count]);
+        for (out[i..][0..count], buffer[0..count]) |*o, x| o.* = x;
+    }
+}
+
+/// MXFP4 whose scales lie apart.
+fn expandPairs(comptime T: type, weight: Matrix, row: usize, column: usize, out: []T) void {
+    const codes = weight.part(row, column, out.len).ptr;
+    const scales = weight.scalesOf(row, column, out.len).ptr;
+    const kernel = kernels.weightTable().expand_mxfp4_pairs;
+    if (T == f32) return kernel(out.len, codes, scales, out.ptr);
+    var buffer: [depth_part]f32 = undefined;
+    var i: usize = 0;
+    while (i < out.len) : (i += buffer.len) {
+        const count = @min(buffer.len, out.len - i);
+        kernel(count, codes + i / 2, scales + i / 32, &buffer);
         for (out[i..][0..count], buffer[0..count]) |*o, x| o.* = x;
     }
 }

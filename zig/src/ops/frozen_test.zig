@@ -31,6 +31,7 @@ fn randomBytes(bag: *check.Bag, dtype: DType, count: usize) []u8 {
             const number: f32 = @floatCast(bag.prng.normal());
             x.* = @intCast(@as(u32, @bitCast(number)) >> 16);
         },
+        .u8 => {},
         else => {
             const places: []const usize = switch (dtype) {
                 .q4_1, .q5_1, .q4_k, .q5_k => &.{ 0, 2 },
@@ -177,4 +178,63 @@ test "rows of a frozen embedding are those of its expansion" {
         frozen.embed(T, &rig.ex, got, table, &ids);
         for (ids, 0..) |id, i| try check.expectSame(T, numbers[id * 1024 ..][0..1024], got[i * 1024 ..][0..1024]);
     };
+}
+
+test "every level expands MXFP4 with scales apart to the bits of the plain decoder" {
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    for (0..kernels.available().len) |level| {
+        const expand = kernels.dispatch.weightTableAt(level).expand_mxfp4_pairs;
+        for (1..9) |blocks| {
+            const codes = bag.arena.allocator().alloc(u8, 16 * blocks + 3) catch @panic("out of memory in a test");
+            const scales = bag.arena.allocator().alloc(u8, blocks) catch @panic("out of memory in a test");
+            for (codes) |*c| c.* = @truncate(bag.prng.next());
+            for (scales) |*s| s.* = @intCast(bag.prng.below(255));
+            const want = bag.zeros(f32, 32 * blocks);
+            const got = bag.zeros(f32, 32 * blocks);
+            for (scales, 0..) |s, b| tensor.blocks.mxfp4.dequantizePairs(s, codes[3 + 16 * b ..][0..16], want[32 * b ..][0..32]);
+            expand(got.len, codes[3..].ptr, scales.ptr, got.ptr);
+            try check.expectSame(f32, want, got);
+        }
+    }
+}
+
+test "products with experts' stored weights are those of the expanded ones: gate and up apart, scales apart" {
+    const rows = 70;
+    const columns = 96;
+    const m = 9;
+    var rig = try check.Rig.init(3);
+    defer rig.deinit();
+
+    var bag: check.Bag = .{};
+    defer bag.deinit();
+
+    inline for (.{ f32, f64 }) |T| {
+        try rig.ex.reserve(T, .{ .frozen_columns = columns });
+        const size = 2 * rows * columns / 32;
+        const codes = randomBytes(&bag, .u8, 16 * size);
+        const scales = randomBytes(&bag, .u8, size);
+        for (scales) |*s| s.* = 120 + s.* % 8;
+        const forms = [_]frozen.Matrix{
+            .{ .dtype = .mxfp4, .rows = rows, .columns = columns, .count = 2, .bytes = codes, .scales = scales, .turned = true },
+            .{ .dtype = .mxfp4, .rows = rows, .columns = columns, .count = 2, .bytes = randomBytes(&bag, .mxfp4, rows * columns), .odd = randomBytes(&bag, .mxfp4, rows * columns), .turned = true },
+            .{ .dtype = .bf16, .rows = rows, .columns = columns, .count = 2, .bytes = randomBytes(&bag, .bf16, 2 * rows * columns) },
+        };
+        const x = bag.normal(T, m * columns);
+        const y = bag.normal(T, m * rows);
+        for (forms) |form| for (0..2) |e| {
+            try std.testing.expect(form.isWhole());
+            const one = form.of(e);
+            const whole = bag.zeros(T, rows * columns);
+            for (0..rows) |r| frozen.expand(T, one, r, 1, 0, columns, whole[r * columns ..][0..columns]);
+            const want = [2][]T{ bag.zeros(T, m * rows), bag.zeros(T, m * columns) };
+            const got = [2][]T{ bag.zeros(T, m * rows), bag.zeros(T, m * columns) };
+            matmul.forward(T, &rig.ex, want[0], x, whole, null, m, rows, columns, .store);
+            matmul.backwardInput(T, &rig.ex, want[1], y, whole, m, rows, columns, .store);
+            frozen.forward(T, &rig.ex, got[0], x, one, null, m, .store);
+            frozen.backwardInput(T, &rig.ex, got[1], y, one, m, .store);
+            for (want, got) |w, g| try check.expectSame(T, w, g);
+        };
+    }
 }

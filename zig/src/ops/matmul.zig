@@ -181,7 +181,7 @@ test "parts are whole tiles and no part is larger than it must be" {
 const column_part = 64;
 
 /// sums[N] += column sums of x[M, N]
-fn columnSums(comptime T: type, ex: *Exec, sums: []T, x: []const T, m: usize, n: usize) void {
+pub fn columnSums(comptime T: type, ex: *Exec, sums: []T, x: []const T, m: usize, n: usize) void {
     const Job = struct { sums: []T, x: []const T, m: usize, n: usize };
     ex.pool.parallelFor(Job{ .sums = sums, .x = x, .m = m, .n = n }, ceilDiv(n, column_part), struct {
         fn f(job: Job, index: usize, _: usize) void {

@@ -22,8 +22,9 @@ pub fn Table(comptime T: type) type {
         cos: []T,
         sin: []T,
 
-        /// `frequencies`: radians per position of each pair, as the model's configuration gives them.
-        pub fn init(gpa: std.mem.Allocator, frequencies: []const f32, max_positions: usize) error{OutOfMemory}!Self {
+        /// `frequencies`: radians per position of each pair, as the model's configuration gives them. `magnitude`: what cosines and
+        /// sines are multiplied by, 1 but for YaRN; both passes scale by it, and `backward` is then the derivative, no inverse.
+        pub fn init(gpa: std.mem.Allocator, frequencies: []const f32, max_positions: usize, magnitude: f64) error{OutOfMemory}!Self {
             const half = frequencies.len;
             const count = std.math.mul(usize, half, max_positions) catch return error.OutOfMemory;
             const cos = try gpa.alloc(T, count);
@@ -33,8 +34,8 @@ pub fn Table(comptime T: type) type {
             for (frequencies, 0..) |frequency, i| {
                 for (0..max_positions) |p| {
                     const angle: f32 = @as(f32, @floatFromInt(p)) * frequency;
-                    cos[p * half + i] = @floatCast(@cos(@as(f64, angle)));
-                    sin[p * half + i] = @floatCast(@sin(@as(f64, angle)));
+                    cos[p * half + i] = @floatCast(@cos(@as(f64, angle)) * magnitude);
+                    sin[p * half + i] = @floatCast(@sin(@as(f64, angle)) * magnitude);
                 }
             }
             return .{ .gpa = gpa, .half = half, .max_positions = max_positions, .cos = cos, .sin = sin };
@@ -101,7 +102,7 @@ test "fast equals plain for all even head sizes up to 68; backward undoes forwar
         for (1..35) |half| {
             const positions = [_]u32{ 0, 3, 19, 3 };
             const heads = 3;
-            var table = try Table(T).init(std.testing.allocator, test_frequencies[0..half], 20);
+            var table = try Table(T).init(std.testing.allocator, test_frequencies[0..half], 20, 1);
             defer table.deinit();
 
             const original = bag.normal(T, positions.len * heads * 2 * half);
@@ -125,7 +126,7 @@ test "backward is the derivative of forward" {
     var bag: check.Bag = .{};
     defer bag.deinit();
 
-    var table = try Table(f64).init(std.testing.allocator, test_frequencies[0..3], 9);
+    var table = try Table(f64).init(std.testing.allocator, test_frequencies[0..3], 9, 1.25);
     defer table.deinit();
 
     const Problem = struct { ex: *Exec, x: []f64, y: []f64, dout: []f64, table: *const Table(f64) };
@@ -143,7 +144,7 @@ test "backward is the derivative of forward" {
 }
 
 test "the table holds cosine and sine of position times frequency" {
-    var table = try Table(f64).init(std.testing.allocator, &.{ 0.5, 0.25 }, 3);
+    var table = try Table(f64).init(std.testing.allocator, &.{ 0.5, 0.25 }, 3, 1);
     defer table.deinit();
 
     try std.testing.expectEqual(@cos(@as(f64, 1.0)), table.cos[2 * 2]);
@@ -153,7 +154,7 @@ test "the table holds cosine and sine of position times frequency" {
 test "a failed allocation leaks nothing" {
     try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
         fn f(gpa: std.mem.Allocator) !void {
-            var table = try Table(f32).init(gpa, test_frequencies[0..2], 3);
+            var table = try Table(f32).init(gpa, test_frequencies[0..2], 3, 1);
             table.deinit();
         }
     }.f, .{});
@@ -163,7 +164,7 @@ test "the same bits for any number of threads" {
     var bag: check.Bag = .{};
     defer bag.deinit();
 
-    var table = try Table(f32).init(std.testing.allocator, test_frequencies[0..5], 40);
+    var table = try Table(f32).init(std.testing.allocator, test_frequencies[0..5], 40, 1);
     defer table.deinit();
 
     var positions: [37]u32 = undefined;

@@ -40,7 +40,7 @@ pub const RowOrder = union(enum) {
     }
 };
 
-/// [rows, columns], row-major, a view of someone else's bytes.
+/// [rows, columns], row-major, a view of someone else's bytes; or several such behind each other, of experts.
 pub const StoredMatrix = struct {
     dtype: DType,
     rows: usize,
@@ -49,6 +49,14 @@ pub const StoredMatrix = struct {
     /// Of any alignment, rows in the file's order.
     bytes: []const u8,
     row_order: RowOrder = .same,
+    /// How many matrices of this size lie behind each other.
+    count: usize = 1,
+    /// MXFP4 as Hugging Face stores it: `bytes` are codes, 16 a block, two neighbours a byte, and these the scales, one a block.
+    scales: ?[]const u8 = null,
+    /// Every second row, from row 1 on, is here, and `bytes` has the others: gate and up of experts are apart in GGUF.
+    odd: ?[]const u8 = null,
+    /// The file keeps the transpose of the parameter: experts' weights as linear layers have them.
+    turned: bool = false,
 
     /// Whether numbers of this type can be used where they lie.
     pub fn canUse(dtype: DType) bool {
@@ -56,7 +64,46 @@ pub const StoredMatrix = struct {
     }
 
     pub fn rowBytes(self: StoredMatrix) usize {
-        return self.columns / self.dtype.blockLen() * self.dtype.blockBytes();
+        return self.columns / self.dtype.blockLen() * self.blockBytes();
+    }
+
+    fn blockBytes(self: StoredMatrix) usize {
+        return if (self.scales == null) self.dtype.blockBytes() else code_bytes;
+    }
+
+    const code_bytes = 16;
+
+    /// One of `count` matrices.
+    pub fn of(self: StoredMatrix, index: usize) StoredMatrix {
+        std.debug.assert(index < self.count);
+        var one = self;
+        one.count = 1;
+        one.bytes = sectionOf(self.bytes, self.count, index);
+        if (self.odd) |bytes| one.odd = sectionOf(bytes, self.count, index);
+        if (self.scales) |bytes| one.scales = sectionOf(bytes, self.count, index);
+        return one;
+    }
+
+    fn sectionOf(bytes: []const u8, count: usize, index: usize) []const u8 {
+        const size = bytes.len / count;
+        return bytes[index * size ..][0..size];
+    }
+
+    /// Whether all bytes are there, and no more.
+    pub fn isWhole(self: StoredMatrix) bool {
+        const rows = self.count * self.rows;
+        const here = if (self.odd == null) rows else rows / 2;
+        if (self.bytes.len != here * self.rowBytes()) return false;
+        if (self.odd) |bytes| if (self.rows % 2 != 0 or bytes.len != self.bytes.len) return false;
+        if (self.scales) |bytes| if (self.dtype != .mxfp4 or bytes.len * code_bytes != self.bytes.len) return false;
+        return true;
+    }
+
+    /// True when no number is NaN or infinite.
+    pub fn allFinite(self: StoredMatrix) blocks.Error!bool {
+        if (self.scales) |scales| return std.mem.findScalar(u8, scales, 255) == null;
+        if (self.odd) |bytes| if (!try blocks.allFinite(self.dtype, bytes)) return false;
+        return blocks.allFinite(self.dtype, self.bytes);
     }
 
     /// The bytes of `count` numbers from `column` on of Hugging Face's row `row`; both are multiples of the block length.
@@ -66,14 +113,33 @@ pub const StoredMatrix = struct {
         std.debug.assert(column % length == 0);
         std.debug.assert(count % length == 0);
         std.debug.assert(column + count <= self.columns);
-        const size = self.dtype.blockBytes();
-        return self.bytes[self.row_order.fileRow(row) * self.rowBytes() + column / length * size ..][0 .. count / length * size];
+        const size = self.blockBytes();
+        const inside = column / length * size;
+        if (self.odd) |bytes| {
+            const half = if (row % 2 == 0) self.bytes else bytes;
+            return half[row / 2 * self.rowBytes() + inside ..][0 .. count / length * size];
+        }
+        return self.bytes[self.row_order.fileRow(row) * self.rowBytes() + inside ..][0 .. count / length * size];
+    }
+
+    /// The scales of the same numbers, where they are apart.
+    pub fn scalesOf(self: StoredMatrix, row: usize, column: usize, count: usize) []const u8 {
+        const length = self.dtype.blockLen();
+        return self.scales.?[row * (self.columns / length) + column / length ..][0 .. count / length];
+    }
+
+    /// The numbers from `column` on of row `row`, whole blocks, by the plain decoders. For what is read seldom.
+    pub fn read(self: StoredMatrix, row: usize, column: usize, out: []f32) blocks.Error!void {
+        const raw = self.part(row, column, out.len);
+        if (self.scales == null) return blocks.toF32(self.dtype, raw, out);
+        for (self.scalesOf(row, column, out.len), 0..) |scale, b|
+            blocks.mxfp4.dequantizePairs(scale, raw[code_bytes * b ..][0..code_bytes], out[32 * b ..][0..32]);
     }
 
     /// The numbers themselves where they are native floats in Hugging Face's order, else null.
     pub fn view(self: StoredMatrix, comptime T: type) ?[]align(1) const T {
         const native: DType = if (T == f32) .f32 else .f64;
-        if (self.dtype != native or self.row_order != .same) return null;
+        if (self.dtype != native or self.row_order != .same or self.odd != null) return null;
         return std.mem.bytesAsSlice(T, self.bytes);
     }
 
@@ -93,6 +159,34 @@ test "a part is found in the file's row, at its blocks" {
     matrix.row_order = .{ .interleaved = .{ .head_dim = 4 } };
     // Rows 0 1 2 3 of a head lie at 0 2 1 3.
     for ([_]u8{ 0, 2, 1, 3, 4, 6, 5, 7 }, 0..) |at, row| try std.testing.expectEqual(at * 3, matrix.part(row, 0, 32)[0]);
+}
+
+test "experts' rows are found in two tensors, and codes beside their scales" {
+    var even: [2 * 3 * 2 * 17]u8 = undefined; // Two experts of three even rows of two blocks.
+    var odd: [even.len]u8 = undefined;
+    for (&even, &odd, 0..) |*e, *o, i| {
+        e.* = @truncate(i / 17);
+        o.* = @truncate(100 + i / 17);
+    }
+    const parted: StoredMatrix = .{ .dtype = .mxfp4, .rows = 6, .columns = 64, .bytes = &even, .odd = &odd, .count = 2, .turned = true };
+    try std.testing.expect(parted.isWhole());
+    try std.testing.expectEqual(2 * 2 + 1, parted.of(0).part(4, 32, 32)[0]);
+    try std.testing.expectEqual(100 + 6 + 2 * 2, parted.of(1).part(5, 0, 64)[0]);
+    try std.testing.expect(try parted.allFinite());
+
+    var codes: [2 * 3 * 2 * 16]u8 = undefined;
+    var scales: [2 * 3 * 2]u8 = undefined;
+    for (&codes, 0..) |*c, i| c.* = @truncate(i / 16);
+    for (&scales, 0..) |*s, i| s.* = @truncate(i);
+    var apart: StoredMatrix = .{ .dtype = .mxfp4, .rows = 3, .columns = 64, .bytes = &codes, .scales = &scales, .count = 2, .turned = true };
+    try std.testing.expect(apart.isWhole());
+    try std.testing.expectEqual(6 + 2 * 2 + 1, apart.of(1).part(2, 32, 32)[0]);
+    try std.testing.expectEqualSlices(u8, &.{6 + 2 * 2 + 1}, apart.of(1).scalesOf(2, 32, 32));
+    try std.testing.expect(try apart.allFinite());
+    scales[7] = 255;
+    try std.testing.expect(!try apart.allFinite());
+    apart.scales = scales[1..];
+    try std.testing.expect(!apart.isWhole());
 }
 
 test "only native floats in this order are seen without expansion" {

@@ -22,7 +22,7 @@ pub const LoraConfig = struct {
     /// The table as it was given: with `adapter`, only what it names is compared.
     given: ?json.Object = null,
 
-    const own_keys = [_][]const u8{ "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern", "seed", "adapter" };
+    const own_keys = [_][]const u8{ "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "target_parameters", "rank_pattern", "alpha_pattern", "seed", "adapter" };
 
     /// The configuration in a parsed JSON object. Strings live in `arena`.
     pub fn parse(arena: std.mem.Allocator, value: std.json.Value, diag: *base.Diagnostic) Error!LoraConfig {
@@ -31,7 +31,7 @@ pub const LoraConfig = struct {
         for (object.keys()) |key| {
             for (own_keys) |known| {
                 if (std.mem.eql(u8, key, known)) break;
-            } else return fail(diag, "lora.{s} is no setting; there are r, lora_alpha, lora_dropout, target_modules, use_rslora, " ++
+            } else return fail(diag, "lora.{s} is no setting; there are r, lora_alpha, lora_dropout, target_modules, target_parameters, use_rslora, " ++
                 "rank_pattern, alpha_pattern, seed, adapter", .{key});
         }
         const settings = formats.adapter_config.fromObject(arena, object, .{}, diag) catch |err| return inTable(err, diag);

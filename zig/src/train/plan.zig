@@ -204,7 +204,7 @@ fn loaderOptions(config: *const LlmTrainingConfig) data.LoaderOptions {
 /// Norms and biases are copied out of a mapped file.
 fn vectorBytes(layout: *const arch.Layout) u64 {
     var bytes: u64 = 0;
-    for (layout.parameters) |p| if (p.rank == 1) {
+    for (layout.parameters) |*p| if (checkpoint.mapped_model.isCopied(p)) {
         bytes += p.len * @sizeOf(f32);
     };
     return bytes;
@@ -289,6 +289,7 @@ fn weighPasses(
     if (transformer.projection.low) |l| {
         for (l.products) |product| result.memory.activations += std.mem.sliceAsBytes(product).len;
         result.memory.activations += std.mem.sliceAsBytes(l.gradient).len + std.mem.sliceAsBytes(l.dropped).len;
+        result.memory.activations += std.mem.sliceAsBytes(l.turned).len + std.mem.sliceAsBytes(l.dturned).len;
     }
     for (exec.workers) |worker| result.memory.threads += worker.packing.len + worker.scratch.len;
     if (!exec.is_lent) result.memory.logits += exec.shared.len;

@@ -52,7 +52,7 @@ pub fn Source(comptime T: type) type {
         pub fn fingerprint(self: Self) u32 {
             var crc: base.checksum.Crc32c = .{};
             for (self.layout().parameters, 0..) |p, i| {
-                if (p.rank == 1) {
+                if (checkpoint.mapped_model.isCopied(&p)) {
                     var at: usize = 0;
                     while (at < p.len) : (at += edge) self.mix(&crc, p, i, at, @min(edge, p.len - at));
                     continue;
@@ -76,12 +76,25 @@ pub fn Source(comptime T: type) type {
                 },
                 .mapped => |model| {
                     const matrix = model.matrices[position];
-                    if (p.rank == 1) {
+                    if (checkpoint.mapped_model.isCopied(&p)) {
                         @memcpy(numbers[0..count], matrix.vector()[at..][0..count]);
-                    } else tensor.blocks.toF32(matrix.dtype, matrix.part(at / p.shape[1], at % p.shape[1], count), numbers[0..count]) catch unreachable; // Opened because its types can be read.
+                    } else readRow(matrix, at / p.shape[1], at % p.shape[1], numbers[0..count]) catch unreachable; // Opened because its types can be read.
                 },
             }
             crc.update(std.mem.sliceAsBytes(numbers[0..count]));
+        }
+
+        /// Numbers of one row of the parameter, all its matrices counted as one.
+        fn readRow(matrix: tensor.StoredMatrix, row: usize, column: usize, out: []f32) tensor.blocks.Error!void {
+            const height = if (matrix.turned) matrix.columns else matrix.rows;
+            const one = matrix.of(row / height);
+            if (!matrix.turned) return one.read(row % height, column, out);
+            var block: [edge]f32 = undefined;
+            const length = matrix.dtype.blockLen();
+            for (out, column..) |*x, i| {
+                try one.read(i, row % height / length * length, block[0..length]);
+                x.* = block[row % height % length];
+            }
         }
     };
 }

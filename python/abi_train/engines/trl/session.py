@@ -129,8 +129,6 @@ class Session:
         """What tells the model under an adapter from another one, once the adapters of the run
         were read on it. None where the native library does not know the model: then PEFT's
         checks have to do."""
-        if lora.target_parameters:
-            return None
         model = self._opened_natively(self.spec.model)
         if model is None:
             return None
@@ -270,8 +268,6 @@ class Session:
         """The adapter that the native engine would begin with; None when it does not know the
         model: then PEFT's draw stands."""
         assert self.lora is not None
-        if self.lora.target_parameters:
-            return None
         try:
             with open_model(self.spec.replace(precision=self.precision)) as model:
                 return create_adapter(model, self.lora, scratch / "adapter", seed=self.config.seed)

@@ -1,0 +1,298 @@
+//! The experts of a layer, forward and backward: the router, the products of those it chose, the adapter's share.
+//!
+//!     b = normed input   r = Wr·b + br   T = the k largest of r   g = softmax(r[T])
+//!     out += Σ over e in T of g_e · (act(b·Wgu_e + bgu_e) · Wd_e + bd_e)
+//!
+//! Experts' weights are [in, out] each, an expert after the other: products are those of `matmul` with the roles of its operands
+//! changed; stored ones may be turned. Tokens are gathered by expert, and only experts that were chosen are touched, weights and gradients alike. The router is
+//! computed in full precision always: a rounded logit would send a token elsewhere. An adapter's A of all experts is
+//! [E·rank, in], its B [out, rank·E] with the experts fastest, turned before use.
+//! Does not know: the norm before it, the residual stream, whether weights are trained.
+
+const std = @import("std");
+const arch = @import("arch");
+const ops = @import("ops");
+const weights_file = @import("weights.zig");
+const activations_file = @import("activations.zig");
+const projection_file = @import("projection.zig");
+
+pub fn Mixture(comptime T: type) type {
+    return struct {
+        config: *const arch.ModelConfig,
+        layout: *const arch.Layout,
+        exec: *ops.Exec,
+        projection: *const projection_file.Projection(T),
+        scratch: *activations_file.Activations(T).Experts,
+
+        const Self = @This();
+        const Layer = activations_file.Activations(T).Layer;
+        const Weights = weights_file.Weights(T);
+        const Gradients = weights_file.Gradients(T);
+        const Own = projection_file.Projection(T).Own;
+        const Groups = ops.experts.Groups;
+
+        /// out (N, C) += what the experts make of `normed` (N, C). Without `out`, only what backward needs is computed.
+        pub fn forward(self: Self, weights: Weights, layer: *Layer, l: u32, normed: []const T, out: ?[]T) void {
+            const n = normed.len / self.columns();
+            const groups = self.route(weights, layer, l, normed, n);
+            const r = groups.slots.len;
+            const rows = self.scratch.rows[0 .. r * self.columns()];
+            const gate_up = layer.gate_up[0 .. r * 2 * self.width()];
+            ops.experts.gather(T, self.exec, rows, normed, groups, self.columns());
+            self.products(weights, l, .experts_gate_up, gate_up, rows, groups);
+
+            const into = out orelse return;
+            const act = self.scratch.act[0 .. r * self.width()];
+            const outputs = self.scratch.outputs[0 .. r * self.columns()];
+            ops.experts.activate(T, self.exec, act, gate_up, self.gate(), r);
+            self.products(weights, l, .experts_down, outputs, act, groups);
+            ops.experts.scatter(T, self.exec, into, outputs, layer.routed[0..r], groups, self.columns(), .accumulate);
+        }
+
+        /// dnormed (N, C) = the gradient by the input from `dout` (N, C); gradients of what is trained accumulate. `normed` is read only if
+        /// `wantsInput`. What forward kept is overwritten.
+        pub fn backward(self: Self, weights: Weights, gradients: Gradients, layer: *Layer, l: u32, dnormed: []T, dout: []const T, normed: []const T) void {
+            const c = self.columns();
+            const n = dout.len / c;
+            const s = self.scratch;
+            const groups = self.group(layer, n);
+            const r = groups.slots.len;
+            const act = s.act[0 .. r * self.width()];
+            const dact = s.dact[0 .. r * self.width()];
+            const rows = s.rows[0 .. r * c];
+            const drows = s.outputs[0 .. r * c];
+            const gate_up = layer.gate_up[0 .. r * 2 * self.width()];
+
+            ops.experts.gather(T, self.exec, drows, dout, groups, c);
+            self.backwardInputs(weights, l, .experts_down, dact, drows, groups);
+            ops.experts.backward(T, self.exec, .{
+                .gate_up = gate_up,
+                .act = act,
+                .dact = dact,
+                .dout = drows,
+                .bias = self.numbers(weights, l, .experts_down_bias),
+                .chosen = layer.chosen[0..r],
+                .weights = layer.routed[0..r],
+                .dweights = s.drouted[0..r],
+                .groups = groups,
+                .gate = self.gate(),
+                .width = self.width(),
+                .columns = c,
+            });
+            self.backwardWeights(weights, gradients, l, .experts_down, drows, act, groups);
+            self.backwardInputs(weights, l, .experts_gate_up, drows, gate_up, groups);
+            ops.experts.scatter(T, self.exec, dnormed, drows, null, groups, c, .store);
+            if (self.wantsInput(gradients, l)) {
+                ops.experts.gather(T, self.exec, rows, normed, groups, c);
+                self.backwardWeights(weights, gradients, l, .experts_gate_up, gate_up, rows, groups);
+            }
+            self.backwardRouter(weights, gradients, layer, l, dnormed, normed, n);
+        }
+
+        /// Whether `backward` reads its `normed`.
+        pub fn wantsInput(self: Self, gradients: Gradients, l: u32) bool {
+            return self.projection.wantsInput(gradients, .{ .layer = l, .target = .experts_gate_up });
+        }
+
+        // ---- the router ----
+
+        fn route(self: Self, weights: Weights, layer: *Layer, l: u32, normed: []const T, n: usize) Groups {
+            const experts: usize = self.config.num_local_experts;
+            const k: usize = self.config.num_experts_per_tok;
+            const logits = layer.router[0 .. n * experts];
+            const compute = self.inFull();
+            defer self.exec.compute = compute;
+
+            const p = self.layout.get(l, .router_weight).?;
+            const bias = self.numbers(weights, l, .router_bias);
+            switch (weights.base) {
+                .dense => |flat| ops.matmul.forward(T, self.exec, logits, normed, p.sliceConst(T, flat), bias, n, experts, self.columns(), .store),
+                .frozen => |matrices| ops.frozen.forward(T, self.exec, logits, normed, matrices[self.layout.positionOf(p)], bias, n, .store),
+            }
+            ops.router.choose(T, self.exec, layer.chosen[0 .. n * k], layer.routed[0 .. n * k], logits, n, experts, k);
+            return self.group(layer, n);
+        }
+
+        fn group(self: Self, layer: *const Layer, n: usize) Groups {
+            const s = self.scratch;
+            const k: usize = self.config.num_experts_per_tok;
+            return .fill(s.starts, s.slots, s.row_of, layer.chosen[0 .. n * k], k);
+        }
+
+        /// dnormed += the gradient through the choice's weights.
+        fn backwardRouter(self: Self, weights: Weights, gradients: Gradients, layer: *const Layer, l: u32, dnormed: []T, normed: []const T, n: usize) void {
+            const experts: usize = self.config.num_local_experts;
+            const k: usize = self.config.num_experts_per_tok;
+            const dlogits = self.scratch.drouter[0 .. n * experts];
+            ops.router.backward(T, self.exec, dlogits, self.scratch.drouted[0 .. n * k], layer.chosen[0 .. n * k], layer.routed[0 .. n * k], n, experts, k);
+            const compute = self.inFull();
+            defer self.exec.compute = compute;
+
+            const p = self.layout.get(l, .router_weight).?;
+            switch (weights.base) {
+                .dense => |flat| ops.matmul.backwardInput(T, self.exec, dnormed, dlogits, p.sliceConst(T, flat), n, experts, self.columns(), .accumulate),
+                .frozen => |matrices| ops.frozen.backwardInput(T, self.exec, dnormed, dlogits, matrices[self.layout.positionOf(p)], n, .accumulate),
+            }
+            switch (gradients) {
+                .base => |flat| ops.matmul.backwardWeight(T, self.exec, p.slice(T, flat), self.layout.get(l, .router_bias).?.slice(T, flat), dlogits, normed, n, experts, self.columns()),
+                .adapter => {},
+            }
+        }
+
+        /// Returns what was set before.
+        fn inFull(self: Self) ops.Compute {
+            defer self.exec.compute = .full;
+            return self.exec.compute;
+        }
+
+        // ---- products with the experts' weights ----
+
+        /// out [R, out] = inp [R, in] · W_e + b_e, and the adapter's share.
+        fn products(self: Self, weights: Weights, l: u32, target: arch.Target, out: []T, inp: []const T, groups: Groups) void {
+            const p = target.weightOf(self.layout, l);
+            const in, const wide = p.shape;
+            const bias = self.numbers(weights, l, target.biasRole().?);
+            const own = self.moduleAt(weights, l, target);
+            for (0..groups.experts()) |e| {
+                const first, const m = groups.of(e);
+                if (m == 0) continue;
+                const to = out[first * wide ..][0 .. m * wide];
+                const from = inp[first * in ..][0 .. m * in];
+                ops.experts.spread(T, self.exec, to, bias[e * wide ..][0..wide]);
+                switch (weights.base) {
+                    .dense => |flat| ops.matmul.backwardInput(T, self.exec, to, from, ofExpert(T, p, flat, e), m, in, wide, .accumulate),
+                    .frozen => |matrices| {
+                        const stored = matrices[self.layout.positionOf(p)].of(e);
+                        if (stored.turned) ops.frozen.forward(T, self.exec, to, from, stored, null, m, .accumulate) else ops.frozen.backwardInput(T, self.exec, to, from, stored, m, .accumulate);
+                    },
+                }
+                const o = own orelse continue;
+                const low = o.product[first * o.module.rank ..][0 .. m * o.module.rank];
+                ops.matmul.forward(T, self.exec, low, from, o.aOf(e), null, m, o.module.rank, in, .store);
+                ops.elementwise.scale(T, self.exec, low, o.scale());
+                ops.matmul.forward(T, self.exec, to, low, o.bOf(e), null, m, wide, o.module.rank, .accumulate);
+            }
+        }
+
+        /// dinp [R, in] = dout [R, out] · W_eᵀ, through the adapter as well.
+        fn backwardInputs(self: Self, weights: Weights, l: u32, target: arch.Target, dinp: []T, dout: []const T, groups: Groups) void {
+            const p = target.weightOf(self.layout, l);
+            const in, const wide = p.shape;
+            const own = self.moduleAt(weights, l, target);
+            for (0..groups.experts()) |e| {
+                const first, const m = groups.of(e);
+                if (m == 0) continue;
+                const to = dinp[first * in ..][0 .. m * in];
+                const from = dout[first * wide ..][0 .. m * wide];
+                switch (weights.base) {
+                    .dense => |flat| ops.matmul.forward(T, self.exec, to, from, ofExpert(T, p, flat, e), null, m, in, wide, .store),
+                    .frozen => |matrices| {
+                        const stored = matrices[self.layout.positionOf(p)].of(e);
+                        if (stored.turned) ops.frozen.backwardInput(T, self.exec, to, from, stored, m, .store) else ops.frozen.forward(T, self.exec, to, from, stored, null, m, .store);
+                    },
+                }
+                const o = own orelse continue;
+                const dlow = self.gradientOfLow(o, e, from, m, wide);
+                ops.matmul.backwardInput(T, self.exec, to, dlow, o.aOf(e), m, o.module.rank, in, .accumulate);
+            }
+        }
+
+        /// Gradients of what is trained: the weights and biases of experts, or their adapter.
+        fn backwardWeights(self: Self, weights: Weights, gradients: Gradients, l: u32, target: arch.Target, dout: []const T, inp: []const T, groups: Groups) void {
+            const p = target.weightOf(self.layout, l);
+            const in, const wide = p.shape;
+            switch (gradients) {
+                .base => |flat| {
+                    const dbias = self.layout.get(l, target.biasRole().?).?.slice(T, flat);
+                    for (0..groups.experts()) |e| {
+                        const first, const m = groups.of(e);
+                        if (m == 0) continue;
+                        const from = dout[first * wide ..][0 .. m * wide];
+                        const dweight = p.slice(T, flat)[e * in * wide ..][0 .. in * wide];
+                        ops.matmul.backwardWeight(T, self.exec, dweight, null, inp[first * in ..][0 .. m * in], from, m, in, wide);
+                        ops.matmul.columnSums(T, self.exec, dbias[e * wide ..][0..wide], from, m, wide);
+                    }
+                },
+                .adapter => |flat| {
+                    const own = self.moduleAt(weights, l, target) orelse return;
+                    const rank = own.module.rank;
+                    const dturned = self.projection.low.?.dturned[0..own.module.b.len];
+                    ops.elementwise.fill(T, self.exec, dturned, 0);
+                    for (0..groups.experts()) |e| {
+                        const first, const m = groups.of(e);
+                        if (m == 0) continue;
+                        const from = dout[first * wide ..][0 .. m * wide];
+                        const low = own.product[first * rank ..][0 .. m * rank];
+                        ops.matmul.backwardWeight(T, self.exec, dturned[e * wide * rank ..][0 .. wide * rank], null, from, low, m, wide, rank);
+                        const dlow = self.gradientOfLow(own, e, from, m, wide);
+                        const da = own.module.a.slice(T, flat)[e * rank * in ..][0 .. rank * in];
+                        ops.matmul.backwardWeight(T, self.exec, da, null, dlow, inp[first * in ..][0 .. m * in], m, rank, in);
+                    }
+                    ops.experts.turn(T, self.exec, own.module.b.slice(T, flat), dturned, groups.experts(), wide * rank, .accumulate);
+                },
+            }
+        }
+
+        fn ofExpert(comptime N: type, p: *const arch.Parameter, flat: []const N, e: usize) []const N {
+            const size = p.shape[0] * p.shape[1];
+            return flat[p.offset + e * size ..][0..size];
+        }
+
+        // ---- the adapter's share ----
+
+        /// A module of the adapter with its second factor turned.
+        const Adapted = struct {
+            module: *const arch.AdapterModule,
+            a: []const T,
+            turned: []const T,
+            product: []align(64) T,
+
+            fn scale(self: Adapted) T {
+                return @floatCast(self.module.scale);
+            }
+
+            fn aOf(self: Adapted, e: usize) []const T {
+                const size = self.module.rank * self.module.in;
+                return self.a[e * size ..][0..size];
+            }
+
+            fn bOf(self: Adapted, e: usize) []const T {
+                const size = self.module.rank * self.module.out;
+                return self.turned[e * size ..][0..size];
+            }
+        };
+
+        fn moduleAt(self: Self, weights: Weights, l: u32, target: arch.Target) ?Adapted {
+            const own = self.projection.moduleAt(weights, .{ .layer = l, .target = target }) orelse return null;
+            std.debug.assert(own.dropout.probability == 0); // Settings refuse it.
+            const m = own.module;
+            const turned = self.projection.low.?.turned[0..m.b.len];
+            ops.experts.turn(T, self.exec, turned, own.b, m.out * m.rank, m.experts, .store);
+            return .{ .module = m, .a = own.a, .turned = turned, .product = own.product };
+        }
+
+        /// s · dout · B_e
+        fn gradientOfLow(self: Self, own: Adapted, e: usize, dout: []const T, m: usize, wide: usize) []const T {
+            const dlow = self.projection.low.?.gradient[0 .. m * own.module.rank];
+            ops.matmul.backwardInput(T, self.exec, dlow, dout, own.bOf(e), m, wide, own.module.rank, .store);
+            ops.elementwise.scale(T, self.exec, dlow, own.scale());
+            return dlow;
+        }
+
+        fn numbers(self: Self, weights: Weights, l: u32, role: arch.Role) []const T {
+            return weights.vector(self.layout, self.layout.get(l, role).?);
+        }
+
+        fn gate(self: Self) ops.experts.Gate(T) {
+            return .{ .limit = @floatCast(self.config.swiglu_limit), .alpha = @floatCast(self.config.swiglu_alpha) };
+        }
+
+        fn columns(self: Self) usize {
+            return self.config.hidden_size;
+        }
+
+        fn width(self: Self) usize {
+            return self.config.intermediate_size;
+        }
+    };
+}
