@@ -104,6 +104,13 @@ pub const Cache = struct {
         };
     }
 
+    /// The first `count` rows of keys and of values.
+    pub fn rows(self: *const Cache, layer: usize, kv_head: usize, count: usize) [2][]u8 {
+        const at = self.offset(layer, kv_head);
+        const len = count * self.row_bytes;
+        return .{ self.keys[at..][0..len], self.values[at..][0..len] };
+    }
+
     fn offset(self: *const Cache, layer: usize, kv_head: usize) usize {
         return (layer * self.shape.kv_heads + kv_head) * self.shape.context * self.row_bytes;
     }

@@ -9,6 +9,7 @@ pub const batch = @import("batch.zig");
 pub const automaton = @import("automaton.zig");
 pub const json_schema = @import("json_schema.zig");
 pub const constraint = @import("constraint.zig");
+pub const prompt_cache = @import("prompt_cache.zig");
 pub const matrix = @import("matrix.zig");
 pub const importance = @import("importance.zig");
 pub const attention = @import("attention.zig");
@@ -36,6 +37,8 @@ test {
     _ = automaton;
     _ = json_schema;
     _ = constraint;
+    _ = prompt_cache;
+    _ = &prompt_cache.identify;
     _ = matrix;
     _ = importance;
     _ = attention;
