@@ -335,6 +335,26 @@ class Generator(Owned):
         vocab = int(self.info["config"]["vocab_size"])
         return _native.generator.all_logits(self.native, as_ids(ids), first, vocab)
 
+    def save_cache(self, path: str | os.PathLike[str]) -> int:
+        """Keeps what was computed of the last prompt in a file, and returns of how many ids.
+
+        The file appears whole or not at all. It takes, for each id, layers x key-value heads x
+        head size x 2 numbers of the cache's type: 23 KB an id in f16 for a model of 1.1 billion
+        parameters. Raises FileAccessError when it cannot be written.
+        """
+        return _native.generator.save_cache(self.native, path)
+
+    def load_cache(self, path: str | os.PathLike[str]) -> int:
+        """Takes over what `save_cache` kept, and returns the number of ids.
+
+        A prompt that begins with the same ids is computed from where they differ, with the same
+        bits (`counts["reused"]`). Raises MissingFileError, or FormatError when the file is damaged
+        or belongs to another model, another CPU level, or another `cache` or `exact`; what was kept
+        before then stays.
+        """
+        self._run = None
+        return _native.generator.load_cache(self.native, path)
+
     def log_probs(
         self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 1
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

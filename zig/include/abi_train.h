@@ -843,6 +843,15 @@ abt_status abt_generator_logits(abt_generator generator, size_t request, const f
 /* What `request` took so far. */
 abt_status abt_generator_counts(abt_generator generator, size_t request, abt_counts *counts);
 
+/* Writes what was computed of the last prompt to `path`, whole or not at all; *ids (may be NULL): of how many ids. */
+abt_status abt_generator_save_cache(abt_generator generator, const char *path, uint64_t *ids);
+
+/* Reads what abt_generator_save_cache wrote, in place of what is kept; the next prompt that begins with the same ids is
+ * computed from there on, with the same bits. *ids (may be NULL): how many ids there are. A file that is damaged, or of
+ * another model, CPU level or way of computing, is refused (ABT_STATUS_FORMAT) and changes nothing. Ends what
+ * abt_generator_start began. */
+abt_status abt_generator_load_cache(abt_generator generator, const char *path, uint64_t *ids);
+
 /* The logits behind every id from ids[first] on: (count - first) rows, each a value a vocabulary entry, into `logits`,
  * whose `capacity` is counted in floats. Ends what abt_generator_start began. */
 abt_status abt_generator_all_logits(abt_generator generator, const uint32_t *ids, size_t count, size_t first,

@@ -165,6 +165,20 @@ def counts(handle: Handle, request: int = 0) -> dict[str, int]:
     return {name: int(getattr(found, name)) for name in names}
 
 
+def save_cache(handle: Handle, path: str | os.PathLike[str]) -> int:
+    """Keeps what was computed of the last prompt in a file; of how many ids."""
+    ids = ffi.new("uint64_t *")
+    check(lib.abt_generator_save_cache(handle.value, c_path(path), ids))
+    return int(ids[0])
+
+
+def load_cache(handle: Handle, path: str | os.PathLike[str]) -> int:
+    """Takes over what `save_cache` kept; how many ids there are."""
+    ids = ffi.new("uint64_t *")
+    check(lib.abt_generator_load_cache(handle.value, c_path(path), ids))
+    return int(ids[0])
+
+
 def all_logits(
     handle: Handle, ids: npt.NDArray[np.uint32], first: int, vocab: int
 ) -> npt.NDArray[np.float32]:

@@ -92,7 +92,7 @@ pub const Backend = struct {
     pub const VTable = struct {
         answer: *const fn (*anyopaque, []const Message, Settings, *Listener, *base.Diagnostic) AnswerError!Reply,
         describe: *const fn (*anyopaque, *std.Io.Writer) std.Io.Writer.Error!void,
-        /// Drops what is remembered of a conversation that is over; null = nothing is.
+        /// Drops what is remembered of a conversation that was given up; null = nothing is.
         forget: ?*const fn (*anyopaque) void = null,
     };
 

@@ -26,6 +26,8 @@ pub const Options = struct {
     threads: usize = 0,
     /// Null = what the model was trained for, at most `default_context_max`.
     context: ?usize = null,
+    /// What was computed is read from here, if it is there, and kept here by `keep`.
+    prompt_cache: ?[]const u8 = null,
     /// Null = what the file's chat template is.
     format: ?chat_format.Format = null,
 };
@@ -35,6 +37,8 @@ pub const OpenError = infer.model.OpenError || error{
     UnusableTokenizer,
     /// Threads cannot be started.
     NoThreads,
+    /// The prompt cache is damaged or belongs to another model.
+    UnusableCache,
 };
 
 pub const Local = struct {
@@ -52,6 +56,10 @@ pub const Local = struct {
     /// The file's own template is exactly no format known here: what the model sees may differ from what it was taught.
     format_is_near: bool = false,
     stop_ids: std.ArrayList(u32),
+    prompt_cache: ?[]const u8,
+    identity: infer.prompt_cache.Identity = undefined,
+    /// There is something that the prompt cache does not hold.
+    has_news: bool = false,
 
     /// On failure `diag` says what and why. Caller calls `close`. `options.path` must outlive the result.
     pub fn open(gpa: Allocator, io: std.Io, options: Options, diag: *base.Diagnostic) OpenError!*Local {
@@ -61,6 +69,8 @@ pub const Local = struct {
         self.gpa = gpa;
         self.io = io;
         self.format_is_near = false;
+        self.has_news = false;
+        self.prompt_cache = options.prompt_cache;
         self.path = options.path;
         self.model = try .open(gpa, io, options.path, diag);
         errdefer self.model.close();
@@ -86,8 +96,24 @@ pub const Local = struct {
         const trained: usize = self.model.config.max_position_embeddings;
         self.session = try .init(gpa, self.model, self.pool, options.context orelse @min(trained, default_context_max));
         errdefer self.session.deinit();
+        if (options.prompt_cache) |path| {
+            self.identity = infer.prompt_cache.identify(self.model);
+            _ = infer.prompt_cache.load(self.model.disk.storage(), path, &self.session, self.identity, diag) catch |err| switch (err) {
+                error.Missing => {},
+                error.OutOfMemory => return error.OutOfMemory,
+                error.CannotRead, error.InvalidFile, error.OtherModel => return error.UnusableCache,
+            };
+        }
         self.sampler = try .init(gpa, self.model.config.vocab_size, options.sampling);
         return self;
+    }
+
+    /// Writes the prompt cache, if there is one and it lacks something. On failure `diag` says why.
+    pub fn keep(self: *Local, diag: *base.Diagnostic) infer.prompt_cache.SaveError!void {
+        const path = self.prompt_cache orelse return;
+        if (!self.has_news) return;
+        try infer.prompt_cache.save(self.gpa, self.model.disk.storage(), path, &self.session, self.identity, self.session.position(), diag);
+        self.has_news = false;
     }
 
     pub fn close(self: *Local) void {
@@ -143,6 +169,7 @@ pub const Local = struct {
     fn forget(context: *anyopaque) void {
         const self: *Local = @ptrCast(@alignCast(context));
         self.session.rewind(0);
+        self.has_news = true;
     }
 
     fn answer(
@@ -162,6 +189,7 @@ pub const Local = struct {
         const reused = @min(self.session.commonPrefix(prompt), prompt.len - 1);
         reply.reused_tokens = reused;
         self.session.rewind(reused);
+        self.has_news = true;
         const started: std.Io.Timestamp = .now(self.io, .awake);
         const complete = self.feed(prompt[reused..], listener) catch |err| switch (err) {
             error.ContextFull => unreachable, // promptFor made it fit.

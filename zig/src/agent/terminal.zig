@@ -234,6 +234,7 @@ pub const Terminal = struct {
         if (self.keeps) {
             try self.note("started a new conversation; the kept one stays as {s}\n", .{self.session.id});
         } else try self.note("forgotten; started a new conversation\n", .{});
+        self.backend.forget();
         self.exchange(new, false);
     }
 
@@ -245,7 +246,6 @@ pub const Terminal = struct {
         self.lost = self.lostSomething();
         self.save_failed = false;
         self.last = null;
-        self.backend.forget();
     }
 
     fn load(self: *Terminal, wanted: []const u8) Error!void {

@@ -23,6 +23,8 @@ const Machine = struct {
     token_count: usize = 0,
     /// Nothing was given out yet: the session's logits are those of the first prompt.
     is_fresh: bool = false,
+    /// Made for the first prompt cache.
+    identity: ?infer.prompt_cache.Identity = null,
     /// Made for the first schema.
     vocabulary: ?infer.constraint.Vocabulary = null,
     schemas: std.ArrayList(*Schema) = .empty,
@@ -92,6 +94,11 @@ const Machine = struct {
     fn forgetSchemas(self: *Machine) void {
         for (self.schemas.items) |schema| schema.destroy();
         self.schemas.clearRetainingCapacity();
+    }
+
+    fn identify(self: *Machine) infer.prompt_cache.Identity {
+        if (self.identity == null) self.identity = infer.prompt_cache.identify(self.model);
+        return self.identity.?;
     }
 
     fn forget(self: *Machine) void {
@@ -367,6 +374,41 @@ pub fn abt_generator_score(generator: u64, ids: ?[*]const u32, count: usize, fir
             error.ContextFull, error.InvalidToken => unreachable, // Looked at above.
         };
     };
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_generator_save_cache(generator: u64, path: ?[*:0]const u8, ids: ?*u64) callconv(.c) Status {
+    if (ids) |count| count.* = 0;
+    var status: Status = c.ABT_STATUS_OK;
+    const name = out.string(path, "path", &status) orelse return status;
+    const held = acquireForWork(generator, &status) orelse return status;
+    defer held.release();
+
+    const machine = held.object.value.machine;
+    const session = &machine.session;
+    var diag: failure.Diagnostic = .{};
+    infer.prompt_cache.save(out.gpa, machine.model.disk.storage(), name, session, machine.identify(), session.fed, &diag) catch |err|
+        return failure.from(err, c.ABT_STATUS_IO, &diag);
+    if (ids) |count| count.* = session.fed;
+    return c.ABT_STATUS_OK;
+}
+
+pub fn abt_generator_load_cache(generator: u64, path: ?[*:0]const u8, ids: ?*u64) callconv(.c) Status {
+    if (ids) |count| count.* = 0;
+    var status: Status = c.ABT_STATUS_OK;
+    const name = out.string(path, "path", &status) orelse return status;
+    const held = acquireForWork(generator, &status) orelse return status;
+    defer held.release();
+
+    const machine = held.object.value.machine;
+    machine.forget();
+    var diag: failure.Diagnostic = .{};
+    const found = infer.prompt_cache.load(machine.model.disk.storage(), name, &machine.session, machine.identify(), &diag) catch |err| return switch (err) {
+        error.Missing => failure.from(err, c.ABT_STATUS_NOT_FOUND, &diag),
+        error.CannotRead => failure.from(err, c.ABT_STATUS_IO, &diag),
+        else => failure.from(err, c.ABT_STATUS_FORMAT, &diag),
+    };
+    if (ids) |count| count.* = found;
     return c.ABT_STATUS_OK;
 }
 

@@ -17,6 +17,7 @@ pub const verb: arguments.Verb = .{
         .{ .name = "chat-format", .value = "NAME", .help = "abbey, chatml, harmony, llama3, mistral, qwen, smollm …", .default = "the file's" },
         .{ .name = "context", .value = "N", .help = "tokens the model can look back", .default = "the model's, at most 4096" },
         .{ .name = "threads", .value = "N", .help = "threads to compute with", .default = "all" },
+        .{ .name = "prompt-cache", .value = "FILE", .help = "keep what was computed here; the next start goes on with it" },
         .{ .name = "message", .short = 'm', .value = "TEXT", .help = "send one message, print the answer, leave", .heading = "Conversation" },
         .{ .name = "system", .value = "TEXT", .help = "tell the model first how to behave" },
         .{ .name = "session", .short = 's', .value = "NAME", .help = "keep the conversation under this name; go on with it if it is there" },
@@ -64,6 +65,7 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
             .threads = options.threads,
             .context = options.context,
             .format = options.format,
+            .prompt_cache = parsed.text("prompt-cache"),
         }, &diag) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             else => return app.fail(verb.name, diag.text()),
@@ -73,7 +75,19 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
             "{s}: its chat template is exactly none known here; it is read as {t}, the nearest. Name another with --chat-format\n",
             .{ path, local.format },
         );
-        return talk(app, &parsed, options, store, local.backend(), std.fs.path.basename(path));
+        const exit = try talk(app, &parsed, options, store, local.backend(), std.fs.path.basename(path));
+        local.keep(&diag) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.CannotWrite => {
+                const failure = try app.fail(verb.name, diag.text());
+                return if (exit == .ok) failure else exit;
+            },
+        };
+        return exit;
+    }
+    if (parsed.has("prompt-cache")) {
+        try app.complain(verb.name, "--prompt-cache needs --model: Ollama keeps what it computed itself");
+        return .usage;
     }
     const model = nonEmpty(app.environment.get("ABI_OLLAMA_MODEL")) orelse {
         try app.complain(verb.name, "no model: pass --model FILE.gguf, or set ABI_OLLAMA_MODEL to talk to Ollama");

@@ -18,6 +18,7 @@ pub const verb: arguments.Verb = .{
         .{ .name = "prompt", .short = 'p', .value = "TEXT", .help = "text to continue" },
         .{ .name = "ids", .value = "LIST", .help = "token ids to continue, as 1,2,3" },
         .{ .name = "max-tokens", .short = 'n', .value = "N", .help = "stop after N tokens", .default = "128" },
+        .{ .name = "prompt-cache", .value = "FILE", .help = "keep what was computed of the prompt, and use it again" },
         .{ .name = "json-schema", .value = "FILE", .help = "the text must be JSON as this schema asks" },
         .{ .name = "drafts", .value = "N", .help = "guess up to N (15) tokens a step; changes no token", .default = "0" },
     } ++ sampling.flags ++ [_]arguments.Flag{
@@ -70,6 +71,8 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
     if (parsed.has("prompt") == parsed.has("ids")) return parsed.usage("give either --prompt TEXT or --ids LIST", .{});
     if ((parsed.has("logits") or parsed.has("prompt-logits")) and !parsed.has("json"))
         return parsed.usage("--logits and --prompt-logits need --json", .{});
+    if (parsed.has("prompt-logits") and parsed.has("prompt-cache"))
+        return parsed.usage("--prompt-logits computes the whole prompt; leave --prompt-cache out", .{});
     var settings = try sampling.read(parsed);
     settings.repeat_penalty = settings.repeat_penalty orelse 1;
     return .{
@@ -146,11 +149,30 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
     var sampler: infer.Sampler = try .init(gpa, model.config.vocab_size, sampling.options(app.io, options.settings));
     defer sampler.deinit(gpa);
 
+    var identity: infer.prompt_cache.Identity = undefined;
+    if (parsed.text("prompt-cache")) |path| {
+        identity = infer.prompt_cache.identify(model);
+        _ = infer.prompt_cache.load(model.disk.storage(), path, &session, identity, &diag) catch |err| switch (err) {
+            error.Missing => {},
+            error.OutOfMemory => return error.OutOfMemory,
+            else => return app.fail(verb.name, diag.text()),
+        };
+    }
+    // Of the prompt, what the file held. The last id is fed in any case: its logits are needed.
+    const known = session.commonPrefix(prompt);
+    const reused = @min(known, prompt.len - 1);
+    session.rewind(reused);
     var prompt_logits: std.ArrayList([]const f32) = .empty;
-    feed(a, &session, prompt, if (parsed.has("prompt-logits")) &prompt_logits else null) catch |err| return switch (err) {
+    feed(a, &session, prompt[reused..], if (parsed.has("prompt-logits")) &prompt_logits else null) catch |err| return switch (err) {
         error.OutOfMemory => error.OutOfMemory,
         error.ContextFull => app.fail(verb.name, try std.fmt.allocPrint(a, "the prompt's {d} tokens do not fit in a context of {d}. Raise --context", .{ prompt.len, context })),
         error.InvalidToken => app.fail(verb.name, try std.fmt.allocPrint(a, "an id is not below the model's vocabulary of {d}", .{model.config.vocab_size})),
+    };
+    if (parsed.text("prompt-cache")) |path| if (known < prompt.len) {
+        infer.prompt_cache.save(gpa, model.disk.storage(), path, &session, identity, session.fed, &diag) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.CannotWrite => return app.fail(verb.name, diag.text()),
+        };
     };
     for (prompt) |id| sampler.accept(id);
 
@@ -181,6 +203,7 @@ fn generate(app: *app_file.App, parsed: *arguments.Parsed, options: Options, mod
         .ids = ids.items,
         .text = if (decoder != null) text.items else null,
         .end = generator.line.end.?,
+        .reused = if (parsed.has("prompt-cache")) reused else null,
         .logits = if (parsed.has("logits")) logits.items else null,
         .prompt_logits = if (parsed.has("prompt-logits")) prompt_logits.items else null,
     }, .{ .emit_null_optional_fields = false }, app.out);
