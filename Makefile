@@ -25,11 +25,11 @@ $(1) & job=$$!; trap 'kill $$job 2>/dev/null; exit 130' INT TERM; passed=0; \
 	done; wait $$job
 endef
 
-.PHONY: help demo test test-zig test-python test-levels test-aarch64 have-qemu check build lint fmt docs bench durability tokens clean
+.PHONY: help demo test test-zig test-python test-levels test-aarch64 have-qemu check build lint fmt docs bench durability tokens fuzz gguf-files clean
 
 help:
 	@sed -n '3,5s/^# *//p' $(firstword $(MAKEFILE_LIST))
-	@echo 'also: build lint fmt docs bench durability tokens test-levels test-aarch64 clean'
+	@echo 'also: build lint fmt docs bench durability tokens fuzz gguf-files test-levels test-aarch64 clean'
 
 # ---- environments ----
 
@@ -125,6 +125,16 @@ bench: $(TEST_VENV)/.installed
 durability: $(TEST_VENV)/.installed
 	@ABI_KILLS=200 ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
 		$(TEST_VENV)/bin/python -m pytest tests/durability $(PYTEST_ARGS)
+
+# Sound files with random changes through every reader, in a build that keeps all checks; what ends it is kept in fuzz-found/.
+FUZZ_SECONDS ?= 600
+fuzz: $(TEST_VENV)/.installed
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(TEST_VENV)/bin/python tests/fuzz/fuzz_run.py
+
+# Two hundred GGUF files drawn by lot, through PyPI's gguf, llama.cpp and ours; ABI_GGUF_SEED=N draws others.
+gguf-files: $(TEST_VENV)/.installed
+	@ABI_GGUF_FILES=200 ABI_PROGRAM="$$($(TEST_VENV)/bin/python -c 'from abi_train._native.program import program_path; print(program_path())')" \
+		$(TEST_VENV)/bin/python -m pytest tests/formats/test_generated_gguf.py $(PYTEST_ARGS)
 
 # 200 MB of text for each pre-tokenizer against `tokenizers`, a million texts of special tokens' literals.
 tokens: $(TEST_VENV)/.installed

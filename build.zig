@@ -197,6 +197,12 @@ pub fn build(b: *std.Build) !void {
     const probe = b.addExecutable(.{ .name = "tokenizer-probe", .root_module = probe_module });
     b.step("tokenizer-probe", "Install bin/tokenizer-probe, which the parity tests ask").dependOn(&b.addInstallArtifact(probe, .{}).step);
 
+    // Sound files with random changes through every reader; tests/fuzz/fuzz_run.py makes the files and watches.
+    const fuzz_module = b.createModule(.{ .root_source_file = b.path("zig/fuzz/main.zig"), .target = target, .optimize = optimize, .link_libc = true, .strip = strip });
+    fuzz_module.addImport("abi", abi);
+    const fuzz = b.addExecutable(.{ .name = "abi-fuzz", .root_module = fuzz_module });
+    b.step("fuzz-program", "Install bin/abi-fuzz, which `make fuzz` drives").dependOn(&b.addInstallArtifact(fuzz, .{}).step);
+
     const encode_module = b.createModule(.{ .root_source_file = b.path("zig/bench/encode.zig"), .target = target, .optimize = .fast, .link_libc = true, .strip = strip });
     for ([_][]const u8{ "base", "tokenizer" }) |name| encode_module.addImport(name, moduleOf(&fast, name));
     const encode_bench = b.addExecutable(.{ .name = "abi-bench-encode", .root_module = encode_module });

@@ -74,6 +74,8 @@ class File:
     n_tensors: int | None = None
     n_keys: int | None = None
     trailing: bytes = b""
+    #: Whole pairs as they stand in the file, for those that no writer would make.
+    pairs: list[bytes] = field(default_factory=list)
 
     def put(self, name: str | bytes, kind: int, value: Any) -> File:
         self.keys[name] = (kind, value)
@@ -89,10 +91,11 @@ class File:
             self.magic,
             struct.pack("<I", self.version),
             struct.pack("<q", len(self.tensors) if self.n_tensors is None else self.n_tensors),
-            struct.pack("<q", len(pairs) if self.n_keys is None else self.n_keys),
+            struct.pack("<q", len(pairs) + len(self.pairs) if self.n_keys is None else self.n_keys),
         ]
         for name, kind, value in pairs:
             out += [text(name), struct.pack("<I", kind), value_bytes(kind, value)]
+        out += self.pairs
         at = 0
         for t in self.tensors:
             out += [text(t.name), struct.pack("<I", len(t.ne))]

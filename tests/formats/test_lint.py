@@ -104,6 +104,11 @@ def other_alignment(kind: int, value: Any) -> Callable[[File], object]:
     return lambda file: file.put("general.alignment", kind, value)
 
 
+def small_alignment(file: File) -> None:
+    file.alignment = 8
+    file.put("general.alignment", U32, 8)
+
+
 def zero_rows(file: File) -> None:
     file.tensors[0].ne = (32, 0)
     file.tensors[0].data = b""
@@ -116,6 +121,7 @@ CONTAINER: list[tuple[str, bool, Callable[[File], object]]] = [
     ("alignment", True, other_alignment(U32, 1 << 21)),
     ("alignment", True, other_alignment(U64, 32)),
     ("alignment", True, other_alignment(STRING, "32")),
+    ("alignment-small", True, small_alignment),
     ("key-name", True, lambda f: f.put("", U32, 1)),
     ("key-name", True, lambda f: f.put(b"\xff\xfe", U32, 1)),
     ("key-name", True, lambda f: f.put("k" * 70000, U32, 1)),
@@ -149,9 +155,9 @@ def test_faults_of_the_container(
     found = [f for f in report["findings"] if f["code"] == code]
     assert found, report
     assert all(f["mends"] == mends for f in found) or code == "tensor-offset"
-    # Every program's strict reader refuses what is an error here, by the same name.
+    # What is an error here no strict reader takes, but for what only llama.cpp dies of.
     strict = subprocess.run([str(program), "inspect", str(path)], capture_output=True, check=False)
-    assert strict.returncode == 1
+    assert strict.returncode == (code != "alignment-small")
     if not mends:
         done = subprocess.run(
             [str(program), "lint", str(path), "--fix", str(out)],

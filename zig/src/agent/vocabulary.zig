@@ -22,13 +22,19 @@ pub fn fromFile(gpa: std.mem.Allocator, file: *const formats.gguf.File, diag: *b
         diag.set("key tokenizer.ggml.tokens is missing: the file has no vocabulary", .{});
         return error.InvalidTokenizer;
     };
+    const merges = try r.texts("tokenizer.ggml.merges");
+    // An empty list is a tokenizer of single letters; none at all is one that lost its merges.
+    if (merges == null and std.mem.eql(u8, model, "gpt2")) {
+        diag.set("key tokenizer.ggml.merges is missing: text would get other ids than in training. Export the model again with its tokenizer", .{});
+        return error.InvalidTokenizer;
+    }
     return tokenizer.Tokenizer.fromGguf(gpa, .{
         .model = model,
         .pre = try r.optional([]const u8, "tokenizer.ggml.pre") orelse "",
         .tokens = tokens,
         .token_types = try r.numbers(i32, "tokenizer.ggml.token_type"),
         .scores = try r.scores(),
-        .merges = try r.texts("tokenizer.ggml.merges") orelse &.{},
+        .merges = merges orelse &.{},
         .bos = try r.optional(u32, "tokenizer.ggml.bos_token_id"),
         .eos = try r.optional(u32, "tokenizer.ggml.eos_token_id"),
         .eot = try r.optional(u32, "tokenizer.ggml.eot_token_id"),

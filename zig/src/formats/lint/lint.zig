@@ -229,6 +229,8 @@ pub const Session = struct {
         const report = self.report;
         const a = self.arena.allocator();
         const first = &self.files.items[0];
+        if (first.alignment < gguf.default_alignment and first.tensors.len > 0)
+            try report.add(.alignment_small, "general.alignment", true, "general.alignment is {d}; llama.cpp needs at least {d}", .{ first.alignment, gguf.default_alignment });
         for (first.key_values) |pair| {
             if (pair.key.len == 0 or pair.key.len > gguf.limits.key_bytes or !std.unicode.utf8ValidateSlice(pair.key)) continue;
             const slot = try subject.keys.getOrPut(a, pair.key);

@@ -70,6 +70,11 @@ pub const Report = struct {
         return total;
     }
 
+    /// How many of this code are in the list.
+    pub fn listedOf(self: *const Report, code: Code) usize {
+        return @min(self.counts.get(code), listed_most);
+    }
+
     /// How many were counted and not listed.
     pub fn omitted(self: *const Report) usize {
         var total: usize = 0;

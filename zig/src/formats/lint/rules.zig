@@ -36,6 +36,7 @@ pub const Rule = struct {
 
 pub const Code = enum {
     alignment,
+    alignment_small,
     key_name,
     key_duplicate,
     tensor_name,
@@ -126,6 +127,13 @@ fn ruleOf(code: Code) Rule {
             .severity = .@"error",
             .summary = "general.alignment is no u32, zero, no power of two, or above 1 MiB",
             .effect = refuses,
+            .next = "Pass --fix: the file is laid out with the default of 32.",
+            .mends = .yes,
+        },
+        .alignment_small => .{
+            .severity = .@"error",
+            .summary = "general.alignment is below 32",
+            .effect = "llama.cpp maps the file and aborts where tensors do not begin at multiples of 32; abi reads it.",
             .next = "Pass --fix: the file is laid out with the default of 32.",
             .mends = .yes,
         },
@@ -440,7 +448,7 @@ fn ruleOf(code: Code) Rule {
         .merges_missing => .{
             .severity = .@"error",
             .summary = "a byte-level tokenizer without tokenizer.ggml.merges",
-            .effect = "llama.cpp and Ollama refuse the file.",
+            .effect = "llama.cpp and Ollama refuse the file; abi runs it on token ids only.",
             .next = export_again,
             .mends = .no,
         },
