@@ -137,7 +137,7 @@ fn smallBlocks(comptime Type: type, rows: usize, n: usize, w: [*]const u8, row_b
             const one = row + b * Type.bytes;
             const two = one + Type.bytes;
             lanes.ahead(one, 2 * Type.bytes);
-            const numbers: U64 = both(Type.numbers(one), Type.numbers(two));
+            const numbers: U64 = if (Type == Mxfp4 and has_byte_product) Mxfp4.pair(one) else both(Type.numbers(one), Type.numbers(two));
             const sums = dot4(before(Type.offset, x.fours[b * 8 ..][0..16].*), numbers, x.q[b * 32 ..][0..64].*);
             const steps = halves(Type.scale(one) * x.scales[b], Type.scale(two) * x.scales[b + 1]);
             acc = mulAdd(@floatFromInt(sums), steps, acc);
@@ -230,9 +230,35 @@ pub const Mxfp4 = struct {
     pub const offset = Offset.mxfp4;
     pub const has_minimum = false;
     inline fn scale(block: [*]const u8) f32 {
-        const e: u32 = block[0];
-        return @bitCast(if (e < 2) @as(u32, 0x0020_0000) << @intCast(e) else (e - 1) << 23);
+        return scales[block[0]];
     }
+    /// Half of 2^(e - 127). Looked up: computed, two at a time, it meets numbers below the normal ones, which are slow to multiply.
+    const scales: [256]f32 = blk: {
+        var list: [256]f32 = undefined;
+        for (&list, 0..) |*s, e| s.* = @bitCast(if (e < 2) @as(u32, 0x0020_0000) << e else @as(u32, e - 1) << 23);
+        break :blk list;
+    };
+
+    /// The numbers of two blocks that lie side by side, where bytes can be looked up in a register.
+    inline fn pair(blocks: [*]const u8) U64 {
+        const twice = comptime places(16, false) ++ places(16, false) ++ places(16, true) ++ places(16, true);
+        const codes: @Vector(32, u16) = @bitCast(@shuffle(u8, blocks[1..17].*, blocks[bytes + 1 ..][0..16].*, twice));
+        const low_then_high: @Vector(32, u4) = comptime ([8]u4{ 0, 0, 0, 0, 0, 0, 0, 0 } ++ [8]u4{ 4, 4, 4, 4, 4, 4, 4, 4 }) ++ ([8]u4{ 0, 0, 0, 0, 0, 0, 0, 0 } ++ [8]u4{ 4, 4, 4, 4, 4, 4, 4, 4 });
+        const nibble = @as(U64, @bitCast(codes >> low_then_high)) & @as(U64, @splat(15));
+        var found: U64 = undefined;
+        asm ("vpshufb %[code], %[table], %[found]"
+            : [found] "=v" (found),
+            : [code] "v" (nibble),
+              [table] "v" (@as(U64, values)),
+        );
+        return found;
+    }
+    /// With the offset, four times: each quarter of a register looks up in its own.
+    const values: [64]u8 = blk: {
+        const one = [16]u8{ 12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0 };
+        break :blk one ++ one ++ one ++ one;
+    };
+
     inline fn numbers(block: [*]const u8) U32 {
         const code = nibbles(block[1..][0..16].*);
         const size = code & of(7);
