@@ -189,6 +189,7 @@ class Tokenizer(Owned):
         loss: str = "assistant",
         learn_from: int = 0,
         date: str | None = None,
+        reasoning: str = "medium",
     ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
         """A chat as ids and loss mask, of the same length.
 
@@ -201,6 +202,8 @@ class Tokenizer(Owned):
         train: make a loss mask. loss: `assistant` (all its turns, from turn `learn_from` on),
             `completion` (the last of them) or `everything`.
         date: as 2025-06-28, for formats that name the day. (default: today)
+        reasoning: `low`, `medium` or `high`: how much the model is asked to think, for formats that
+            say it (harmony). A template of the tokenizer's own is asked for `medium`.
 
         What people wrote never becomes a control token. Raises DataError, with the turn's number,
         for a chat the format cannot write, and ArgumentError.
@@ -227,6 +230,7 @@ class Tokenizer(Owned):
                 loss=loss,
                 learn_from=learn_from,
                 date=date,
+                reasoning=reasoning,
             )
         segments = self._template().segments(
             messages,

@@ -279,3 +279,14 @@ def test_a_second_ctrl_c_leaves_at_once(program: Path, stub: Stub, tmp_path: Pat
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     process.communicate()
+
+
+def test_thoughts_are_told_from_the_answer_and_effort_is_asked_for(run: Any, stub: Stub) -> None:
+    stub.say("Hi.")
+    stub.lines.insert(0, {"message": {"content": "", "thinking": "Be \x1b[2Jkind."}, "done": False})
+    done = ask(run, stub, "-m", "hi", "--reasoning", "low", "--show-thinking")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hi.\n", "Be kind.\n")
+    assert stub.requests[0][1]["think"] == "low"
+    done = ask(run, stub, "-m", "hi")
+    assert (done.stdout, done.stderr) == ("Hi.\n", "")
+    assert "think" not in stub.requests[1][1]

@@ -306,6 +306,13 @@ typedef enum abt_chat_loss {
     ABT_CHAT_LOSS_EVERYTHING = 2      /* every token, whoever wrote it */
 } abt_chat_loss;
 
+/* How much the model is asked to think. */
+typedef enum abt_reasoning {
+    ABT_REASONING_MEDIUM = 0,
+    ABT_REASONING_LOW = 1,
+    ABT_REASONING_HIGH = 2
+} abt_reasoning;
+
 typedef struct abt_chat_options {
     size_t struct_size;
     uint32_t add_generation_prompt;   /* 1: end with the beginning of an assistant turn */
@@ -313,6 +320,7 @@ typedef struct abt_chat_options {
     uint32_t loss;                    /* ABT_CHAT_LOSS_... */
     size_t learn_from;                /* assistant turns before this one (from 0) are not in the loss */
     const char *date;                 /* 2025-06-28, for formats that name the day; NULL: today */
+    uint32_t reasoning;               /* abt_reasoning, for formats that name it (harmony) */
 } abt_chat_options;
 
 /* A chat as ids and loss mask. messages_json: a list of {"role": "system"|"developer"|"user"|"assistant"|"tool",

@@ -180,8 +180,20 @@ _LOSS = {
 }
 
 
+_REASONING = {
+    "low": lib.ABT_REASONING_LOW,
+    "medium": lib.ABT_REASONING_MEDIUM,
+    "high": lib.ABT_REASONING_HIGH,
+}
+
+
 def _chat_options(
-    add_generation_prompt: bool, train: bool, loss: str, learn_from: int, date: str | None
+    add_generation_prompt: bool,
+    train: bool,
+    loss: str,
+    learn_from: int,
+    date: str | None,
+    reasoning: str = "medium",
 ) -> Any:
     """The struct, and what must live as long as it."""
     options = ffi.new("abt_chat_options *")
@@ -194,6 +206,9 @@ def _chat_options(
     options.learn_from = whole(learn_from, "learn_from")
     text = ffi.NULL if date is None else c_string(date, "date")
     options.date = text
+    if reasoning not in _REASONING:
+        raise ArgumentError(f"reasoning is {reasoning!r}; it must be low, medium or high")
+    options.reasoning = _REASONING[reasoning]
     return options, text
 
 
@@ -207,9 +222,12 @@ def render_chat(
     loss: str = "assistant",
     learn_from: int = 0,
     date: str | None = None,
+    reasoning: str = "medium",
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
     """Ids and loss mask of a chat."""
-    options, _alive = _chat_options(add_generation_prompt, train, loss, learn_from, date)
+    options, _alive = _chat_options(
+        add_generation_prompt, train, loss, learn_from, date, reasoning
+    )
     return _ids_and_mask(
         len(chat_json) + 512,
         lib.abt_tokenizer_render_chat,

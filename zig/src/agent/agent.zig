@@ -3,6 +3,7 @@
 pub const session = @import("session.zig");
 pub const store = @import("store.zig");
 pub const backend = @import("backend.zig");
+pub const channels = @import("channels.zig");
 pub const ollama = @import("ollama.zig");
 pub const interrupt = @import("interrupt.zig");
 pub const line_reader = @import("line_reader.zig");
@@ -16,6 +17,7 @@ test {
     _ = session;
     _ = store;
     _ = backend;
+    _ = channels;
     _ = ollama;
     _ = interrupt;
     _ = line_reader;

@@ -4,6 +4,7 @@ const std = @import("std");
 const base = @import("base");
 const Message = @import("session.zig").Message;
 const visible = @import("visible.zig");
+const Reasoning = @import("tokenizer").chat_format.Reasoning;
 
 /// How to answer. Null = the backend's own default (for Ollama: what the model's Modelfile says).
 pub const Settings = struct {
@@ -15,11 +16,15 @@ pub const Settings = struct {
     seed: ?u64 = null,
     max_tokens: ?u32 = null,
     context: ?u32 = null,
+    /// How much to think, for models that are asked.
+    reasoning: ?Reasoning = null,
 };
 
 pub const Stop = enum {
     /// The model said that it is done.
     end,
+    /// It calls a tool: the listener's `call`.
+    call,
     /// `max_tokens` was reached.
     length,
     /// The context is full.
@@ -54,6 +59,50 @@ pub const AnswerError = error{
     WriteFailed,
 };
 
+/// Where thoughts are shown, apart from the answer. What cannot be shown of them is dropped.
+pub const Thoughts = struct {
+    out: *std.Io.Writer,
+    color: bool,
+    /// Only that there are some.
+    is_brief: bool = false,
+    filter: visible.Filter = .{},
+    state: enum { none, open, closed } = .none,
+
+    fn show(self: *Thoughts, bytes: []const u8) void {
+        self.write(bytes) catch {
+            self.out.end = 0;
+        };
+    }
+
+    fn write(self: *Thoughts, bytes: []const u8) std.Io.Writer.Error!void {
+        if (self.state != .open) {
+            if (self.is_brief and self.state == .closed) return;
+            if (self.color) try self.out.writeAll("\x1b[2m");
+            if (self.is_brief) try self.out.writeAll("(thinking; /think shows it)");
+        }
+        self.state = .open;
+        if (self.is_brief) return self.end();
+        try self.filter.write(self.out, bytes);
+        try self.out.flush();
+    }
+
+    /// The answer begins, or everything is over.
+    fn end(self: *Thoughts) void {
+        if (self.state != .open) return;
+        self.state = .closed;
+        self.close() catch {
+            self.out.end = 0;
+        };
+    }
+
+    fn close(self: *Thoughts) std.Io.Writer.Error!void {
+        if (!self.is_brief) try self.filter.finish(self.out);
+        if (self.color) try self.out.writeAll("\x1b[0m");
+        try self.out.writeByte('\n');
+        try self.out.flush();
+    }
+};
+
 /// Takes the answer as it comes: keeps it whole, shows what is visible of it.
 pub const Listener = struct {
     gpa: std.mem.Allocator,
@@ -62,19 +111,35 @@ pub const Listener = struct {
     stop: *const std.atomic.Value(u32),
     text: std.ArrayList(u8) = .empty,
     filter: visible.Filter = .{},
+    /// What the model thought, shown to those who want it.
+    thinking: std.ArrayList(u8) = .empty,
+    thoughts: ?*Thoughts = null,
+    /// Whom a call is for, and its arguments.
+    recipient: std.ArrayList(u8) = .empty,
+    arguments: std.ArrayList(u8) = .empty,
 
     pub fn deinit(self: *Listener) void {
         self.text.deinit(self.gpa);
+        self.thinking.deinit(self.gpa);
+        self.recipient.deinit(self.gpa);
+        self.arguments.deinit(self.gpa);
         self.* = undefined;
     }
 
+    pub fn think(self: *Listener, bytes: []const u8) error{OutOfMemory}!void {
+        try self.thinking.appendSlice(self.gpa, bytes);
+        if (self.thoughts) |thoughts| thoughts.show(bytes);
+    }
+
     pub fn hear(self: *Listener, bytes: []const u8) error{ OutOfMemory, WriteFailed }!void {
+        if (self.thoughts) |thoughts| thoughts.end();
         try self.text.appendSlice(self.gpa, bytes);
         try self.filter.write(self.out, bytes);
         try self.out.flush();
     }
 
     pub fn finish(self: *Listener) error{WriteFailed}!void {
+        if (self.thoughts) |thoughts| thoughts.end();
         try self.filter.finish(self.out);
         try self.out.flush();
     }

@@ -9,7 +9,7 @@ const infer = @import("infer");
 const tokenizer = @import("tokenizer");
 const backend_file = @import("backend.zig");
 const vocabulary = @import("vocabulary.zig");
-const Channels = @import("channels.zig").Channels;
+const channels_file = @import("channels.zig");
 const StopText = @import("stop_text.zig").StopText;
 const Message = @import("session.zig").Message;
 const Allocator = std.mem.Allocator;
@@ -30,11 +30,17 @@ pub const Options = struct {
     prompt_cache: ?[]const u8 = null,
     /// Null = what the file's chat template is.
     format: ?chat_format.Format = null,
+    /// JSON of each tool on offer, as in `chat_format.Options`; must outlive the result. Only formats whose calls are read here.
+    tools: []const []const u8 = &.{},
+    /// Which of YaRN's frequencies, for models that have it.
+    ramp: infer.model.Ramp = .exact,
 };
 
 pub const OpenError = infer.model.OpenError || error{
     /// The file has no tokenizer that can be used, or a chat template of an unknown family.
     UnusableTokenizer,
+    /// Tools for a format whose calls cannot be read.
+    NoTools,
     /// Threads cannot be started.
     NoThreads,
     /// The prompt cache is damaged or belongs to another model.
@@ -60,6 +66,7 @@ pub const Local = struct {
     identity: infer.prompt_cache.Identity = undefined,
     /// There is something that the prompt cache does not hold.
     has_news: bool = false,
+    tools: []const []const u8,
 
     /// On failure `diag` says what and why. Caller calls `close`. `options.path` must outlive the result.
     pub fn open(gpa: Allocator, io: std.Io, options: Options, diag: *base.Diagnostic) OpenError!*Local {
@@ -82,11 +89,18 @@ pub const Local = struct {
         };
         errdefer self.words.deinit();
 
+        self.model.useRamp(options.ramp);
         try self.chooseFormat(options, diag);
+        self.tools = options.tools;
+        if (options.tools.len > 0 and self.format != .harmony) {
+            diag.set("{s}: calls of tools are read in the chat format harmony only, and its is {t}. Leave --tools out", .{ options.path, self.format });
+            return error.NoTools;
+        }
         self.stop_ids = .empty;
         errdefer self.stop_ids.deinit(gpa);
         try self.stop_ids.appendSlice(gpa, self.words.stopTokens());
         if (chat_format.endId(self.format, &self.words)) |id| try self.stop_ids.append(gpa, id);
+        for (self.format.stops()) |text| if (self.words.specialId(text)) |id| try self.stop_ids.append(gpa, id);
 
         self.pool = base.Pool.init(gpa, options.threads) catch {
             diag.set("{d} threads cannot be started. Pass a smaller --threads", .{options.threads});
@@ -181,7 +195,7 @@ pub const Local = struct {
     ) AnswerError!backend_file.Reply {
         const self: *Local = @ptrCast(@alignCast(context));
         const max_tokens: usize = settings.max_tokens orelse default_max_tokens;
-        const prompt = try self.promptFor(messages, max_tokens, diag);
+        const prompt = try self.promptFor(messages, max_tokens, settings.reasoning orelse .medium, diag);
         defer self.gpa.free(prompt);
 
         var reply: backend_file.Reply = .{ .stop = .end, .prompt_tokens = prompt.len };
@@ -235,31 +249,60 @@ pub const Local = struct {
 
         // These formats put one space before the answer's first word; it is theirs, not the answer's.
         var drop_space = self.format.description().leading_space;
-        var channels: Channels = .init(&self.words, self.format);
+        var channels: channels_file.Channels = .init(&self.words, self.format);
+        var part: channels_file.Part = .frame;
         reply.stop = while (true) {
             if (listener.stopRequested()) break .interrupted;
             const id = generator.next() catch |err| {
                 diag.set("{s}: {s}", .{ self.path, infer.generate.words(err) orelse return error.OutOfMemory });
                 return error.BrokenModel;
             } orelse break switch (generator.line.end.?) {
-                .stop_id, .complete => .end,
+                .stop_id, .complete => if (part == .call) .call else .end,
                 .length => .length,
                 .context => .context,
             };
             reply.answer_tokens += 1;
+            const next = channels.next(&self.words, id);
             decoded.clearRetainingCapacity();
-            shown.clearRetainingCapacity();
-            if (channels.shows(&self.words, id)) try decoder.push(gpa, &decoded, id);
-            const stopped = try stop_text.push(gpa, &shown, decoded.items);
-            try hear(listener, shown.items, &drop_space);
-            if (stopped) break .end;
+            if (next != part) {
+                try decoder.finish(gpa, &decoded);
+                _ = try self.give(part, decoded.items, &stop_text, &shown, listener, &drop_space);
+                decoded.clearRetainingCapacity();
+                if (part == .call) break .call; // Some models end a call as they end a text.
+                part = next;
+                if (part == .call) try listener.recipient.appendSlice(gpa, channels.recipient());
+                if (part == .answer and listener.text.items.len > 0) try listener.hear("\n\n");
+            }
+            _ = try self.giveText(channels.takeText(false), &stop_text, &shown, listener, &drop_space);
+            if (part == .frame) continue;
+            try decoder.push(gpa, &decoded, id);
+            if (try self.give(part, decoded.items, &stop_text, &shown, listener, &drop_space)) break .end;
         };
         decoded.clearRetainingCapacity();
-        shown.clearRetainingCapacity();
         try decoder.finish(gpa, &decoded);
-        _ = try stop_text.push(gpa, &shown, decoded.items);
+        _ = try self.give(part, decoded.items, &stop_text, &shown, listener, &drop_space);
+        _ = try self.giveText(channels.takeText(true), &stop_text, &shown, listener, &drop_space);
+        shown.clearRetainingCapacity();
         try stop_text.finish(gpa, &shown);
         try hear(listener, shown.items, &drop_space);
+    }
+
+    /// `text` to whom it is for. True when a stop text was in it.
+    fn give(self: *Local, part: channels_file.Part, text: []const u8, stop_text: *StopText, shown: *std.ArrayList(u8), listener: *backend_file.Listener, drop_space: *bool) error{ OutOfMemory, WriteFailed }!bool {
+        switch (part) {
+            .frame => return false,
+            .answer => return self.giveText(text, stop_text, shown, listener, drop_space),
+            .thinking => try listener.think(text),
+            .call => try listener.arguments.appendSlice(self.gpa, text),
+        }
+        return false;
+    }
+
+    fn giveText(self: *Local, text: []const u8, stop_text: *StopText, shown: *std.ArrayList(u8), listener: *backend_file.Listener, drop_space: *bool) error{ OutOfMemory, WriteFailed }!bool {
+        shown.clearRetainingCapacity();
+        const stopped = try stop_text.push(self.gpa, shown, text);
+        try hear(listener, shown.items, drop_space);
+        return stopped;
     }
 
     /// The format's stops that are no tokens of this vocabulary and so must be found in the text.
@@ -270,21 +313,29 @@ pub const Local = struct {
     }
 
     /// Ids of the conversation, the oldest turns left out where they do not fit. Caller frees.
-    fn promptFor(self: *Local, messages: []const Message, max_tokens: usize, diag: *base.Diagnostic) AnswerError![]u32 {
+    fn promptFor(self: *Local, messages: []const Message, max_tokens: usize, reasoning: chat_format.Reasoning, diag: *base.Diagnostic) AnswerError![]u32 {
         const reserve = @min(max_tokens, self.session.context / 4);
         const system: usize = if (messages[0].role == .system) 1 else 0;
         const seen = try self.gpa.alloc(chat_format.Message, messages.len);
         defer self.gpa.free(seen);
-        for (seen, messages) |*to, from| to.* = .{
-            .role = switch (from.role) {
-                .system => .system,
-                .user => .user,
-                .assistant => .assistant,
-            },
-            .content = from.content,
-        };
+        const calls = try self.gpa.alloc([1]chat_format.Call, messages.len);
+        defer self.gpa.free(calls);
+        for (seen, messages, calls) |*to, from, *call| {
+            to.* = .{
+                .role = switch (from.role) {
+                    inline else => |role| @field(chat_format.Role, @tagName(role)),
+                },
+                .content = from.content,
+            };
+            if (from.role == .tool) to.name = from.tool;
+            if (!from.calls()) continue;
+            call.* = .{.{ .name = from.tool.?, .arguments = from.arguments orelse "{}" }};
+            to.calls = call;
+            to.thinking = from.thinking;
+            if (from.thinking != null) to.content = ""; // There is a place for one of the two.
+        }
         var day: [10]u8 = undefined;
-        const asked: chat_format.Options = .{ .add_generation_prompt = true, .date = chat_format.today(&day) };
+        const asked: chat_format.Options = .{ .add_generation_prompt = true, .date = chat_format.today(&day), .reasoning = reasoning, .tools = self.tools };
         var first = system;
         while (true) {
             // The system text moves up to where the kept turns begin.
@@ -304,8 +355,9 @@ pub const Local = struct {
             self.gpa.free(rendered.loss_mask);
             if (rendered.ids.len > 0 and rendered.ids.len + reserve <= self.session.context) return rendered.ids;
             defer self.gpa.free(rendered.ids);
-            // A turn is a question and its answer; the last question cannot be left out.
-            const next = if (first + 2 < messages.len) first + 2 else messages.len;
+            // A turn is a question and its answer, calls and all; the last question cannot be left out.
+            var next = first + 1;
+            while (next < messages.len and messages[next].role != .user) next += 1;
             if (next >= messages.len) {
                 diag.set("the message needs {d} tokens; the context has {d}, of which {d} are kept for the answer. Shorten it, or raise --context", .{ rendered.ids.len, self.session.context, reserve });
                 return error.ContextFull;

@@ -157,7 +157,10 @@ pub const Ollama = struct {
                 diag.set("Ollama stopped with an error: {s}", .{cleaned(text, &buffer)});
                 return error.BackendFailed;
             }
-            if (parsed.value.message) |message| try listener.hear(message.content);
+            if (parsed.value.message) |message| {
+                if (message.thinking.len > 0) try listener.think(message.thinking);
+                if (message.content.len > 0) try listener.hear(message.content);
+            }
             if (parsed.value.done) return .{
                 .stop = if (std.mem.eql(u8, parsed.value.done_reason, "length")) .length else .end,
                 .prompt_tokens = parsed.value.prompt_eval_count,
@@ -203,7 +206,7 @@ fn networkWords(err: anyerror) []const u8 {
 
 /// What of a streamed object is read.
 const Line = struct {
-    message: ?struct { content: []const u8 = "" } = null,
+    message: ?struct { content: []const u8 = "", thinking: []const u8 = "" } = null,
     done: bool = false,
     done_reason: []const u8 = "",
     prompt_eval_count: u64 = 0,
@@ -220,6 +223,10 @@ fn writeRequest(out: *std.Io.Writer, model: []const u8, messages: []const Messag
     try json.write(model);
     try json.objectField("stream");
     try json.write(true);
+    if (settings.reasoning) |effort| {
+        try json.objectField("think");
+        try json.write(effort);
+    }
     try json.objectField("messages");
     try json.beginArray();
     for (messages) |message| try json.write(.{ .role = message.role, .content = message.content });

@@ -8,13 +8,23 @@ const std = @import("std");
 const base = @import("base");
 const Allocator = std.mem.Allocator;
 
-pub const Role = enum { system, user, assistant };
+pub const Role = enum { system, user, assistant, tool };
 
 pub const Message = struct {
     role: Role,
     content: []const u8,
     /// Seconds since 1970; 0 = unknown (files of ABI left it out).
     timestamp: i64 = 0,
+    /// Of a tool's answer: the tool's name. Of an assistant's turn: the tool it calls.
+    tool: ?[]const u8 = null,
+    /// Of a call: a JSON object.
+    arguments: ?[]const u8 = null,
+    /// What the assistant thought before a call.
+    thinking: ?[]const u8 = null,
+
+    pub fn calls(self: Message) bool {
+        return self.role == .assistant and self.tool != null;
+    }
 };
 
 pub const Config = struct {
@@ -87,10 +97,26 @@ pub const Session = struct {
 
     /// Appends a message said now. `content` is copied.
     pub fn add(self: *Session, io: std.Io, role: Role, content: []const u8) error{OutOfMemory}!void {
+        return self.addMessage(io, .{ .role = role, .content = content });
+    }
+
+    /// The same with all that a message can have; its timestamp is set.
+    pub fn addMessage(self: *Session, io: std.Io, message: Message) error{OutOfMemory}!void {
         const a = self.arena.allocator();
-        const now = nowSeconds(io);
-        try self.messages.append(a, .{ .role = role, .content = try cleanText(a, content), .timestamp = now });
-        self.updated_at = now;
+        var copy = message;
+        copy.timestamp = nowSeconds(io);
+        copy.content = try cleanText(a, message.content);
+        inline for (.{ "tool", "arguments", "thinking" }) |field| {
+            if (@field(message, field)) |text| @field(copy, field) = try cleanText(a, text);
+        }
+        try self.messages.append(a, copy);
+        self.updated_at = copy.timestamp;
+    }
+
+    /// The call that waits for a tool's answer, when there is one.
+    pub fn openCall(self: *const Session) ?Message {
+        const said = self.messages.items;
+        return if (said.len > 0 and said[said.len - 1].calls()) said[said.len - 1] else null;
     }
 
     /// Takes back the last message, if there is one: a question that got no answer.

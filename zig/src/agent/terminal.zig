@@ -12,6 +12,7 @@ const session_file = @import("session.zig");
 const store_file = @import("store.zig");
 const visible = @import("visible.zig");
 const Session = session_file.Session;
+const Reasoning = @import("tokenizer").chat_format.Reasoning;
 const Allocator = std.mem.Allocator;
 
 pub const Error = error{ OutOfMemory, WriteFailed };
@@ -44,6 +45,8 @@ pub const Terminal = struct {
     /// So it was with one that was left since.
     lost: bool = false,
     last: ?backend_file.Reply = null,
+    /// Show what the model thinks before it answers.
+    shows_thinking: bool = false,
 
     const help_text =
         \\  /help         this list
@@ -52,6 +55,8 @@ pub const Terminal = struct {
         \\  /sessions     list kept conversations
         \\  /clear        begin anew; what is kept stays
         \\  /info         model, conversation, speed
+        \\  /think        show what the model thinks, or hide it again
+        \\  /reasoning    how much to think: low, medium or high
         \\  /exit         leave (also Ctrl-D)
         \\
         \\  """           begins and ends a message of several lines
@@ -70,7 +75,10 @@ pub const Terminal = struct {
         var in_block = false;
         var worst: Turn = .answered;
         while (true) {
-            try self.prompt(if (in_block) "...> " else "you> ");
+            if (self.session.openCall()) |call| {
+                if (self.style.prompts) try self.show(call.tool.?);
+                try self.prompt("> ");
+            } else try self.prompt(if (in_block) "...> " else "you> ");
             const line = switch (try input.next()) {
                 .text => |text| text,
                 .end => {
@@ -128,8 +136,13 @@ pub const Terminal = struct {
     /// One message and its answer. What goes wrong is told, and the message is taken back.
     pub fn say(self: *Terminal, text: []const u8) Error!Turn {
         var diag: base.Diagnostic = .{};
-        try self.session.add(self.io, .user, text);
+        if (self.session.openCall()) |call|
+            try self.session.addMessage(self.io, .{ .role = .tool, .content = text, .tool = call.tool })
+        else
+            try self.session.add(self.io, .user, text);
+        var thoughts: backend_file.Thoughts = .{ .out = self.err, .color = self.style.color, .is_brief = !self.shows_thinking };
         var listener: backend_file.Listener = .{ .gpa = self.gpa, .out = self.out, .stop = &interrupt.pressed };
+        if (self.shows_thinking or self.style.prompts) listener.thoughts = &thoughts;
         defer listener.deinit();
 
         const messages = try self.withSystem();
@@ -145,7 +158,7 @@ pub const Terminal = struct {
             try self.complain("{s}", .{diag.text()});
             return if (err == error.Unreachable) .unreachable_server else .failed;
         };
-        try self.out.writeByte('\n');
+        if (listener.text.items.len > 0 or reply.stop != .call) try self.out.writeByte('\n');
         try self.out.flush();
         self.last = reply;
         if (reply.stop == .interrupted) try self.note("(stopped)\n", .{});
@@ -155,10 +168,41 @@ pub const Terminal = struct {
             self.session.dropLast();
             return .interrupted;
         }
-        try self.session.add(self.io, .assistant, listener.text.items);
+        if (reply.stop == .call) {
+            try self.addCall(&listener);
+        } else try self.session.add(self.io, .assistant, listener.text.items);
         self.unsaved = true;
         if (self.keeps) _ = try self.save();
         return if (reply.stop == .interrupted) .interrupted else .answered;
+    }
+
+    /// Tells the call, and keeps it if a tool could answer it.
+    fn addCall(self: *Terminal, listener: *const backend_file.Listener) Error!void {
+        const prefix = "functions.";
+        const whom = listener.recipient.items;
+        const name = if (std.mem.startsWith(u8, whom, prefix)) whom[prefix.len..] else whom;
+        const arguments = std.mem.trim(u8, listener.arguments.items, " \t\r\n");
+        try self.note("calls ", .{});
+        try self.show(name);
+        try self.note(" with ", .{});
+        try self.show(arguments);
+        const is_object = if (std.json.parseFromSlice(std.json.Value, self.gpa, arguments, .{})) |parsed| is: {
+            defer parsed.deinit();
+            break :is parsed.value == .object;
+        } else |err| if (err == error.OutOfMemory) return error.OutOfMemory else false;
+        if (!is_object) {
+            try self.note("\n(its arguments are no JSON object: no tool can answer it)\n", .{});
+            return self.session.add(self.io, .assistant, listener.text.items);
+        }
+        try self.note("\n{s}", .{if (self.style.prompts) "(what you write next is the tool's answer)\n" else ""});
+        const thinking = listener.thinking.items;
+        try self.session.addMessage(self.io, .{
+            .role = .assistant,
+            .content = listener.text.items,
+            .tool = name,
+            .arguments = arguments,
+            .thinking = if (thinking.len > 0) thinking else null,
+        });
     }
 
     fn withSystem(self: *Terminal) error{OutOfMemory}![]session_file.Message {
@@ -195,6 +239,15 @@ pub const Terminal = struct {
             try self.beginAnew();
         } else if (std.mem.eql(u8, name, "info")) {
             try self.info();
+        } else if (std.mem.eql(u8, name, "think")) {
+            if (argument.len > 0 and !std.mem.eql(u8, argument, "on") and !std.mem.eql(u8, argument, "off"))
+                return self.complain("/think is on or off", .{});
+            self.shows_thinking = if (argument.len > 0) argument.len == 2 else !self.shows_thinking;
+            try self.note("thinking is {s}\n", .{if (self.shows_thinking) "shown" else "hidden"});
+        } else if (std.mem.eql(u8, name, "reasoning")) {
+            if (argument.len > 0) self.settings.reasoning = std.meta.stringToEnum(Reasoning, argument) orelse
+                return self.complain("/reasoning is low, medium or high", .{});
+            try self.note("reasoning is {s}\n", .{if (self.settings.reasoning) |effort| @tagName(effort) else "as usual"});
         } else {
             try self.complain("unknown command {s}; /help lists all", .{text[0..space]});
         }
@@ -271,8 +324,15 @@ pub const Terminal = struct {
                 .user => "you> ",
                 .assistant => "abi> ",
                 .system => "system> ",
+                .tool => "tool> ",
             });
             try self.show(message.content);
+            if (message.calls()) {
+                try self.note("calls ", .{});
+                try self.show(message.tool.?);
+                try self.note(" with ", .{});
+                try self.show(message.arguments orelse "{}");
+            }
             try self.err.writeByte('\n');
         }
         try self.err.flush();

@@ -36,6 +36,12 @@ const Request = struct {
                 else => return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "loss is {d}; it must be one of ABT_CHAT_LOSS_…", .{o.loss}),
             };
             if (out.optionalString(o.date)) |date| self.options.date = date;
+            self.options.reasoning = switch (o.reasoning) {
+                c.ABT_REASONING_MEDIUM => .medium,
+                c.ABT_REASONING_LOW => .low,
+                c.ABT_REASONING_HIGH => .high,
+                else => return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "reasoning is {d}; it must be one of ABT_REASONING_…", .{o.reasoning}),
+            };
         }
         var diag: failure.Diagnostic = .{};
         self.chat = chat_format.readChat(self.arena.allocator(), json, &diag) catch |err| return failure.from(err, c.ABT_STATUS_DATA, &diag);

@@ -25,6 +25,10 @@ pub const verb: arguments.Verb = .{
         .{ .name = "list-sessions", .help = "list the kept conversations and leave" },
         .{ .name = "name", .value = "NAME", .help = "name of a new conversation" },
         .{ .name = "max-tokens", .value = "N", .help = "longest answer", .default = "1024" },
+        .{ .name = "reasoning", .value = "LEVEL", .help = "how much to think, for models that do: low, medium or high", .default = "medium", .heading = "Reasoning and tools" },
+        .{ .name = "show-thinking", .help = "show what the model thinks, on stderr" },
+        .{ .name = "tools", .value = "FILE.json", .help = "functions the model may call; what you write next answers a call" },
+        .{ .name = "yarn", .value = "RAMP", .help = "gpt-oss: frequencies as trained (exact) or as llama.cpp's (ggml)", .default = "exact" },
     } ++ sampling.flags),
     .notes =
     \\Without --model it talks to Ollama:
@@ -46,6 +50,7 @@ const Options = struct {
     threads: usize,
     context: ?usize,
     format: ?abi.tokenizer.ChatFormat,
+    ramp: abi.infer.model.Ramp,
 };
 
 pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
@@ -66,6 +71,11 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
             .context = options.context,
             .format = options.format,
             .prompt_cache = parsed.text("prompt-cache"),
+            .tools = if (parsed.text("tools")) |file| readTools(app, file, &diag) catch |err| switch (err) {
+                error.OutOfMemory => return error.OutOfMemory,
+                else => return app.fail(verb.name, diag.text()),
+            } else &.{},
+            .ramp = options.ramp,
         }, &diag) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             else => return app.fail(verb.name, diag.text()),
@@ -89,6 +99,7 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
         try app.complain(verb.name, "--prompt-cache needs --model: Ollama keeps what it computed itself");
         return .usage;
     }
+    if (parsed.has("tools")) return app.fail(verb.name, "--tools needs --model: calls of tools are read from models that run here");
     const model = nonEmpty(app.environment.get("ABI_OLLAMA_MODEL")) orelse {
         try app.complain(verb.name, "no model: pass --model FILE.gguf, or set ABI_OLLAMA_MODEL to talk to Ollama");
         return .usage;
@@ -114,6 +125,8 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
         return parsed.usage("--message is empty", .{});
     var settings = try sampling.read(parsed);
     settings.max_tokens = try parsed.whole(u32, "max-tokens", 1, 1 << 24);
+    if (parsed.text("reasoning")) |name| settings.reasoning = std.meta.stringToEnum(abi.tokenizer.chat_format.Reasoning, name) orelse
+        return parsed.usage("--reasoning is {s}; it must be low, medium or high", .{name});
     const context = try parsed.whole(u32, "context", 8, 1 << 24);
     settings.context = context;
     return .{
@@ -122,6 +135,21 @@ fn readOptions(parsed: *arguments.Parsed) arguments.ParseError!Options {
         .context = if (context) |n| n else null,
         .format = if (parsed.text("chat-format")) |name| std.meta.stringToEnum(abi.tokenizer.ChatFormat, name) orelse
             return parsed.usage("--chat-format is \"{s}\"; it must be one of {s}", .{ name, abi.tokenizer.chat_format.names }) else null,
+        .ramp = if (parsed.text("yarn")) |name| std.meta.stringToEnum(abi.infer.model.Ramp, name) orelse
+            return parsed.usage("--yarn is {s}; it must be exact or ggml", .{name}) else .exact,
+    };
+}
+
+/// On failure `diag` says what and why.
+fn readTools(app: *App, path: []const u8, diag: *abi.base.Diagnostic) ![]const []const u8 {
+    const text = std.Io.Dir.cwd().readFileAlloc(app.io, path, app.arena, .limited(1 << 20)) catch |err| {
+        if (err == error.OutOfMemory) return error.OutOfMemory;
+        diag.set("{s} cannot be read: {s}", .{ path, if (err == error.StreamTooLong) "it is longer than 1 MB" else abi.base.storage.words(err) });
+        return error.CannotRead;
+    };
+    return abi.tokenizer.chat_format.toolsOf(app.arena, text, diag) catch |err| {
+        if (err != error.OutOfMemory) diag.prepend("{s}: ", .{path});
+        return err;
     };
 }
 
@@ -162,6 +190,7 @@ fn talk(app: *App, parsed: *arguments.Parsed, options: Options, store: agent.sto
         .session = &session,
         .style = .{ .prompts = at_terminal, .color = app.color_wanted and app.err_is_terminal },
         .keeps = existing or parsed.has("session"),
+        .shows_thinking = parsed.has("show-thinking"),
     };
     agent.interrupt.install();
     if (message) |text| return exitOf(&terminal, try terminal.say(text));

@@ -30,9 +30,11 @@ pub const Message = conversation.Message;
 pub const Options = conversation.Options;
 pub const Piece = segments_file.Piece;
 pub const ReadError = conversation.ReadError;
+pub const Reasoning = conversation.Reasoning;
 pub const Role = conversation.Role;
 pub const Segment = segments_file.Segment;
 pub const readChat = conversation.read;
+pub const toolsOf = conversation.toolsOf;
 pub const today = @import("chat/today.zig").today;
 
 /// The formats of chat/formats.zig by name.

@@ -59,7 +59,12 @@ pub const Options = struct {
     tools: []const []const u8 = &.{},
     /// Year, month and day as 2025-06-28, for formats that name the day. Null: an error where one is needed.
     date: ?[]const u8 = null,
+    /// For formats that ask the model to think little or much (harmony).
+    reasoning: Reasoning = .medium,
 };
+
+/// How much to think before an answer.
+pub const Reasoning = enum { low, medium, high };
 
 pub const Error = error{
     OutOfMemory,
@@ -230,6 +235,17 @@ pub fn read(arena: Allocator, json: []const u8, diag: *Diagnostic) ReadError!Cha
         },
         else => return wrong(diag, "messages are not a list of objects with role and content", .{}),
     }
+}
+
+/// Tools on offer from JSON: a list of them, or an object with `tools`; each as JSON. All belongs to `arena`.
+pub fn toolsOf(arena: Allocator, json: []const u8, diag: *Diagnostic) ReadError![]const []const u8 {
+    const root = std.json.parseFromSliceLeaky(Value, arena, json, python_json.parse_options) catch |err| switch (err) {
+        error.OutOfMemory => return error.OutOfMemory,
+        else => return wrong(diag, "tools are not valid JSON ({t}): a list of functions is wanted", .{err}),
+    };
+    const list = if (root == .object) root.object.get("tools") orelse .null else root;
+    if (list != .array or list.array.items.len == 0) return wrong(diag, "tools are not a list of functions", .{});
+    return readTools(arena, list, diag);
 }
 
 fn readMessages(arena: Allocator, items: []const Value, diag: *Diagnostic) ReadError![]const Message {

@@ -102,6 +102,8 @@ pub const Value = enum {
     /// Inside `calls`.
     call_name,
     call_arguments,
+    /// How much the model is asked to think: low, medium or high.
+    reasoning,
     /// Name of the tool that was called last.
     called,
     /// Inside `tools`: the tool as JSON, on one line or indented by four.

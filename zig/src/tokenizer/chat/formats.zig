@@ -388,7 +388,9 @@ pub const harmony: Description = .{
         say("<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n" ++
             "Knowledge cutoff: 2024-06\nCurrent date: "),
         put(.date),
-        say("\n\nReasoning: medium\n\n" ++
+        say("\n\nReasoning: "),
+        put(.reasoning),
+        say("\n\n" ++
             "# Valid channels: analysis, commentary, final. Channel must be included for every message."),
         choose(&.{when(&.{is(.tools)}, &.{say("\nCalls to these tools must go to the commentary channel: 'functions'.")})}),
         say("<|end|>"),

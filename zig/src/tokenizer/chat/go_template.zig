@@ -139,6 +139,7 @@ const Printer = struct {
                 try self.w.writeAll("{{ end }} {{ slice currentDate 0 4 }}");
             },
             .tools_typescript => try self.w.writeAll(typescript_go),
+            .reasoning => try self.w.writeAll("medium"),
             .tool_json, .tool_json_indented => try self.w.writeAll("{\"type\": \"function\", \"function\": {{ $tool.Function }}}"),
             else => try self.w.print("{{{{ {s} }}}}", .{valueText(which)}),
         }
@@ -183,7 +184,7 @@ fn valueText(value: Value) []const u8 {
         .call_arguments => "$call.Function.Arguments",
         .called => "$called",
         .emotion => "\"\"",
-        .held, .default_system, .date_in_words, .tools_typescript, .tool_json, .tool_json_indented => unreachable, // Written elsewhere.
+        .held, .default_system, .date_in_words, .reasoning, .tools_typescript, .tool_json, .tool_json_indented => unreachable, // Written elsewhere.
     };
 }
 

@@ -242,6 +242,7 @@ fn valueText(value: Value) []const u8 {
         .call_name => "call.name",
         .call_arguments => "call.arguments | tojson",
         .called => "seen.called",
+        .reasoning => "(reasoning_effort or 'medium')",
         .tool_json => "tool | tojson",
         .tool_json_indented => "tool | tojson(indent=4)",
         .tools_typescript => "typescript(tools)",

@@ -206,6 +206,7 @@ const Walk = struct {
             .call_name => self.message().calls[self.call].name,
             .call_arguments => try self.json(self.message().calls[self.call].arguments, "arguments of a tool call", null),
             .called => self.called,
+            .reasoning => @tagName(self.options.reasoning),
             .tool_json => try self.json(self.options.tools[self.tool], "descriptions of tools", null),
             .tool_json_indented => try self.json(self.options.tools[self.tool], "descriptions of tools", 4),
             .tools_typescript => try self.typescriptOfTools(),
