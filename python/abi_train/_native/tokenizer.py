@@ -225,9 +225,7 @@ def render_chat(
     reasoning: str = "medium",
 ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
     """Ids and loss mask of a chat."""
-    options, _alive = _chat_options(
-        add_generation_prompt, train, loss, learn_from, date, reasoning
-    )
+    options, _alive = _chat_options(add_generation_prompt, train, loss, learn_from, date, reasoning)
     return _ids_and_mask(
         len(chat_json) + 512,
         lib.abt_tokenizer_render_chat,
