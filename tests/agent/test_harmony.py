@@ -202,7 +202,7 @@ def test_tools_that_cannot_be_offered_are_refused(run: Any, model: Path, tmp_pat
     assert done.returncode == 1
     assert "harmony only" in done.stderr
     done = run("agent", "--tools", "tools.json", "-m", "Hello", ABI_OLLAMA_MODEL="abbey")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--tools needs --model" in done.stderr
 
 

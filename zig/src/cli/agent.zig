@@ -99,7 +99,10 @@ pub fn run(app: *App, given: []const []const u8) app_file.RunError!Exit {
         try app.complain(verb.name, "--prompt-cache needs --model: Ollama keeps what it computed itself");
         return .usage;
     }
-    if (parsed.has("tools")) return app.fail(verb.name, "--tools needs --model: calls of tools are read from models that run here");
+    if (parsed.has("tools")) {
+        try app.complain(verb.name, "--tools needs --model: calls of tools are read from models that run here");
+        return .usage;
+    }
     const model = nonEmpty(app.environment.get("ABI_OLLAMA_MODEL")) orelse {
         try app.complain(verb.name, "no model: pass --model FILE.gguf, or set ABI_OLLAMA_MODEL to talk to Ollama");
         return .usage;
