@@ -16,8 +16,8 @@ from llama_peer import ask
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from abi_train import quantize_gguf
-from abi_train.errors import AbiTrainError
+from abi_train import _native, quantize_gguf
+from abi_train.errors import AbiTrainError, ConfigError
 from abi_train.export import export_adapter_gguf, export_gguf
 from abi_train.sample.tiny import WEIGHTS, TinyShape, expand, make_gpt_oss
 
@@ -270,6 +270,34 @@ def test_an_adapter_leaves_the_blocks_of_experts_that_it_does_not_change(
             assert y.tensor_type.name == "MXFP4"
             same = [np.array_equal(x.data[e], y.data[e]) for e in range(SHAPE.experts)]
             assert same == [False, True, False, True]
+
+
+def test_changed_experts_may_be_kept_as_bf16_or_all_be_expanded(
+    forms: dict[str, Path], tmp_path: Path
+) -> None:
+    base = forms["mxfp4"]
+    adapter = make_adapter(tmp_path / "adapter", base, still=(0, 1, 2, 3))
+    options: dict[str, Any] = {"adapter": adapter, "tokenizer": base}
+    kept = exported(base, tmp_path / "same.gguf", experts="changed_as_bf16", **options)
+    assert kept["blk.0.ffn_up_exps.weight"].tensor_type.name == "MXFP4"  # none was changed
+    shutil.rmtree(adapter)
+    make_adapter(adapter, base, still=(1, 3))
+    path = tmp_path / "bf16.gguf"
+    found = exported(base, path, experts="changed_as_bf16", **options)
+    predicted = _native.export.gguf_size(base, path, experts="changed_as_bf16", adapter=adapter)
+    assert predicted == path.stat().st_size
+    exact = exported(base, tmp_path / "exact.gguf", mix="f32", experts="expand", **options)
+    for layer in range(SHAPE.layers):
+        for kind in ("gate", "up", "down"):
+            name = f"blk.{layer}.ffn_{kind}_exps.weight"
+            assert found[name].tensor_type.name == "BF16"
+            assert exact[name].tensor_type.name == "F32"
+            got = gguf.quants.dequantize(found[name].data, found[name].tensor_type)
+            want = exact[name].data
+            assert np.array_equal(got[[1, 3]], want[[1, 3]])
+            assert np.abs(got - want).max() <= np.abs(want).max() * 2.0**-8
+    with pytest.raises(ConfigError, match="experts is 'gone'; it must be one of keep"):
+        export_gguf(base, tmp_path / "m.gguf", experts="gone", **PLAIN)
 
 
 def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:

@@ -677,6 +677,9 @@ typedef struct abt_export_options {
                                        * free, such as {"general.license": "apache-2.0"} */
     const char *tokenizer_dir;        /* NULL: the source's own */
     const char *pre;                  /* llama.cpp's name of the pre-tokenizer where its regex is unknown; or NULL */
+    const char *experts;              /* of those the source has as MXFP4. NULL or keep: they stay so, to the bit but for those the
+                                       * adapter changes; changed_as_bf16: a tensor with one of these is bf16; expand: they become
+                                       * what other matrices become */
     uint32_t without_tokenizer;       /* 1: a file without vocabulary */
     uint32_t threads;                 /* 0: one per CPU */
 } abt_export_options;

@@ -26,6 +26,7 @@ class _Options:
         threads: int,
         adapter: str | os.PathLike[str] | None = None,
         about: Mapping[str, str | int] | None = None,
+        experts: str | None = None,
     ) -> None:
         self.struct = ffi.new("abt_export_options *")
         self.struct.struct_size = ffi.sizeof("abt_export_options")
@@ -39,6 +40,7 @@ class _Options:
             "about_json": c_string(json.dumps(dict(about)), "about") if about else ffi.NULL,
             "tokenizer_dir": c_optional_path(tokenizer_dir, "tokenizer_dir"),
             "pre": ffi.NULL if pre is None else c_string(pre, "pre"),
+            "experts": ffi.NULL if experts is None else c_string(experts, "experts"),
         }
         for field, value in self.kept.items():
             setattr(self.struct, field, value)
@@ -59,12 +61,13 @@ def gguf(
     threads: int = 0,
     adapter: str | os.PathLike[str] | None = None,
     about: Mapping[str, str | int] | None = None,
+    experts: str | None = None,
 ) -> tuple[int, int]:
     """Writes a GGUF file from a Hugging Face folder; its bytes and number of tensors.
 
     mix: a type for each matrix, as llama.cpp's quantiser chooses; dtype is not read then.
     adapter: a PEFT folder that is added on the way, summed in double and rounded once. about: texts
-    and numbers under keys of `general.`.
+    and numbers under keys of `general.`. experts: of those stored as MXFP4: keep (None), changed_as_bf16 or expand.
     """
     options = _Options(
         source,
@@ -78,6 +81,7 @@ def gguf(
         threads,
         adapter,
         about,
+        experts,
     )
     size = ffi.new("uint64_t *")
     tensors = ffi.new("uint64_t *")
@@ -96,6 +100,8 @@ def gguf_size(
     pre: str | None = None,
     without_tokenizer: bool = False,
     about: Mapping[str, str | int] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
+    experts: str | None = None,
 ) -> int:
     """The exact number of bytes `gguf` would write."""
     options = _Options(
@@ -108,7 +114,9 @@ def gguf_size(
         pre,
         without_tokenizer,
         0,
-        about=about,
+        adapter,
+        about,
+        experts,
     )
     size = ffi.new("uint64_t *")
     check(lib.abt_export_gguf_size(options.struct, size))

@@ -54,6 +54,15 @@ def export(
             "or mxfp4; with --adapter a float. (default: q8_0; f32 with --adapter)"
         ),
     ] = None,
+    experts: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help="Of a model that has them as MXFP4. keep: they stay so, to the bit but for those "
+            "an adapter changes; changed_as_bf16: tensors with such are bf16; expand: they become "
+            "what other matrices do.",
+        ),
+    ] = "keep",
     adapter: Annotated[
         bool,
         typer.Option(
@@ -114,17 +123,25 @@ def export(
     from ..export import (
         ADAPTER_DTYPES,
         DTYPES,
+        EXPERTS,
         export_adapter_gguf,
         export_gguf,
         require_exportable,
     )
     from ..export.handover import ollama_name
 
+    if experts not in EXPERTS:
+        raise typer.BadParameter(
+            f"--experts is {experts!r}; it must be one of {', '.join(EXPERTS)}"
+        )
+    if adapter and experts != "keep":
+        raise typer.BadParameter("--experts: an adapter has none of its own in MXFP4")
     if gguf is not None:
         _hand_over(
             source,
             output,
             gguf,
+            experts=experts,
             refused={"--dtype": dtype, "--adapter": adapter or None},
             base=base,
             name=name,
@@ -165,6 +182,7 @@ def export(
             source,
             target,
             dtype=dtype,
+            experts=experts,
             name=name,
             tokenizer=tokenizer,
             modelfile=modelfile,

@@ -28,6 +28,7 @@ BLOCKS: Final = ("q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0",
 DTYPES: Final = FLOATS + BLOCKS
 K_MIXES: Final = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s")
 MIXES: Final = (*FLOATS, "q8_0", *K_MIXES, "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4_moe")
+EXPERTS: Final = ("keep", "changed_as_bf16", "expand")
 ADAPTER_FILE: Final = "adapter_config.json"
 ADAPTER_DTYPES: Final = FLOATS
 
@@ -61,6 +62,7 @@ def export_gguf(
     *,
     dtype: str = "q8_0",
     mix: str | None = None,
+    experts: str = "keep",
     adapter: str | Path | None = None,
     name: str | None = None,
     tokenizer: str | Path | None = None,
@@ -81,6 +83,10 @@ def export_gguf(
     that llama.cpp's quantiser gives it under that name, so `q4_k_m` keeps the head and some layers
     finer (`q4_k`, `q5_k` mean `q4_k_m`, `q5_k_m` here). The names that only mixes have are taken as
     dtype, too.
+
+    experts: of a model that has them as MXFP4. `keep`: they stay MXFP4 whatever the others become,
+    to the bit but for those that the adapter changes, which are rounded again; `changed_as_bf16`: a
+    tensor with one of these is bf16; `expand`: they become what other matrices become.
 
     adapter: a PEFT folder that is added to the model on the way, with the bits of `merge_adapter`
     first but without a merged model anywhere; the tokenizer is then the adapter's if it has one.
@@ -104,6 +110,7 @@ def export_gguf(
             raise ConfigError(f"mix is {mix!r}; it must be one of {', '.join(MIXES)}")
     elif dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    require_experts(experts)
     output = Path(output)
     if output.suffix != ".gguf":
         raise ConfigError(f"{output}: the name must end in .gguf")
@@ -127,7 +134,7 @@ def export_gguf(
     made = make(
         weights,
         output,
-        Types(mix=mix, dtype=dtype),
+        Types(mix=mix, dtype=dtype, experts=experts),
         name=name,
         check=(check or Checked()) if verify else None,
     )
@@ -180,6 +187,12 @@ def check_words(folder: Path) -> bool:
             "Name the tokenizer's folder."
         )
     return check_ends(folder)
+
+
+def require_experts(experts: str) -> None:
+    """Raise `ConfigError` for another word than `EXPERTS`."""
+    if experts not in EXPERTS:
+        raise ConfigError(f"experts is {experts!r}; it must be one of {', '.join(EXPERTS)}")
 
 
 def require_regular(output: Path) -> None:

@@ -28,6 +28,7 @@ from . import (
     check_words,
     model_folder,
     phased_state,
+    require_experts,
     require_exportable,
     require_regular,
 )
@@ -95,6 +96,7 @@ def hand_over(
     output: str | Path | None = None,
     *,
     mix: str = "q4_k_m",
+    experts: str = "keep",
     name: str | None = None,
     base: str | Path | None = None,
     tokenizer: str | Path | None = None,
@@ -109,16 +111,18 @@ def hand_over(
     """Export what a run, a phased run (its last finished phase), an adapter or a model folder is.
 
     output: default `<name>-<mix>.gguf` in `source`. mix: llama.cpp's name of the quantisation, one
-    of `MIXES`. base: the model under an adapter that does not say where it is. keep_merged: a new
-    folder that gets the merged model. verify: run both models and compare them; check: with what
-    beyond the fixed prompts. tell: hears of each step. Raises `ConfigError`, `FormatError` (also
-    for a file that was found not to say what the model says), `MissingFileError`, `NumericsError`,
-    `FileAccessError`; then there is no GGUF.
+    of `MIXES`. experts: of those stored as MXFP4, as in `export_gguf`. base: the model under an
+    adapter that does not say where it is. keep_merged: a new folder that gets the merged model.
+    verify: run both models and compare them; check: with what beyond the fixed prompts. tell: hears
+    of each step. Raises `ConfigError`, `FormatError` (also for a file that was found not to say
+    what the model says), `MissingFileError`, `NumericsError`, `FileAccessError`; then there is no
+    GGUF.
     """
     source = Path(source)
     mix = ALIASES.get(mix.lower(), mix.lower())
     if mix not in MIXES:
         raise ConfigError(f"--gguf is {mix!r}; it must be one of {', '.join(MIXES)}")
+    require_experts(experts)
     require_exportable(source, mix)
     folder = model_folder(source)
     title = name or name_of(source)
@@ -155,7 +159,13 @@ def hand_over(
         )
         check_words(parts.weights.words)
         done = make(
-            parts.weights, target, Types(mix=mix), name=title, check=asked, before=before, tell=tell
+            parts.weights,
+            target,
+            Types(mix=mix, experts=experts),
+            name=title,
+            check=asked,
+            before=before,
+            tell=tell,
         )
     made = HandOver(
         path=target,

@@ -25,6 +25,8 @@ COPY_LIMIT: Final = 2 << 30
 """Most bytes of a second file that is written for a comparison alone."""
 COPY: Final = "copy.gguf"
 FAILED_SUFFIX: Final = ".failed.json"
+BLOCKS: Final = "U8"
+"""The type of MXFP4's codes and scales."""
 STORED: Final = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 
 
@@ -55,10 +57,12 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Types:
-    """Of the matrices: a mix, or one dtype where mix is None."""
+    """Of the matrices: a mix, or one dtype where mix is None. experts: of those stored as MXFP4,
+    one of `EXPERTS` of the package."""
 
     mix: str | None
     dtype: str = "f32"
+    experts: str = "keep"
 
     @property
     def name(self) -> str:
@@ -112,6 +116,7 @@ def _write(weights: Weights, path: Path, types: Types, name: str | None) -> tupl
         tokenizer_dir=weights.tokenizer,
         adapter=weights.adapter,
         about=weights.about,
+        experts=types.experts,
     )
 
 
@@ -125,16 +130,22 @@ def predicted_size(weights: Weights, target: Path, types: Types, name: str | Non
         name=name,
         tokenizer_dir=weights.tokenizer,
         about=weights.about,
+        adapter=weights.adapter,
+        experts=types.experts,
     )
 
 
 def _plan(weights: Weights, target: Path, types: Types) -> tuple[How, str]:
     """How the format is checked, and the float that holds every weight as it is."""
-    stored = None if weights.adapter is not None else stored_type(weights.model)
-    if types.name == "f32" or types.name == stored:
+    adapted = weights.adapter is not None
+    found = stored_types(weights.model)
+    stored = None if adapted else _only(found)
+    # Experts that an adapter changes are rounded to MXFP4 again.
+    rounds = adapted and BLOCKS in found and types.experts != "expand"
+    if (types.name == "f32" or types.name == stored) and not rounds:
         return "file", types.name
     lossless = stored or "f32"
-    copy = predicted_size(weights, target, Types(mix=lossless))
+    copy = predicted_size(weights, target, _spelled_out(lossless))
     room = shutil.disk_usage(target.parent).free - predicted_size(weights, target, types)
     return ("exact", "") if copy > min(COPY_LIMIT, room) else ("copy", lossless)
 
@@ -151,7 +162,7 @@ def _verified(
     copy = None
     if how == "copy":
         copy = path.with_name(COPY)
-        _write(weights, copy, Types(mix=copy_dtype), "copy")
+        _write(weights, copy, _spelled_out(copy_dtype), "copy")
     tell("comparing with the trained model on fixed prompts")
     return verify(
         path,
@@ -182,9 +193,23 @@ def _failed(target: Path) -> Path:
     return target.with_name(target.stem + FAILED_SUFFIX)
 
 
+def _spelled_out(dtype: str) -> Types:
+    """A file in which no weight is rounded, experts that an adapter changes neither."""
+    return Types(mix=dtype, experts="expand")
+
+
 def stored_type(model: Path) -> str | None:
     """The float in which all matrices of a folder are stored; None where they differ, or it is
     another."""
+    return _only(stored_types(model))
+
+
+def _only(found: set[str]) -> str | None:
+    return STORED.get(next(iter(found))) if len(found) == 1 else None
+
+
+def stored_types(model: Path) -> set[str]:
+    """The types that matrices of a folder are stored in, as safetensors names them."""
     found: set[str] = set()
     for file in sorted(model.glob("*.safetensors")):
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -196,7 +221,7 @@ def stored_type(model: Path) -> str | None:
                 for name, value in header.items()
                 if name != "__metadata__" and len(value.get("shape", ())) > 1
             }
-    return STORED.get(next(iter(found))) if len(found) == 1 else None
+    return found
 
 
 @contextlib.contextmanager

@@ -42,8 +42,15 @@ pub fn abt_export_gguf_size(options: ?*const c.abt_export_options, bytes: ?*u64)
     var arena: std.heap.ArenaAllocator = .init(out.gpa);
     defer arena.deinit();
 
-    const given = readOptions(arena.allocator(), options, &status) orelse return status;
+    var given = readOptions(arena.allocator(), options, &status) orelse return status;
     var diag: failure.Diagnostic = .{};
+    var merged: Merged = .{};
+    defer merged.deinit();
+
+    if (out.optionalString(options.?.adapter)) |path| {
+        merged.open(given.source.folder, path, &diag) catch |err| return failure.from(err, c.ABT_STATUS_CHECKPOINT, &diag);
+        given.delta = merged.rows.?.delta();
+    }
     result.* = gguf_export.predictSize(out.gpa, out.io(), given, &diag) catch |err| return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
     return c.ABT_STATUS_OK;
 }
@@ -90,10 +97,15 @@ fn readOptions(arena: std.mem.Allocator, options: ?*const c.abt_export_options, 
     } else null;
     const about = if (out.optionalString(o.about_json)) |text| readFacts(arena, text, status) orelse return null else &.{};
     const dtype = if (mix != null) "f32" else out.string(o.dtype, "dtype", status) orelse return null;
+    const experts = if (out.optionalString(o.experts)) |name| std.meta.stringToEnum(gguf_export.Experts, name) orelse {
+        status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "experts is \"{s}\"; it must be keep, changed_as_bf16 or expand", .{name[0..@min(name.len, 40)]});
+        return null;
+    } else gguf_export.Experts.keep;
     return .{
         .source = .{ .folder = source },
         .out_path = out_path,
         .mix = mix,
+        .experts = experts,
         .dtype = abi.tensor.DType.fromLabel(dtype) orelse {
             status.* = failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is \"{s}\"; it must be f32, f16, bf16, q8_0 or another type of GGUF", .{dtype[0..@min(dtype.len, 40)]});
             return null;
