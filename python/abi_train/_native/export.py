@@ -67,7 +67,8 @@ def gguf(
 
     mix: a type for each matrix, as llama.cpp's quantiser chooses; dtype is not read then.
     adapter: a PEFT folder that is added on the way, summed in double and rounded once. about: texts
-    and numbers under keys of `general.`. experts: of those stored as MXFP4: keep (None), changed_as_bf16 or expand.
+    and numbers under keys of `general.`. experts: of those stored as MXFP4: keep (None),
+    changed_as_bf16 or expand.
     """
     options = _Options(
         source,
