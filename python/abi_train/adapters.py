@@ -188,7 +188,7 @@ class LoraConfig:
     )
     target_parameters: tuple[str, ...] = _names(
         (),
-        "fused expert weights that get an adapter, by name (trl only)",
+        "fused expert weights that get an adapter, by name",
         "it must be a list of parameter names, as mlp.experts.gate_up_proj",
     )
     seed: int | None = field(
@@ -296,13 +296,19 @@ class LoraConfig:
             or not all(is_plain(key) for key in (*self.rank_pattern, *self.alpha_pattern))
         )
 
-    def resolved(self, model: Path) -> LoraConfig:
+    def resolved(self, model: Path, *, experts: bool | None = None) -> LoraConfig:
         """The adapters of a run on `model`: sizes of the one to go on from, patterns spelled out.
 
+        experts: whether its MLPs are experts, where the model is not here to say so.
         Raises as `with_adapter_sizes`, and `ConfigError` for a pattern that fits nothing.
         """
         found = None if self.adapter is None else read_adapter_config(self.adapter)
-        if found is None and set(LINEAR_TARGETS) <= set(self.target_modules) and has_experts(model):
+        named = set(self.target_modules)
+        if (
+            found is None
+            and named.issuperset(LINEAR_TARGETS)
+            and (has_experts(model) if experts is None else experts)
+        ):
             # Of a layer's matrices, which are all named, these are the ones that are modules.
             kept = [name for name in self.target_modules if kind_of(name) in ATTENTION_TARGETS]
             return self.replace(target_modules=kept).resolved(model)

@@ -219,8 +219,8 @@ def test_a_model_only_torch_knows_says_so(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     config = json.loads((other / "config.json").read_text())
-    (other / "config.json").write_text(json.dumps({**config, "model_type": "gpt_oss"}))
-    with pytest.raises(FormatError, match=r'"gpt_oss" is not supported natively.*--engine torch'):
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "gemma2"}))
+    with pytest.raises(FormatError, match=r'"gemma2" is not supported natively.*--engine torch'):
         evaluate.run(other, ["emotion"], engine="native")
 
 

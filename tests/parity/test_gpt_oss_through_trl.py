@@ -25,6 +25,7 @@ from abi_train.data.rows import TokenRows
 from abi_train.engines.trl.model import attention_kind, load_model
 from abi_train.engines.trl.runner import TorchRunner
 from abi_train.errors import ConfigError
+from abi_train.evaluate.opening import opened
 from abi_train.runspec import RunSpec
 from abi_train.sample.tiny import expand, make_gpt_oss
 
@@ -162,6 +163,9 @@ def test_the_loss_of_routers_is_added_where_the_model_asks_for_it(made: Path) ->
         assert both.grad_norm != pytest.approx(plain.grad_norm, rel=1e-3)
     result = engines.run(spec_of(made, "pairs", method="lora", objective="dpo", config=rate))
     assert result.history[0].loss > 0.9 * 1.9
+    with pytest.raises(ConfigError, match=r"output_router_logits is true.*use engine trl"):
+        engines.run(spec_of(made, "native", method="lora", config=rate, engine="native"))
+    assert not (made / "native").exists()
 
 
 def test_names_that_it_does_not_have_are_refused_with_those_it_has(made: Path) -> None:
@@ -272,3 +276,20 @@ def test_it_is_evaluated_with_its_adapter(made: Path) -> None:
     assert found[0].shape == (39,)
     assert np.isfinite(found[0]).all()
     assert np.abs(found[0] - found[1]).max() > 1e-4
+
+
+def test_both_engines_find_the_same_answers_as_likely(made: Path) -> None:
+    result = engines.run(spec_of(made, "run", method="lora", lora=EXPERTS))
+    assert result.model_folder is not None
+    asked = [
+        (f"row {at}", [{"role": "user", "content": f"I am late for the {at}."}], ["anxious", "No"])
+        for at in range(3)
+    ]
+    found: dict[tuple[bool, str], Any] = {}
+    for adapted, source in ((False, made / "model"), (True, result.model_folder)):
+        for engine in ("native", "torch"):
+            with opened(source, engine=engine, threads=1) as scorer:
+                found[adapted, engine] = np.array(scorer.log_likelihoods(asked, whole=True))
+        wrong = np.abs(found[adapted, "native"] - found[adapted, "torch"])
+        assert wrong.max() < 2e-4
+    assert np.abs(found[True, "torch"] - found[False, "torch"]).max() > 1e-3

@@ -71,6 +71,18 @@ def test_the_command_line_wins_everywhere_or_in_one_phase(tmp_path: Path) -> Non
     assert two.run_dir == tmp_path / "run" / "two"
 
 
+def test_a_rank_asked_of_all_phases_is_one_of_those_with_an_adapter(tmp_path: Path) -> None:
+    whole = {"name": "base", "method": "full", "data": "a.bin"}
+    beside = {"name": "talk", "data": "b.bin", "lora": {"r": 16}}
+    values = document(phases=[whole, beside])
+    recipe = recipes.from_dict(values, base=tmp_path, settings=["lora.r=2"])
+    assert recipe.phases[0].spec.lora is None
+    assert recipe.phases[1].spec.lora is not None and recipe.phases[1].spec.lora.r == 2
+    for setting in ("phases.base.lora.r=2", "method=full"):
+        with pytest.raises(ConfigError, match="the table lora needs method: lora"):
+            recipes.from_dict(values, base=tmp_path, settings=["lora.r=2", setting])
+
+
 def test_a_model_given_as_a_table_gets_the_size_of_its_vocabulary(tmp_path: Path) -> None:
     entry = {"name": "base", "method": "full", "rows": "sample:conversations"}
     recipe = phases_of(tmp_path, entry, model=MODEL, tokenizer="sample:tokenizer")

@@ -27,7 +27,7 @@ def call(*arguments: str) -> int:
 
 def test_the_folder_of_a_clone_holds_the_packaged_files() -> None:
     there = sorted(path.name for path in (ROOT / "recipes").iterdir())
-    assert there == [f"{name}.yaml" for name in recipes.shipped()]
+    assert there == sorted(f"{name}.yaml" for name in recipes.shipped())
     for name in recipes.shipped():
         here = (ROOT / "recipes" / f"{name}.yaml").read_bytes()
         assert here == recipes.shipped_recipe(name).read_bytes()
@@ -69,7 +69,21 @@ def test_a_name_that_comes_along_is_suggested(capsys: pytest.CaptureFixture[str]
     assert call("init", "--recipe", "abbey-tini") == 2
     assert "did you mean 'abbey-tiny'" in " ".join(capsys.readouterr().err.split())
     assert call("train", "abbey-tini") == 1
-    assert "abbey-gpt-oss-20b, abbey-tiny" in capsys.readouterr().err
+    assert f"({', '.join(recipes.shipped())})" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_recipe_of_gpt_oss_for_a_cpu_is_that_of_the_gpu_in_small() -> None:
+    small, large = (recipes.load(f"abbey-gpt-oss-20b{end}") for end in ("-native", ""))
+    for ours, theirs in zip(small.phases, large.phases, strict=True):
+        assert ours.name == theirs.name and ours.spec.model == theirs.spec.model
+        assert ours.spec.engine == "native" and ours.spec.config.batch_size == 1
+        mine, its = ours.spec.lora, theirs.spec.lora
+        assert mine is not None and its is not None
+        for key in ("r", "lora_alpha", "target_modules", "lora_dropout"):
+            assert getattr(mine, key) == getattr(its, key)
+        assert ours.spec.config.learning_rate == theirs.spec.config.learning_rate
+    assert small.phases[0].prepared is not None
+    assert small.phases[0].prepared.rows_per == "answer"
 
 
 def tiny(folder: Path) -> Path:

@@ -193,7 +193,33 @@ def test_the_machines_of_the_guide_are_too_small_for_gpt_oss(place: Path, tmp_pa
     timeout = made.jobs_timeout_seconds("a100-large")
     seconds = made.on("a100-large").seconds
     assert timeout is not None and seconds is not None and timeout > 2 * seconds
-    assert any("no gpt_oss" in note for note in phase.notes) is False
+    assert not any("no gpt_oss" in note for note in phase.notes)
+    native = next(memory for memory in phase.memories if memory.engine == "native")
+    assert native.device == "cpu" and 13.5e9 < native.parts["base file"] < 14e9
+
+
+def test_gpt_oss_fits_natively_where_its_file_does(tmp_path: Path, capsys: Any) -> None:
+    """Its four bits are mapped; what no file can give back is small."""
+    with pytest.raises(SystemExit) as left:
+        main(["plan", "abbey-gpt-oss-20b-native", "--offline", "--no-measure", "--json"])
+    assert left.value.code in (0, 1)  # 1 where even that is more than this machine has now
+    told = json.loads(capsys.readouterr().out)
+    for phase in told["phases"]:
+        memory = phase["memory"][0]
+        assert (memory["engine"], memory["device"]) == ("native", "cpu")
+        assert memory["parts"]["base file"] == pytest.approx(13.76e9, rel=1e-3)
+        assert memory["total_bytes"] - memory["from_files_bytes"] < 1.5e9
+        assert memory["total_bytes"] < 20e9
+        assert phase["parameters_trained"] == 24 * 16 * (2 * (4096 + 2880) + 2 * (512 + 2880))
+        trl = next(one for one in phase["memory"] if one["engine"] == "trl")
+        assert trl["parts"]["weights"] == 2 * 20_914_757_184
+
+
+def test_all_linear_on_a_model_that_is_not_here(place: Path, tmp_path: Path) -> None:
+    spec = spec_of(place, tmp_path / "run", model=Path("hub:openai/gpt-oss-20b"), tokenizer=None)
+    lora = LoraConfig(r=16, target_modules="all-linear")  # type: ignore[arg-type]
+    (phase,) = plan(spec.replace(method="lora", lora=lora)).phases
+    assert phase.trained == 24 * 16 * (2 * (4096 + 2880) + 2 * (512 + 2880))
 
 
 def test_experts_of_one_layer_and_of_all_are_counted(place: Path, tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def init(
         str | None,
         typer.Option(
             "--recipe",
-            help="Copy one that comes along: abbey-tiny or abbey-gpt-oss-20b.",
+            help="Copy one that comes along: abbey-tiny, abbey-gpt-oss-tiny, abbey-gpt-oss-20b "
+            "or abbey-gpt-oss-20b-native.",
         ),
     ] = None,
     tiny: Annotated[

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ..adapters import base_of, is_adapter, merge_adapter
+from ..adapters import base_of, is_adapter, merge_adapter, read_adapter_config
 from ..errors import ConfigError, FormatError, MissingFileError
 from ..export import model_folder
 from .scorer import NativeRunner, Runner, Scorer, open_tokenizer
@@ -97,12 +97,16 @@ def _has_torch() -> bool:
 def _exported(
     weights: Path, adapter: Path | None, home: Path, scratch: Path, threads: int
 ) -> Runner:
-    """The folder as a GGUF in float32, run natively."""
+    """The folder as a GGUF in float32 (experts in MXFP4 stay so), with the adapter added on the
+    way, run natively and without rounding what goes into a product."""
     from .. import _native
 
-    if adapter is not None:
+    # Experts that an adapter changes would be rounded on the way, to the type of the others.
+    if adapter is not None and (
+        weights.is_file() or read_adapter_config(adapter).target_parameters
+    ):
         merge_adapter(weights, adapter, scratch / "merged")
-        weights = scratch / "merged"
+        weights, adapter = scratch / "merged", None
     if weights.is_file():
         return NativeRunner(weights, threads=_threads(threads, weights))
     words = None if home.is_file() else home
@@ -110,13 +114,15 @@ def _exported(
         open_tokenizer(words)
     path = scratch / "model.gguf"
     try:
-        _native.export.gguf(weights, path, dtype="f32", name="model", tokenizer_dir=words)
+        _native.export.gguf(
+            weights, path, dtype="f32", name="model", adapter=adapter, tokenizer_dir=words
+        )
     except FormatError as error:
         if "not supported natively" not in str(error):
             raise
         said = str(error).split(". The TRL engine")[0]
         raise FormatError(f"{said}. Torch may know it: --engine torch") from None
-    return NativeRunner(path, threads=_threads(threads, path))
+    return NativeRunner(path, threads=_threads(threads, path), exact=True)
 
 
 def _threads(asked: int, weights: Path) -> int:

@@ -55,14 +55,15 @@ class Runner(Protocol):
 
 
 class NativeRunner:
-    """A GGUF file by the native engine."""
+    """A GGUF file by the native engine. exact: nothing that goes into a product is rounded, as a
+    folder's numbers are judged; else as the file is run."""
 
     engine = "native"
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, *, threads: int = 0, exact: bool = False) -> None:
         from ..generate import Generator
 
-        self._model: Generator = Generator.open(path, threads=threads)
+        self._model: Generator = Generator.open(path, threads=threads, exact=exact)
         info = self._model.info
         self.context = int(info["context"])
         self.vocab_size = int(info["config"]["vocab_size"])

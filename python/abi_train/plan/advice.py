@@ -84,7 +84,6 @@ def _needed(spec: RunSpec, facts: ModelFacts, memory: Memory, gpu: Gpu | None) -
     if memory.engine == "native":
         parts, files = counted.native_parts(spec, facts)
         return sum(parts.values()) - files
-    trained = counted.trained if counted.native else torch_memory.adapter_size(spec, facts)
     shape = torch_memory.Shape(sequences=counted.sequences, time=counted.time)
     found: dict[str, Any] = torch_memory.parts(
         spec,
@@ -92,6 +91,6 @@ def _needed(spec: RunSpec, facts: ModelFacts, memory: Memory, gpu: Gpu | None) -
         shape,
         precision=spec.precision_where(bf16_gpu=gpu is not None and gpu.bf16_flops > 0),
         gpu=gpu is not None,
-        trained=trained or facts.parameters,
+        trained=counted.trained,
     )
     return int(sum(found.values()))

@@ -22,7 +22,7 @@ HUB_SCHEME: Final = "hub:"
 """How a recipe names a model on the Hub."""
 
 EXPERT_MODELS: Final = ("gpt_oss",)
-"""Families with experts: sized here, because the native engine has none."""
+"""Families with experts, whose matrices are named here."""
 
 HUB: Final = "the Hub"
 LIST: Final = "a list that comes with abi-train"
@@ -111,11 +111,6 @@ class ModelFacts:
     def is_remote(self) -> bool:
         """Whether the model is not on this machine."""
         return self.source in (HUB, LIST)
-
-    @property
-    def is_native(self) -> bool:
-        """Whether the native engine has such a model."""
-        return self.config.get("model_type") not in EXPERT_MODELS
 
 
 def facts_of(model: Path | str, *, online: bool = False) -> ModelFacts:
@@ -208,6 +203,7 @@ def _of_gguf(path: Path) -> dict[str, Any]:
 def _facts(name: str, config: Mapping[str, Any], stored: int | None, source: str) -> ModelFacts:
     quantised = config.get("quantization_config")
     method = quantised.get("quant_method") if isinstance(quantised, Mapping) else None
+    usual = "bfloat16" if method == "mxfp4" else "float32"
     if config.get("model_type") in EXPERT_MODELS:
         parameters, active, matrices = _with_experts(name, config)
     else:
@@ -219,7 +215,8 @@ def _facts(name: str, config: Mapping[str, Any], stored: int | None, source: str
         active=active,
         matrices=matrices,
         stored_bytes=stored,
-        dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
+        # Published files in blocks name no type; what is not in blocks is bfloat16 there.
+        dtype=str(config.get("dtype") or config.get("torch_dtype") or usual),
         expanded=method == "mxfp4",
         source=source,
     )

@@ -1,8 +1,5 @@
 """Counts of a run, and its memory on the native engine: both as the native library tells them.
 
-Of a model that engine has not, the counts are made with a small one of its vocabulary: how data
-becomes micro-batches does not depend on the model.
-
 Does not know: seconds, prices.
 """
 
@@ -28,11 +25,9 @@ PROCESS_BYTES: Final = 40 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """What the native library told. native: whether its memory is that of this model. Counts are
-    None or 0 where there is no data yet."""
+    """What the native library told. Counts are None or 0 where there is no data yet."""
 
     told: Mapping[str, Any]
-    native: bool
     updates: int | None
     updates_per_epoch: int | None
     micro_batches: int
@@ -130,7 +125,7 @@ def available_bytes() -> int | None:
 
 def count(spec: RunSpec, facts: ModelFacts) -> Counted:
     """Ask the native library. Raises `ConfigError` for what it cannot do, `DataError` for data."""
-    told = ask(spec, facts, native=facts.is_native)
+    told = ask(spec, facts)
     updates = int(told["updates"]) or None
     training, evaluation = told["training"], told["evaluation"]
     in_all = 0
@@ -151,7 +146,6 @@ def count(spec: RunSpec, facts: ModelFacts) -> Counted:
 
     return Counted(
         told=told,
-        native=facts.is_native,
         updates=updates,
         updates_per_epoch=int(told["updates_per_epoch"]) or None,
         micro_batches=0 if training is None else int(training["micro_batches"]),
@@ -165,40 +159,28 @@ def count(spec: RunSpec, facts: ModelFacts) -> Counted:
     )
 
 
-_SMALL: Final = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "head_dim": 64,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 1 << 20,
-    "tie_word_embeddings": True,
-}
-
-
-def ask(spec: RunSpec, facts: ModelFacts, *, native: bool = True) -> dict[str, Any]:
+def ask(spec: RunSpec, facts: ModelFacts) -> dict[str, Any]:
     """The native library's own plan of a run, in its words."""
     config = dataclasses.replace(
         spec.config,
         mixed_precision=spec.precision_where(bf16_gpu=False) == "bf16",
     )
     methods: dict[str, Any] = {}
-    if spec.lora is not None and native:
+    if spec.lora is not None:
         lora = spec.lora
         adapter = lora.adapter
         if adapter is not None and not adapter.is_dir():
             lora = lora.replace(adapter=None)
-        table = lora.resolved(spec.model).for_native(seed=spec.config.seed)
+        table = lora.resolved(spec.model, experts=facts.experts > 0).for_native(
+            seed=spec.config.seed
+        )
         table["adapter"] = None if adapter is None else str(adapter)
         methods["lora"] = table
     if spec.dpo is not None:
         methods["dpo"] = spec.dpo.for_native()
-    model = dict(facts.config) if native else {**_SMALL, "vocab_size": facts.vocabulary}
+    model = dict(facts.config)
     dtype = "float64" if spec.precision == "float64" else "float32"
-    if native and is_mapped(spec):
+    if is_mapped(spec):
         dtype = "stored"
     opened: list[TokenizedDataset] = []
     try:
@@ -224,19 +206,4 @@ def ask(spec: RunSpec, facts: ModelFacts, *, native: bool = True) -> dict[str, A
 
 def disk(spec: RunSpec, facts: ModelFacts, counted: Counted) -> disks.Disk:
     """What the run leaves on the disk."""
-    if counted.native:
-        return disks.native_disk(spec, counted.told, counted.updates, facts.config)
-    # Adapters of experts, written by PEFT: their numbers, and as many again twice for the moments.
-    from .torch_memory import adapter_size
-
-    trained = adapter_size(spec, facts) or facts.parameters
-    moments = 0 if spec.config.optimizer == "sgd" else 2
-    return disks.Disk(
-        files={
-            "adapter_model.safetensors": 4 * trained,
-            "optimizer.safetensors": 4 * trained * moments,
-        },
-        state_bytes=64 * 1024,
-        checkpoints=disks.kept(spec, counted.updates),
-        gguf_note="the model has experts" if spec.config.export_gguf_path else None,
-    )
+    return disks.native_disk(spec, counted.told, counted.updates, facts.config)

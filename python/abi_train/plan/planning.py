@@ -140,14 +140,12 @@ def _plan_one(
             raise ConfigError(f"data: {spec.data} does not exist; check the path")
         notes.append(f"{spec.data} is not there yet: updates, tokens and time are not known")
     counted = native_memory.count(spec, facts)
-    trained = counted.trained if counted.native else torch_memory.adapter_size(spec, facts)
-    trained = trained or facts.parameters
+    trained = counted.trained
     precision = spec.precision_where(bf16_gpu=gpu is not None and gpu.bf16_flops > 0)
     measurement = None
-    runs_here = facts.is_native or spec.engine == "trl"
     room = _memories(spec, facts, counted, trained, gpu, None)[0].fits is not False
     here = None
-    if measure and counted.micro_batches and gpu is None and runs_here and room:
+    if measure and counted.micro_batches and gpu is None and room:
         here = _stand_in(spec, facts, first, scratch)
     if here is not None:
         positions = counted.positions_per_micro_batch
@@ -155,14 +153,12 @@ def _plan_one(
             here, positions=positions, operations=6 * facts.active * positions, seconds=seconds
         )
     elif measure:
-        notes.append("not measured: " + _why_not(counted.micro_batches, gpu, runs_here, room))
+        notes.append("not measured: " + _why_not(counted.micro_batches, gpu, room))
     disk = native_memory.disk(spec, facts, counted)
     if disk.gguf_note is not None:
         notes.append(f"the size of the GGUF is not known: {disk.gguf_note}")
     memories = _memories(spec, facts, counted, trained, gpu, measurement)
     time = _time(spec, facts, counted, gpu, measurement)
-    if spec.engine == "native" and not facts.is_native:
-        notes.append(f"the native engine has no {facts.config.get('model_type')}; use engine trl")
     from .advice import advise
 
     flavors = tuple(
@@ -204,13 +200,11 @@ def _not_begun(spec: RunSpec) -> RunSpec:
     return spec.replace(model=model, lora=lora, tokenizer=spec.tokenizer_dir)
 
 
-def _why_not(micro_batches: int, gpu: Gpu | None, runs_here: bool, room: bool) -> str:
+def _why_not(micro_batches: int, gpu: Gpu | None, room: bool) -> str:
     if gpu is not None:
         return "the GPU is not on this machine"
     if not micro_batches:
         return "the data is not there yet"
-    if not runs_here:
-        return "the native engine has no such model"
     if not room:
         return "it does not fit into the memory there is now"
     return "the model is not on this machine"
@@ -237,7 +231,7 @@ def _stand_in(
         before = None if first is None else first.spec.model
         if before is not None and before.exists() and before.suffix != ".json":
             changes["model"] = before
-        elif not facts.is_native or facts.is_remote:
+        elif facts.is_remote:
             return None
         else:
             changes["model"] = _drawn(spec, facts, scratch)
@@ -276,11 +270,10 @@ def _memories(
     """The recipe's engine and the device asked about first, then the other ways."""
     found: dict[tuple[str, str], Memory] = {}
     room = native_memory.available_bytes()
-    if facts.is_native and counted.native:
-        parts, files = counted.native_parts(spec, facts)
-        found["native", "cpu"] = Memory(
-            engine="native", device="cpu", parts=parts, available=room, from_files=files
-        )
+    parts, files = counted.native_parts(spec, facts)
+    found["native", "cpu"] = Memory(
+        engine="native", device="cpu", parts=parts, available=room, from_files=files
+    )
     shape = torch_memory.Shape(sequences=counted.sequences, time=counted.time)
     for device, at in (("cpu", None), (gpu.name if gpu else "gpu", gpu)):
         if device == "gpu" and spec.engine == "native":

@@ -8,7 +8,6 @@ Does not know: data, time, this machine.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,28 +35,6 @@ class Shape:
     def tokens(self) -> int:
         """With padding."""
         return self.sequences * self.time
-
-
-def adapter_size(spec: RunSpec, facts: ModelFacts) -> int:
-    """Numbers of the adapters of a LoRA run, by its targets' shapes; patterns of names count as the
-    matrices they are named like."""
-    if spec.lora is None:
-        return 0
-    lora = spec.lora
-    names = {name.split(".")[-1] for name in lora.target_modules}
-    if "all-linear" in names:
-        names |= {m.name for m in facts.matrices if m.copies == 1 and m.name != "router"}
-    layers = len(lora.layers_to_transform or ()) or facts.layers
-    size = sum(layers * lora.r * (m.out + m.into) for m in facts.matrices if m.name in names)
-    for name in ("embed_tokens", "lm_head"):
-        if name in names:
-            size += lora.r * (facts.vocabulary + facts.hidden)
-    for parameter in lora.target_parameters:
-        for m in facts.matrices:
-            if parameter.endswith(m.name):
-                many = 1 if re.search(r"(^|\.)[0-9]+\.", parameter) else facts.layers
-                size += many * lora.r * (m.out + m.into) * m.copies
-    return size
 
 
 def parts(

@@ -109,7 +109,8 @@ def split_phases(
     given = merge(dict(options or {}), everywhere)
     made = []
     for entry in phases:
-        own = merge(entry, merge(given, single.get(entry["name"], {})))
+        asked = single.get(entry["name"], {})
+        own = merge(entry, merge(_of_its_method(given, top, entry, asked), asked))
         named = frozenset(entry)
         made.append({**merge(_fitting(top, own), own), "own": own, "named": named})
     return common, made
@@ -144,6 +145,22 @@ def _fitting(common: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         left.pop("lora", None)
     if own.get("objective", common.get("objective")) == "sft" and "dpo" not in own:
         left.pop("dpo", None)
+    return left
+
+
+def _of_its_method(
+    given: Mapping[str, Any],
+    top: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What is asked of all phases, without the tables of a method or an objective that this one
+    does not have: a rank for adapters says nothing of a phase that trains whole weights."""
+    left = dict(given)
+    words = {**top, **entry, **given, **asked}
+    for table, word, other in (("lora", "method", "full"), ("dpo", "objective", "sft")):
+        if word in entry and words[word] == other and not (table in entry or table in asked):
+            left.pop(table, None)
     return left
 
 

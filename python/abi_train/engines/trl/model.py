@@ -81,8 +81,6 @@ def load_model(
     embedding.padding_idx = None
     if dtype == "float64":
         _norms_in_double(model)
-        if known.model_type == "gpt_oss":
-            model.set_experts_implementation("eager")  # torch's grouped product has no float64
     return model
 
 
