@@ -173,6 +173,7 @@ def _verified(
         how=how,
         copy=copy,
         copy_dtype=copy_dtype,
+        blocks=types.experts != "expand" and BLOCKS in stored_types(weights.model),
         check=check,
     )
 

@@ -52,8 +52,10 @@ class Finding:
     limit: float
 
 
-def band_of(mix: str) -> float:
-    """The most noise that is usual for a mix or a type."""
+def band_of(mix: str, *, blocks: bool = False) -> float:
+    """The most noise that is usual for a mix or a type; blocks: with experts that stay MXFP4."""
+    if blocks:
+        return max(band_of(mix), BANDS["mxfp4"])
     name = {"mxfp4_moe": "mxfp4"}.get(mix, mix.removesuffix("_m").removesuffix("_s"))
     return BANDS[name]
 
@@ -72,9 +74,9 @@ def judge_format(relative: float, what: str) -> Finding | None:
     )
 
 
-def judge_noise(noise: float, mix: str) -> Finding | None:
-    """Of a file in fewer bits."""
-    limit = band_of(mix)
+def judge_noise(noise: float, mix: str, *, blocks: bool = False) -> Finding | None:
+    """Of a file in fewer bits. blocks: as for `band_of`."""
+    limit = band_of(mix, blocks=blocks)
     if noise <= limit:
         return None
     if noise >= UNRELATED:

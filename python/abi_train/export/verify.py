@@ -165,6 +165,7 @@ def verify(
     how: How = "exact",
     copy: Path | None = None,
     copy_dtype: str = "f32",
+    blocks: bool = False,
     check: Check | None = None,
     prompts: Sequence[str] = PROMPTS,
     texts: Sequence[str] = TEXTS,
@@ -174,6 +175,7 @@ def verify(
 
     model: the folder, or a .gguf base; adapter: a PEFT folder that was added to it. tokenizer: the
     folder the file's tokenizer came from. how, copy: see `FormatCheck`; with `copy` the other file.
+    blocks: experts stay MXFP4 whatever the mix says, so the file is that noisy.
     A verdict `fail` is returned, not raised. Raises `NumericsError` when a logit is not a number,
     `FormatError` when vocabularies differ, and what opening either raises.
     """
@@ -203,7 +205,7 @@ def verify(
         form = _format(exported, trained, answers, how, copy, copy_dtype, threads)
         findings.append(judge_format(form.distance.relative, _both(form)))
         found = tally.done()
-        findings.append(judge_noise(found.noise, mix))
+        findings.append(judge_noise(found.noise, mix, blocks=blocks))
         peer = None
         if check.transformers:
             peer = _peer(model, adapter, trained, answers, exported.parent, threads)
@@ -217,7 +219,7 @@ def verify(
         findings=kept,
         mix=mix,
         exported=found,
-        band=band_of(mix),
+        band=band_of(mix, blocks=blocks),
         format=form,
         continuations=tuple(said),
         perplexity=perplexity,
