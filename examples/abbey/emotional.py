@@ -4,8 +4,10 @@
 # ///
 """Phase 1, emotional intelligence: LoRA on dialogues in which somebody is listened to.
 
-    uv run examples/abbey/emotional.py                   gpt-oss-20b, one GPU of 80 GB
-    uv run examples/abbey/emotional.py abbey-tiny epochs=4   small, on any CPU
+    uv run examples/abbey/emotional.py                            gpt-oss-20b, one GPU of 80 GB
+    uv run examples/abbey/emotional.py abbey-gpt-oss-20b-native   the same, a CPU with 24 GB
+    uv run examples/abbey/emotional.py abbey-gpt-oss-tiny         a tiny one of random weights
+    uv run examples/abbey/emotional.py abbey-tiny epochs=4        a tiny Llama
 
 After the name or file of a recipe come settings, as of `abi-train train --set`. Run again, it goes
 on where it was stopped; what an earlier phase has to leave is made first.

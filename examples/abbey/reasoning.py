@@ -5,7 +5,7 @@
 """Phase 2, reasoning in steps: the adapter of phase 1 goes on, on sums that are worked out.
 
     uv run examples/abbey/reasoning.py
-    uv run examples/abbey/reasoning.py abbey-tiny
+    uv run examples/abbey/reasoning.py abbey-gpt-oss-tiny
 
 An adapter is no model: it is gone on from, not loaded as one. For a new adapter on phase 1's sum of
 model and adapter say `phases.reasoning.chain=merge`.
