@@ -190,8 +190,9 @@ def verify(
         given = [prompt_ids(file.tokenizer, one, chat=chat)[: max(1, room)] for one, chat in asked]
         if tokenizer is not None:
             findings.append(_judge_words(tokenizer, asked, given, max(1, room)))
-        answers, said = [], []
+        answers, said = list[tuple[list[int], list[int]]](), list[Continuation]()
         tally = Tally(exported)
+        same = _SameWeights(exported, trained, how, copy, copy_dtype, threads, stack)
         stops = set(file.tokenizer.stop_token_ids)
         for (prompt, _), ids in zip(asked, given, strict=True):
             other = list(file.generate(ids, max_new_tokens=new_tokens, stop_ids=sorted(stops)))
@@ -200,9 +201,10 @@ def verify(
             )
             for left, right in zip(rows, along(file, ids, answer, len(rows)), strict=True):
                 tally.add(left, right)
-            answers.append((ids, answer, rows))
+            same.add(ids, answer, rows)
+            answers.append((ids, answer))
             said.append(_continuation(file.tokenizer, prompt, answer, other))
-        form = _format(exported, trained, answers, how, copy, copy_dtype, threads)
+        form = same.done()
         findings.append(judge_format(form.distance.relative, _both(form)))
         found = tally.done()
         findings.append(judge_noise(found.noise, mix, blocks=blocks))
@@ -282,35 +284,45 @@ def _continuation(
     )
 
 
-Answers = list[tuple[list[int], list[int], list[Any]]]
+Answers = list[tuple[list[int], list[int]]]
 
 
-def _format(
-    exported: Path,
-    trained: Trained | Stand,
-    answers: Answers,
-    how: How,
-    copy: Path | None,
-    copy_dtype: str,
-    threads: int,
-) -> FormatCheck:
-    """The same weights by both engines, along the trained model's answers."""
-    path = exported if copy is None else copy
-    own = None
-    tally = Tally(path)
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(Generator.open(path, threads=threads, exact=True, cache="f32"))
+class _SameWeights:
+    """The same weights by both engines, along the trained model's answers. What it opens belongs to
+    `stack`."""
+
+    def __init__(
+        self,
+        exported: Path,
+        trained: Trained | Stand,
+        how: How,
+        copy: Path | None,
+        copy_dtype: str,
+        threads: int,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        path = exported if copy is None else copy
+        self._how, self._dtype = how, copy_dtype
+        opened = Generator.open(path, threads=threads, exact=True, cache="f32")
+        self._file = stack.enter_context(opened)
+        self._own: Trained | None = None
         if how == "exact" and isinstance(trained, Trained):
-            own = Trained(exported, threads=threads)
-            stack.callback(own.close)
-            _require_same_config(own, trained)
-        for ids, answer, rows in answers:
-            lefts = rows
-            if own is not None:
-                lefts = own.logits([*ids, *answer[: len(rows) - 1]], len(ids) - 1)
-            for left, right in zip(lefts, along(file, ids, answer, len(rows)), strict=True):
-                tally.add(left, right)
-    return FormatCheck(how=how, dtype=copy_dtype, distance=tally.done())
+            self._own = Trained(exported, threads=threads)
+            stack.callback(self._own.close)
+            _require_same_config(self._own, trained)
+        self._tally = Tally(path)
+
+    def add(self, ids: Sequence[int], answer: Sequence[int], rows: Sequence[Any]) -> None:
+        """One answer. rows: the trained model's logits along it."""
+        lefts = rows
+        if self._own is not None:
+            lefts = self._own.logits([*ids, *answer[: len(rows) - 1]], len(ids) - 1)
+        for left, right in zip(lefts, along(self._file, ids, answer, len(rows)), strict=True):
+            self._tally.add(left, right)
+
+    def done(self) -> FormatCheck:
+        """Over all answers."""
+        return FormatCheck(how=self._how, dtype=self._dtype, distance=self._tally.done())
 
 
 def _require_same_config(own: Trained, trained: Trained | Stand) -> None:
@@ -394,9 +406,7 @@ def _peer(
 
     runner = TorchRunner(model, adapter=adapter, scratch=scratch, threads=threads)
     try:
-        wanted = [
-            (np.array([*ids, *answer], dtype=np.uint32), len(ids)) for ids, answer, _ in answers
-        ]
+        wanted = [(np.array([*ids, *answer], dtype=np.uint32), len(ids)) for ids, answer in answers]
         wanted = [(ids, first) for ids, first in wanted if first < ids.size]
         theirs = runner.log_probs(wanted)
     finally:
