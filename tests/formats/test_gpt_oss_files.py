@@ -16,7 +16,7 @@ from llama_peer import ask
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from abi_train import _native, quantize_gguf
+from abi_train import Model, _native, quantize_gguf
 from abi_train.errors import AbiTrainError, ConfigError
 from abi_train.export import export_adapter_gguf, export_gguf
 from abi_train.sample.tiny import WEIGHTS, TinyShape, expand, make_gpt_oss
@@ -298,6 +298,33 @@ def test_changed_experts_may_be_kept_as_bf16_or_all_be_expanded(
             assert np.abs(got - want).max() <= np.abs(want).max() * 2.0**-8
     with pytest.raises(ConfigError, match="experts is 'gone'; it must be one of keep"):
         export_gguf(base, tmp_path / "m.gguf", experts="gone", **PLAIN)
+
+
+def test_what_is_written_says_what_the_trained_model_says(
+    forms: dict[str, Path], tmp_path: Path
+) -> None:
+    base = forms["mxfp4"]
+    adapter = make_adapter(tmp_path / "adapter", base, still=(0,))
+    options: dict[str, Any] = {**PLAIN, "verify": True, "adapter": adapter, "tokenizer": base}
+    for how, agrees in (("keep", 0.3), ("changed_as_bf16", 0.98)):
+        path = tmp_path / f"{how}.gguf"
+        found = export_gguf(base, path, mix="bf16", experts=how, **options).verification
+        assert found is not None and found.verdict == "pass", found
+        assert found.format.how == "copy" and found.format.distance.relative < 1e-5
+        assert found.exported.same_choice > agrees
+
+
+def test_file_and_folder_are_one_model_to_the_trainer(
+    forms: dict[str, Path], tmp_path: Path
+) -> None:
+    exported(forms["mxfp4"], tmp_path / "m.gguf", mix="bf16")
+    said = []
+    for path in (forms["mxfp4"], tmp_path / "m.gguf", forms["bf16"]):
+        for dtype in ("stored", "float32"):
+            with Model.load(path, dtype=dtype) as model:
+                said.append(np.asarray(model.logits(IDS, first=0)))
+    for other in said[1:]:
+        np.testing.assert_allclose(other, said[0], rtol=0, atol=1e-5)
 
 
 def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
