@@ -61,10 +61,13 @@ def models() -> dict[str, bytes]:
         for kind in kinds:
             shape = Shape(name, kind=int(kind), layers=1, inner=32, tied=kind != Type.F16)
             found[f"{name}-{kind.name}"] = sound(shape).data()
-    k = Shape(width=256, inner=256, heads=4, shared=2, head=64, kind=int(Type.Q4_K))
-    found["k"] = sound(k).data()
-    file = sound(Shape(kind=int(Type.Q6_K), width=256, inner=256, heads=4, shared=2, head=64))
-    found["q6_k"] = file.put("general.alignment", U32, 64).data()
+    wide = {"width": 256, "inner": 256, "heads": 4, "shared": 2, "head": 64}
+    for kind in (Type.Q4_K, Type.Q6_K):
+        shape = Shape(**wide, kind=int(kind), embedding_kind=int(kind))
+        found[kind.name.lower()] = sound(shape).data()
+    file = sound()
+    file.alignment = 64
+    found["aligned"] = file.put("general.alignment", U32, 64).data()
     file = sound()
     file.put("split.no", U16, 0).put("split.count", U16, 1).put("split.tensors.count", I32, 11)
     found["part"] = file.data()

@@ -3,7 +3,7 @@
 //!     abi-fuzz TARGET SEEDS_FOLDER SCRATCH_FOLDER SECONDS SEED [MOST_CASES]
 //!
 //! Each case lies in SCRATCH_FOLDER/TARGET.case before it is read, so whatever ends the process (a panic of the safe build, a signal,
-//! an endless loop ended by the alarm) leaves its input behind. Inputs that make a reader say something new become seeds themselves.
+//! an endless loop ended by the clock) leaves its input behind. Inputs that make a reader say something new become seeds themselves.
 //! Does not know: formats (targets.zig), how bytes are changed (mutate.zig).
 
 const std = @import("std");
@@ -16,10 +16,13 @@ const Prng = abi.base.Prng;
 const case_bytes = 1 << 20;
 /// Seeds kept besides those of the folder.
 const kept_most = 4096;
-/// A case that takes longer hangs.
-const alarm_seconds = 20;
+/// A case that computes longer hangs. Time that others take from this process does not count.
+const case_seconds = 20;
 
-extern "c" fn alarm(seconds: c_uint) c_uint;
+const Interval = extern struct { every: std.c.timeval, first: std.c.timeval };
+extern "c" fn setitimer(which: c_int, new: *const Interval, old: ?*Interval) c_int;
+/// Of the process's own time; ends it with SIGPROF.
+const itimer_prof = 2;
 
 const Arguments = struct { target: targets.Target, seeds: []const u8, scratch: []const u8, seconds: u64, seed: u64, cases: u64 };
 
@@ -105,9 +108,8 @@ const Run = struct {
     /// Whether the reader's answer to the case is one that no case got so far.
     fn one(self: *Run, len: usize) !bool {
         std.mem.writeInt(u64, self.case[0..8], len, .little);
-        _ = alarm(alarm_seconds);
+        _ = setitimer(itimer_prof, &.{ .every = .{ .sec = 0, .usec = 0 }, .first = .{ .sec = case_seconds, .usec = 0 } }, null);
         const answer = targets.read(self.target, self.io, self.scratch, self.case[8..][0..len]);
-        _ = alarm(0);
         if (answer == targets.accepted) self.accepted += 1;
         return !(try self.answers.getOrPut(self.arena, answer)).found_existing;
     }
