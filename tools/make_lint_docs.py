@@ -58,7 +58,7 @@ Tensors are copied byte for byte, except:
 
 | what | becomes |
 |---|---|
-| norms, biases, routers and sinks in f16, bf16 or f64 | f32: the same numbers (f64 rounded once) |
+| norms, biases and sinks in f16, bf16 or f64 | f32: the same numbers (f64 rounded once) |
 | files of the ABI framework's first writer | dimensions and the rows of q and k in order |
 | gpt-oss of early Ollama | rows of fused tensors apart, nibbles in order; nothing is rounded |
 | gpt-oss without `output.weight` | the embedding is written a second time under that name |

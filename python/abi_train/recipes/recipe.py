@@ -307,6 +307,8 @@ def _model(
     tokenizer = values.get("tokenizer")
     if isinstance(tokenizer, str) and tokenizer.startswith(places.SAMPLE_SCHEME):
         values["tokenizer"] = places.sample_folder(tokenizer.removeprefix(places.SAMPLE_SCHEME))
+    elif tokenizer is not None and not isinstance(tokenizer, (str, Path)):
+        raise broken("tokenizer", tokenizer, "it must be a folder with tokenizer.json")
     model = values.get("model")
     if model is None:
         raise ConfigError("model is missing; a recipe needs one")

@@ -443,7 +443,7 @@ const Parser = struct {
         const alignment = found.u32;
         if (!isAlignment(alignment)) {
             try self.complain(error.InvalidAlignment, true, "general.alignment is {d}; it must be a power of two, at most {d}", .{ alignment, limits.alignment });
-            return default_alignment;
+            return if (std.math.isPowerOfTwo(@max(alignment, 1)) and alignment > 0) alignment else default_alignment;
         }
         return alignment;
     }

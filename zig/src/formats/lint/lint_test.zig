@@ -480,7 +480,7 @@ test "what other architectures need is known" {
         .{ .key_value, "gpt-oss", putting(.key_value, "gpt-oss.attention.sliding_window", .{ .u32 = 0 })[1] },
         .{ .tensor_type, "gpt-oss", storing(.tensor_type, "blk.0.attn_sinks.weight", .bf16)[1] },
         .{ .tensor_type, "gpt-oss", storing(.tensor_type, "blk.0.ffn_down_exps.bias", .bf16)[1] },
-        .{ .tensor_type, "gpt-oss", storing(.tensor_type, "blk.0.ffn_gate_inp.weight", .f16)[1] },
+        .{ .tensor_type, "gpt-oss", storing(.tensor_type, "blk.0.ffn_gate_inp.bias", .f16)[1] },
         .{
             .key_missing, "qwen3",
             struct {

@@ -126,7 +126,7 @@ fn ruleOf(code: Code) Rule {
         .alignment => .{
             .severity = .@"error",
             .summary = "general.alignment is no u32, zero, no power of two, or above 1 MiB",
-            .effect = refuses,
+            .effect = "llama.cpp and Ollama refuse the file, but for powers of two above 1 MiB; abi refuses those too.",
             .next = "Pass --fix: the file is laid out with the default of 32.",
             .mends = .yes,
         },
@@ -245,7 +245,7 @@ fn ruleOf(code: Code) Rule {
         .key_type => .{
             .severity = .@"error",
             .summary = "a key is stored in another type than the one it is read as",
-            .effect = "llama.cpp and Ollama refuse the file: they convert nothing. abi refuses it too.",
+            .effect = "Whoever reads the key refuses the file: llama.cpp, Ollama and abi convert nothing.",
             .next = "Pass --fix: the value is stored in the right type where it fits.",
             .mends = .sometimes,
         },
@@ -307,7 +307,7 @@ fn ruleOf(code: Code) Rule {
         },
         .tensor_type => .{
             .severity = .@"error",
-            .summary = "a norm, a bias, a router or sinks stored as something else than f32",
+            .summary = "a norm, a bias or sinks stored as something else than f32",
             .effect = "llama.cpp and Ollama load the file and abort at the first token; abi reads floats.",
             .next = "Pass --fix: f16, bf16 and f64 are stored as f32, number for number. Blocks cannot be mended; export again.",
             .mends = .sometimes,
@@ -357,7 +357,7 @@ fn ruleOf(code: Code) Rule {
         .vocab_size => .{
             .severity = .@"error",
             .summary = "the vocabulary size that a key gives is not the number of the embedding's rows",
-            .effect = "llama.cpp takes the key for llama and refuses the shapes; abi refuses the file.",
+            .effect = "abi refuses the file; llama.cpp goes by the embedding, other programs by the key.",
             .next = "Pass --fix: the key says what the embedding has.",
             .mends = .yes,
         },
@@ -411,9 +411,9 @@ fn ruleOf(code: Code) Rule {
             .mends = .no,
         },
         .token_utf8 => .{
-            .severity = .@"error",
+            .severity = .warning,
             .summary = "a token's text is not UTF-8",
-            .effect = "llama.cpp stops with an error where it meets the text; PyPI gguf cannot show it.",
+            .effect = "No text leads to the token, and PyPI gguf cannot list the vocabulary.",
             .next = "Export the model again; bytes are written as the letters of a byte-level alphabet.",
             .mends = .no,
         },

@@ -93,7 +93,7 @@ const layered = [_]Row{
 };
 
 /// Tensors that newer writers add and llama.cpp takes, whose shapes are not compared.
-const extras = [_][]const u8{ "rope_factors_long.weight", "rope_factors_short.weight", "cls.output.weight" };
+const extras = [_][]const u8{ "rope_factors_long.weight", "rope_factors_short.weight" };
 
 const Checker = struct {
     subject: *Subject,
@@ -216,7 +216,7 @@ fn times(a: ?u64, b: ?u64) ?u64 {
 /// Whether ggml adds or multiplies with it element by element, which it does in f32 only.
 fn isVector(t: *const Tensor) bool {
     if (t.ne[1] == 1 and t.ne[2] == 1 and t.ne[3] == 1) return true;
-    for ([_][]const u8{ "_norm.weight", ".bias", "attn_sinks.weight", "ffn_gate_inp.weight" }) |ending| {
+    for ([_][]const u8{ "_norm.weight", ".bias", "attn_sinks.weight" }) |ending| {
         if (std.mem.endsWith(u8, t.name, ending)) return true;
     }
     return false;
