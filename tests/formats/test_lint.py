@@ -104,6 +104,12 @@ def other_alignment(kind: int, value: Any) -> Callable[[File], object]:
     return lambda file: file.put("general.alignment", kind, value)
 
 
+def huge_alignment(file: File) -> None:
+    """Laid out as it says, which llama.cpp takes."""
+    file.alignment = 1 << 21
+    file.put("general.alignment", U32, 1 << 21)
+
+
 def small_alignment(file: File) -> None:
     file.alignment = 8
     file.put("general.alignment", U32, 8)
@@ -118,7 +124,7 @@ def zero_rows(file: File) -> None:
 CONTAINER: list[tuple[str, bool, Callable[[File], object]]] = [
     ("alignment", True, other_alignment(U32, 0)),
     ("alignment", True, other_alignment(U32, 48)),
-    ("alignment", True, other_alignment(U32, 1 << 21)),
+    ("alignment", True, huge_alignment),
     ("alignment", True, other_alignment(U64, 32)),
     ("alignment", True, other_alignment(STRING, "32")),
     ("alignment-small", True, small_alignment),
