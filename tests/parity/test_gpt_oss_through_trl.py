@@ -293,3 +293,18 @@ def test_both_engines_find_the_same_answers_as_likely(made: Path) -> None:
         wrong = np.abs(found[adapted, "native"] - found[adapted, "torch"])
         assert wrong.max() < 2e-4
     assert np.abs(found[True, "torch"] - found[False, "torch"]).max() > 1e-3
+
+
+def test_a_run_goes_on_with_the_other_engine(made: Path) -> None:
+    """Experts' adapters have one form in files; weights trained whole are no longer in blocks."""
+    for method, lora in (("lora", EXPERTS), ("full", None)):
+        values = {"method": method, "lora": lora}
+        whole = engines.run(spec_of(made, f"{method}-native", engine="native", **values))
+        engines.run(spec_of(made, f"{method}-trl", **values))
+        for begun, other in (("trl", "native"), ("native", "trl")):
+            spec = spec_of(made, f"{method}-{begun}-{other}", engine=other, **values)
+            part = str(made / f"{method}-{begun}" / "checkpoint-2")
+            found = engines.run(spec.replace(resume=part)).history
+            assert [r.step for r in found] == [3, 4]
+            for ours, theirs in zip(found, whole.history[2:], strict=True):
+                assert ours.loss == pytest.approx(theirs.loss, abs=5e-6)
