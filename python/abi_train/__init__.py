@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .errors import AbiTrainError
     from .export import export_adapter_gguf, export_gguf
     from .generate import Generator
-    from .gguf_files import inspect_gguf, join_gguf, quantize_gguf, split_gguf
+    from .gguf_files import inspect_gguf, join_gguf, quantize_gguf, split_gguf, unpack_gguf
     from .model import Model
     from .preference import DpoConfig
     from .runspec import RunResult, RunSpec
@@ -65,6 +65,7 @@ _HOME = {
     "split_gguf": "gguf_files",
     "join_gguf": "gguf_files",
     "inspect_gguf": "gguf_files",
+    "unpack_gguf": "gguf_files",
     "Generator": "generate",
     "AbiTrainError": "errors",
 }
@@ -99,6 +100,7 @@ __all__ = [
     "run",
     "split_gguf",
     "unmerge_adapter",
+    "unpack_gguf",
 ]
 
 

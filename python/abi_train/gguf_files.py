@@ -1,6 +1,6 @@
-"""Whole GGUF files: made coarser, cut into parts and joined, looked into.
+"""Whole GGUF files: made coarser, cut into parts and joined, made folders of, looked into.
 
-What the program `abi` does with `quantize`, `split`, `join` and `inspect`, from Python, by the same
+What the program `abi` does with `quantize`, `split`, `join`, `unpack` and `inspect`, from Python, by the same
 code. Does not know: model folders; `abi_train.export` makes a GGUF of one.
 """
 
@@ -13,7 +13,15 @@ from typing import Any
 from . import _native
 from .errors import ArgumentError
 
-__all__ = ["QuantizeReport", "inspect_gguf", "join_gguf", "quantize_gguf", "split_gguf"]
+__all__ = [
+    "QuantizeReport",
+    "UnpackReport",
+    "inspect_gguf",
+    "join_gguf",
+    "quantize_gguf",
+    "split_gguf",
+    "unpack_gguf",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +138,33 @@ def inspect_gguf(path: str | Path, *, array_limit: int = 16) -> dict[str, Any]:
     Raises FormatError naming the field that is wrong, MissingFileError.
     """
     return _native.export.inspect(path, array_limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackReport:
+    """What `unpack_gguf` wrote. size_bytes: of all tensors."""
+
+    path: Path
+    size_bytes: int
+    tensors: int
+
+
+def unpack_gguf(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    dtype: str = "bf16",
+    tokenizer: str | Path | None = None,
+    model: str | Path | None = None,
+) -> UnpackReport:
+    """Make the Hugging Face folder of a model's GGUF file, or the PEFT folder of an adapter's.
+
+    folder: must not exist. dtype: bf16, f16 or f32, of what is stored in blocks; experts of gpt-oss
+    stay MXFP4, to the bit. Floats keep their type; f32 numbers that all fit `dtype` become it.
+    tokenizer: a folder whose tokenizer files are copied. model: the base of an adapter, a folder or
+    a .gguf file. Raises `FormatError`, `ArgumentError`, `MissingFileError`, `FileAccessError`; then
+    there is no folder.
+    """
+    folder = Path(folder)
+    size, tensors = _native.export.unpack(source, folder, dtype, tokenizer, model)
+    return UnpackReport(path=folder, size_bytes=size, tensors=tensors)

@@ -16,7 +16,7 @@ from llama_peer import ask
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from abi_train import Model, _native, quantize_gguf
+from abi_train import Model, _native, quantize_gguf, unpack_gguf
 from abi_train.errors import AbiTrainError, ConfigError
 from abi_train.export import export_adapter_gguf, export_gguf
 from abi_train.sample.tiny import WEIGHTS, TinyShape, expand, make_gpt_oss
@@ -120,6 +120,12 @@ def test_from_a_folder_to_a_file_and_back_nothing_changes(
     done = run(program, "unpack", tmp_path / "m.gguf", back, "--dtype", mix, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
+    made = unpack_gguf(tmp_path / "m.gguf", tmp_path / "again", dtype=mix)
+    assert (made.size_bytes, made.tensors) == (report["bytes"], report["tensors"])
+    file = "model.safetensors"
+    assert (tmp_path / "again" / file).read_bytes() == (back / file).read_bytes()
+    with pytest.raises(AbiTrainError, match='dtype is "q8_0"; it must be bf16'):
+        unpack_gguf(tmp_path / "m.gguf", tmp_path / "new", dtype="q8_0")
     assert report["blocks"] == (2 * SHAPE.layers if weights == "mxfp4" else 0)
     with (
         safe_open(forms[weights] / "model.safetensors", "pt") as a,
@@ -245,8 +251,14 @@ def test_an_adapter_of_experts_is_the_merged_model_to_llama_cpp_and_comes_back(
     assert np.abs(merged - beside).max() <= 1e-5
     assert np.abs(merged - alone).max() > 0.1
 
-    done = run(program, "unpack", tmp_path / "adapter.gguf", tmp_path / "back", "--model", base)
+    made = unpack_gguf(tmp_path / "adapter.gguf", tmp_path / "back", model=base)
+    assert made.tensors == 8 * SHAPE.layers
+    done = run(program, "unpack", tmp_path / "adapter.gguf", tmp_path / "again", "--model", base)
     assert done.returncode == 0, done.stderr
+    file = "adapter_model.safetensors"
+    assert (tmp_path / "back" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    with pytest.raises(AbiTrainError, match="is an adapter: name its base"):
+        unpack_gguf(tmp_path / "adapter.gguf", tmp_path / "new")
     before = load_file(adapter / "adapter_model.safetensors")
     after = load_file(tmp_path / "back" / "adapter_model.safetensors")
     assert set(before) == set(after)
@@ -414,7 +426,7 @@ def test_a_damaged_folder_is_refused_by_name_and_nothing_is_written(
         (["m.gguf", "m"], "exists already"),
         (["m.gguf", "new", "--dtype", "q8_0"], "must be bf16, f16 or f32"),
         (["m.gguf", "new", "--shard-size", "5"], "must be a number with M or G"),
-        (["m.gguf", "new", "--model", "m"], "--model is for adapters"),
+        (["m.gguf", "new", "--model", "m"], "naming a model is for adapters"),
         (["gone.gguf", "new"], "gone.gguf"),
         (["m", "new"], "m"),
         (["cut.gguf", "new"], "cut.gguf"),

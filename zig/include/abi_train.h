@@ -749,6 +749,13 @@ abt_status abt_gguf_split(const char *source, const char *prefix, uint64_t max_b
 /* Puts the parts that `part` is one of together; *bytes and *tensors of the result may be NULL. */
 abt_status abt_gguf_join(const char *part, const char *out_path, uint64_t *bytes, uint64_t *tensors);
 
+/* Makes the Hugging Face folder of a model file, or the PEFT folder of an adapter; it must not exist. dtype: bf16 (also NULL), f16 or
+ * f32, of what is stored in blocks other than experts' MXFP4, which stay. tokenizer_dir: NULL, or a folder whose tokenizer files
+ * are copied. model: the base of an adapter, a folder or a .gguf file; NULL for a model. *bytes and *tensors of what was
+ * written may be NULL. */
+abt_status abt_gguf_unpack(const char *source, const char *folder, const char *dtype, const char *tokenizer_dir, const char *model,
+                           uint64_t *bytes, uint64_t *tensors);
+
 /* ---- Generator --------------------------------------------------------------------------------------
  * Runs a GGUF file: ids in, ids out. What was computed for an earlier prompt that begins the same is kept. */
 

@@ -282,3 +282,27 @@ def join(part: str | os.PathLike[str], out_path: str | os.PathLike[str]) -> tupl
     tensors = ffi.new("uint64_t *")
     check(lib.abt_gguf_join(c_path(part, "part"), c_path(out_path, "out_path"), size, tensors))
     return int(size[0]), int(tensors[0])
+
+
+def unpack(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    dtype: str,
+    tokenizer_dir: str | os.PathLike[str] | None,
+    model: str | os.PathLike[str] | None,
+) -> tuple[int, int]:
+    """Makes a folder of a GGUF file; bytes and number of its tensors."""
+    size = ffi.new("uint64_t *")
+    tensors = ffi.new("uint64_t *")
+    check(
+        lib.abt_gguf_unpack(
+            c_path(source, "source"),
+            c_path(folder, "folder"),
+            c_string(dtype, "dtype"),
+            c_optional_path(tokenizer_dir, "tokenizer_dir"),
+            c_optional_path(model, "model"),
+            size,
+            tensors,
+        )
+    )
+    return int(size[0]), int(tensors[0])

@@ -99,3 +99,28 @@ pub fn abt_gguf_join(part: ?[*:0]const u8, out_path: ?[*:0]const u8, bytes: ?*u6
     if (tensors) |p| p.* = joined.report.tensors;
     return c.ABT_STATUS_OK;
 }
+
+pub fn abt_gguf_unpack(
+    source: ?[*:0]const u8,
+    folder: ?[*:0]const u8,
+    dtype: ?[*:0]const u8,
+    tokenizer_dir: ?[*:0]const u8,
+    model: ?[*:0]const u8,
+    bytes: ?*u64,
+    tensors: ?*u64,
+) callconv(.c) Status {
+    var status: Status = c.ABT_STATUS_OK;
+    const in = out.string(source, "source", &status) orelse return status;
+    const to = out.string(folder, "folder", &status) orelse return status;
+    var options: abi.checkpoint.unpack_file.Options = .{ .tokenizer_dir = out.optionalString(tokenizer_dir) };
+    if (out.optionalString(dtype)) |name| options.dtype = switch (DType.fromLabel(name) orelse .bool) {
+        .f32, .f16, .bf16 => |known| known,
+        else => return failure.say(c.ABT_STATUS_INVALID_ARGUMENT, "dtype is \"{s}\"; it must be bf16, f16 or f32", .{name[0..@min(name.len, 40)]}),
+    };
+    var diag: failure.Diagnostic = .{};
+    const made = abi.checkpoint.unpack_file.unpackAny(out.gpa, out.io(), in, to, out.optionalString(model), options, &diag) catch |err|
+        return failure.from(err, c.ABT_STATUS_FORMAT, &diag);
+    if (bytes) |p| p.* = made.bytes;
+    if (tensors) |p| p.* = made.tensors;
+    return c.ABT_STATUS_OK;
+}

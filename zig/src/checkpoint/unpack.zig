@@ -13,6 +13,7 @@ const formats = @import("formats");
 const contents = @import("contents.zig");
 const folder = @import("folder.zig");
 const model_file = @import("model_file.zig");
+const adapter_file = @import("unpack_adapter.zig");
 const Allocator = std.mem.Allocator;
 const DType = tensor.DType;
 const Diagnostic = base.Diagnostic;
@@ -46,6 +47,46 @@ pub const Error = gguf_import.Error || model_file.Error || error{ SizeOverflow, 
 pub fn unpack(gpa: Allocator, io: std.Io, path: []const u8, out_path: []const u8, options: Options, diag: *Diagnostic) Error!Report {
     var disk: base.storage.Disk = .init(io);
     return unpackOn(gpa, disk.storage(), path, out_path, options, base.freeBytes(base.storage.parentOf(out_path)), diag);
+}
+
+/// What a file became. Of an adapter there are no files and blocks to count.
+pub const Unpacked = struct { bytes: u64, tensors: usize, model: ?Report };
+
+/// A model's file or an adapter's, whose base `model` names.
+pub fn unpackAny(gpa: Allocator, io: std.Io, path: []const u8, out_path: []const u8, model: ?[]const u8, options: Options, diag: *Diagnostic) (Error || adapter_file.Error)!Unpacked {
+    diag.clear();
+    if (try isAdapter(gpa, io, path, diag)) {
+        const named = model orelse {
+            diag.set("{s} is an adapter: name its base, a folder or a .gguf file, as the model", .{path});
+            return error.NotAnAdapter;
+        };
+        const made = try adapter_file.unpackAdapter(gpa, io, path, named, out_path, options.tokenizer_dir, diag);
+        return .{ .bytes = made.parameters * @sizeOf(f32), .tensors = made.tensors, .model = null };
+    }
+    if (model != null) {
+        diag.set("{s} is a whole model; naming a model is for adapters", .{path});
+        return error.NotAnAdapter;
+    }
+    const made = try unpack(gpa, io, path, out_path, options, diag);
+    return .{ .bytes = made.bytes, .tensors = made.tensors, .model = made };
+}
+
+fn isAdapter(gpa: Allocator, io: std.Io, path: []const u8, diag: *Diagnostic) (Error || adapter_file.Error)!bool {
+    var disk: base.storage.Disk = .init(io);
+    var mapping = disk.storage().map(path) catch |err| {
+        base.storage.explain(diag, err, "read", path);
+        return err;
+    };
+    defer mapping.unmap();
+
+    var file = formats.gguf.File.parse(gpa, mapping.bytes, diag) catch |err| {
+        if (err != error.OutOfMemory) diag.prepend("{s}: ", .{path});
+        return err;
+    };
+    defer file.deinit();
+
+    const kind = file.get("general.type") orelse return false;
+    return kind == .string and std.mem.eql(u8, kind.string, "adapter");
 }
 
 /// The same over any storage. `free`: bytes left there, null when unknown.

@@ -15,7 +15,7 @@ pub const verb: arguments.Verb = .{
         .{ .name = "shard-size", .value = "SIZE", .help = "most tensor bytes a file, as 5G or 500M", .default = "5G" },
         .{ .name = "tokenizer", .value = "DIR", .help = "a folder whose tokenizer files are copied" },
         .{ .name = "model", .value = "PATH", .help = "the base of an adapter: a folder with config.json, or a .gguf file" },
-        .{ .name = "json", .help = "one JSON object: path, bytes, tensors, files, blocks; of an adapter: path, tensors, parameters", .heading = "Output" },
+        .{ .name = "json", .help = "one JSON object: path, bytes, tensors; of a model files and blocks, too", .heading = "Output" },
     },
     .positionals_max = 2,
     .notes = "Experts of gpt-oss stay MXFP4, to the bit. Floats keep their type; f32 numbers that all fit --dtype become it, others stay f32. " ++
@@ -52,12 +52,12 @@ fn read(parsed: *arguments.Parsed) arguments.ParseError!Request {
 }
 
 fn unpack(app: *app_file.App, request: Request, diag: *Diagnostic) !void {
-    if (try isAdapter(app, request.in, diag)) return unpackAdapter(app, request, diag);
-    if (request.model != null) {
-        diag.set("{s} is a whole model; --model is for adapters", .{request.in});
-        return error.InvalidAdapter;
-    }
-    const report = try abi.checkpoint.unpack(app.gpa, app.io, request.in, request.out, request.options, diag);
+    const made = try abi.checkpoint.unpack_file.unpackAny(app.gpa, app.io, request.in, request.out, request.model, request.options, diag);
+    const report = made.model orelse {
+        if (request.json) return writeJson(app, .{ .path = request.out, .bytes = made.bytes, .tensors = made.tensors });
+        try app.out.print("{s}\n", .{request.out});
+        return app.tell("{d} tensors of an adapter, {B:.1}\n", .{ made.tensors, made.bytes });
+    };
     if (request.json) return writeJson(app, .{ .path = request.out, .bytes = report.bytes, .tensors = report.tensors, .files = report.files, .blocks = report.blocks });
     try app.out.print("{s}\n", .{request.out});
     app.tell("{B:.1} of tensors in {d} {s}, {d} weights of experts still MXFP4\n", .{ report.bytes, report.files, if (report.files == 1) "file" else "files", report.blocks });
@@ -65,36 +65,7 @@ fn unpack(app: *app_file.App, request: Request, diag: *Diagnostic) !void {
         app.tell("no tokenizer: name the folder of one with --tokenizer to have its files copied\n", .{});
 }
 
-fn unpackAdapter(app: *app_file.App, request: Request, diag: *Diagnostic) !void {
-    const model = request.model orelse {
-        diag.set("{s} is an adapter: name its base, a folder or a .gguf file, with --model", .{request.in});
-        return error.NotAnAdapter;
-    };
-    const report = try abi.checkpoint.unpackAdapter(app.gpa, app.io, request.in, model, request.out, request.options.tokenizer_dir, diag);
-    if (request.json) return writeJson(app, .{ .path = request.out, .tensors = report.tensors, .parameters = report.parameters });
-    try app.out.print("{s}\n", .{request.out});
-    app.tell("{d} tensors of an adapter, {d} numbers\n", .{ report.tensors, report.parameters });
-}
-
 fn writeJson(app: *app_file.App, value: anytype) !void {
     try std.json.Stringify.value(value, .{}, app.out);
     try app.out.writeByte('\n');
-}
-
-fn isAdapter(app: *app_file.App, path: []const u8, diag: *Diagnostic) !bool {
-    var disk: abi.base.storage.Disk = .init(app.io);
-    var mapping = disk.storage().map(path) catch |err| {
-        abi.base.storage.explain(diag, err, "read", path);
-        return err;
-    };
-    defer mapping.unmap();
-
-    var file = abi.formats.gguf.File.parse(app.gpa, mapping.bytes, diag) catch |err| {
-        if (err != error.OutOfMemory) diag.prepend("{s}: ", .{path});
-        return err;
-    };
-    defer file.deinit();
-
-    const kind = file.get("general.type") orelse return false;
-    return kind == .string and std.mem.eql(u8, kind.string, "adapter");
 }
