@@ -1,7 +1,7 @@
 """Whole GGUF files: made coarser, cut into parts and joined, made folders of, looked into.
 
-What the program `abi` does with `quantize`, `split`, `join`, `unpack` and `inspect`, from Python, by the same
-code. Does not know: model folders; `abi_train.export` makes a GGUF of one.
+What the program `abi` does with `quantize`, `split`, `join`, `unpack` and `inspect`, from Python,
+by the same code. Does not know: how a GGUF is made of a folder; `abi_train.export` does.
 """
 
 from __future__ import annotations
