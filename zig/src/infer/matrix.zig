@@ -342,7 +342,8 @@ const Context = struct {
             const from = column / weight.dtype.blockLen() * weight.dtype.blockBytes();
             product.pack(count, columns, rows[from..].ptr, weight.rowBytes(), scratch.panel.ptr);
             const x = self.activations(product.is_superblock, part.first, column);
-            product.gemm(count, columns, scratch.panel.ptr, product.offset, part.count, weight.columns, &x, out, weight.rows, @intFromBool(column > 0));
+            const next = nextOf(weight, rows, count, column + columns, panel_columns, rows_of_panel);
+            product.gemm(count, columns, scratch.panel.ptr, product.offset, part.count, weight.columns, &x, out, weight.rows, @intFromBool(column > 0), &next);
         }
     }
 
@@ -359,8 +360,21 @@ const Context = struct {
                 pack(@min(Words.panel_rows, count - row), columns, rows[from..].ptr, weight.rowBytes(), scratch.panel[table.words_panel_bytes(row / Words.panel_rows)..].ptr);
             }
             const words = self.rounded.?.words[s * tile * (Words.stretch / 2) ..];
-            table.words_gemm(count, scratch.panel.ptr, self.tokens, words.ptr, self.rounded.?.word_steps[s * tile ..].ptr, stretches, out, weight.rows, @intFromBool(s > 0));
+            const next = nextOf(weight, rows, count, column + columns, Words.stretch, rows_of_words);
+            table.words_gemm(count, scratch.panel.ptr, self.tokens, words.ptr, self.rounded.?.word_steps[s * tile ..].ptr, stretches, out, weight.rows, @intFromBool(s > 0), &next);
         }
+    }
+
+    /// What is packed behind a stretch of columns that ends at `column`: the same rows' next one, or the first one of the rows that follow.
+    fn nextOf(weight: Matrix, rows: []const u8, count: usize, column: usize, stretch: usize, group: usize) kernels.activations.Next {
+        const goes_on = column < weight.columns;
+        const from = if (goes_on) column else 0;
+        const width = @min(stretch, weight.columns - from) / weight.dtype.blockLen() * weight.dtype.blockBytes();
+        const skipped = from / weight.dtype.blockLen() * weight.dtype.blockBytes();
+        const first = if (goes_on) rows.ptr else rows.ptr + rows.len;
+        const end = @intFromPtr(weight.bytes.ptr) + weight.bytes.len;
+        const left = (end - @intFromPtr(first)) / weight.rowBytes();
+        return .{ .at = first + skipped, .row_bytes = weight.rowBytes(), .rows = if (goes_on) count else @min(group, left), .bytes = width };
     }
 };
 

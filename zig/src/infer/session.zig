@@ -320,25 +320,19 @@ pub const Session = struct {
             if (row.ptr != out.ptr) @memcpy(out, row);
         }
         self.angles(place, n);
+        norm(normed, hidden, m.layers[0].attention_norm, c.rms_norm_eps);
         for (m.layers, 0..) |*layer, l| {
-            norm(normed, hidden, layer.attention_norm, c.rms_norm_eps);
             self.show(l, .attention, normed);
             self.multiply(&.{
                 .{ .linear = &layer.q, .out = query },
                 .{ .linear = &layer.k, .out = key },
                 .{ .linear = &layer.v, .out = value },
             }, normed, n, tokens);
-            if (layer.q_norm) |w| norm(query, query, w, c.rms_norm_eps);
-            if (layer.k_norm) |w| norm(key, key, w, c.rms_norm_eps);
-            self.rotate(query, c.num_attention_heads, n);
-            self.rotate(key, c.num_key_value_heads, n);
-            self.remember(l, place, n);
+            self.eachToken(n, Turn{ .session = self, .layer = l, .place = place }, Turn.run);
             self.attend(l, place, n);
             self.show(l, .attended, attended);
             self.multiply(&.{.{ .linear = &layer.o, .out = normed }}, attended, n, tokens);
-            add(hidden, normed);
-
-            norm(normed, hidden, layer.mlp_norm, c.rms_norm_eps);
+            self.addAndNorm(n, layer.mlp_norm);
             self.show(l, .mlp, normed);
             switch (layer.mlp) {
                 .dense => |*mlp| {
@@ -355,7 +349,7 @@ pub const Session = struct {
                     .rounded = if (self.exact) null else &self.rounded,
                 }, mixture, &self.room.?, normed, normed, n, tokens),
             }
-            add(hidden, normed);
+            self.addAndNorm(n, if (l + 1 < m.layers.len) m.layers[l + 1].attention_norm else null);
         }
         switch (place) {
             .lanes => |lanes| for (lanes.sessions, ids) |lane, id| lane.ids.appendAssumeCapacity(id),
@@ -385,6 +379,7 @@ pub const Session = struct {
     /// gate = silu(gate) · up, cut into parts for the workers.
     fn activate(self: *Session, gate: []f32, up: []const f32) void {
         const part = 4096;
+        if (gate.len <= 4 * part) return kernels.table(f32).swiglu_forward(gate.len, gate.ptr, gate.ptr, up.ptr);
         const Task = struct { gate: []f32, up: []const f32 };
         self.pool.parallelFor(Task{ .gate = gate, .up = up }, (gate.len + part - 1) / part, struct {
             fn run(task: Task, index: usize, _: usize) void {
@@ -408,27 +403,60 @@ pub const Session = struct {
         }
     }
 
-    /// x: (n, heads, head_dim), rotated in place in the order of the file's rows.
-    fn rotate(self: *Session, x: []f32, heads: usize, n: usize) void {
+    /// f for every token of a pass; a few are not worth waking the other workers for.
+    fn eachToken(self: *Session, n: usize, task: anytype, comptime f: fn (@TypeOf(task), usize, usize) void) void {
+        if (n >= 8) return self.pool.parallelFor(task, n, f);
+        for (0..n) |t| f(task, t, 0);
+    }
+
+    /// hidden += normed; normed = hidden through the norm that comes next, if one does.
+    fn addAndNorm(self: *Session, n: usize, weight: ?[]const f32) void {
+        const Task = struct { session: *Session, weight: ?[]const f32 };
+        self.eachToken(n, Task{ .session = self, .weight = weight }, struct {
+            fn run(task: Task, t: usize, _: usize) void {
+                const s = task.session;
+                const width: usize = s.model.config.hidden_size;
+                const hidden = s.hidden[t * width ..][0..width];
+                const normed = s.normed[t * width ..][0..width];
+                add(hidden, normed);
+                if (task.weight) |w| norm(normed, hidden, w, s.model.config.rms_norm_eps);
+            }
+        }.run);
+    }
+
+    /// What happens to a token's query, key and value between their products and attention: norms, rotation, and the cache.
+    const Turn = struct {
+        session: *Session,
+        layer: usize,
+        place: Place,
+
+        fn run(self: Turn, t: usize, _: usize) void {
+            const s = self.session;
+            const c = s.model.config;
+            const layer = &s.model.layers[self.layer];
+            const query = s.query[t * c.queryWidth() ..][0..c.queryWidth()];
+            const key = s.key[t * c.keyValueWidth() ..][0..c.keyValueWidth()];
+            const value = s.value[t * c.keyValueWidth() ..][0..c.keyValueWidth()];
+            if (layer.q_norm) |w| norm(query, query, w, c.rms_norm_eps);
+            if (layer.k_norm) |w| norm(key, key, w, c.rms_norm_eps);
+            s.rotate(query, t);
+            s.rotate(key, t);
+            const lane = if (self.place == .lanes) self.place.lanes.sessions[t] else s;
+            lane.cache.store(self.layer, s.positionOf(self.place, t), key, value);
+        }
+    };
+
+    /// Heads of token `t` of the pass, rotated in place in the order of the file's rows.
+    fn rotate(self: *Session, heads: []f32, t: usize) void {
         const d: usize = self.model.config.head_dim;
         const half = d / 2;
-        for (0..n) |t| {
-            const cosines = self.cosines[t * half ..][0..half];
-            const sines = self.sines[t * half ..][0..half];
-            const row = x[t * heads * d ..][0 .. heads * d];
-            switch (self.model.rope_order) {
-                .halves => kernels.table(f32).rope(heads, half, row.ptr, cosines.ptr, sines.ptr, 1),
-                .pairs => for (0..heads) |h| {
-                    const v = row[h * d ..][0..d];
-                    for (cosines, sines, 0..) |cosine, sine, i| {
-                        const first = v[2 * i];
-                        const second = v[2 * i + 1];
-                        v[2 * i] = first * cosine - second * sine;
-                        v[2 * i + 1] = second * cosine + first * sine;
-                    }
-                },
-            }
-        }
+        const cosines = self.cosines[t * half ..][0..half];
+        const sines = self.sines[t * half ..][0..half];
+        const rope = switch (self.model.rope_order) {
+            .halves => kernels.table(f32).rope,
+            .pairs => kernels.table(f32).rope_pairs,
+        };
+        rope(heads.len / d, half, heads.ptr, cosines.ptr, sines.ptr, 1);
     }
 
     /// Position of token `t` of a pass that is not appended yet.
@@ -437,16 +465,6 @@ pub const Session = struct {
             .prompt => self.position() + t,
             .lanes => |lanes| lanes.positions[t],
         };
-    }
-
-    fn remember(self: *Session, layer: usize, place: Place, n: usize) void {
-        const width = self.model.config.keyValueWidth();
-        switch (place) {
-            .prompt => self.cache.store(layer, self.position(), self.key[0 .. n * width], self.value[0 .. n * width]),
-            .lanes => |lanes| for (lanes.sessions, lanes.positions, 0..) |lane, at, t| {
-                lane.cache.store(layer, at, self.key[t * width ..][0..width], self.value[t * width ..][0..width]);
-            },
-        }
     }
 
     fn attend(self: *Session, layer: usize, place: Place, n: usize) void {

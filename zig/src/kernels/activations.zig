@@ -36,3 +36,13 @@ pub const Words = struct {
     pub const stretch = 256;
     pub const panel_rows = 32;
 };
+
+/// Weights that will be packed next: asked for little by little while a panel is multiplied, because the memory is idle then.
+pub const Next = extern struct {
+    at: [*]const u8,
+    /// From one row to the next.
+    row_bytes: usize,
+    rows: usize,
+    /// Wanted of each row.
+    bytes: usize,
+};

@@ -9,6 +9,7 @@ const config = @import("config");
 const UpdateArgs = @import("update_args.zig").UpdateArgs;
 const Joins = @import("merge_args.zig").Joins;
 const Activations = @import("activations.zig").Activations;
+const Next = @import("activations.zig").Next;
 const AttentionArgs = @import("attention_args.zig").Args;
 
 /// Kernels of one level for one type. What each does is said where it is written: gemm.zig, attention.zig, columns.zig, rows.zig, experts.zig, update.zig.
@@ -45,6 +46,7 @@ pub fn Table(comptime T: type) type {
         expert_forward: *const fn (n: usize, out: [*]T, gate_up: [*]const T, limit: T, alpha: T) callconv(.c) void,
         expert_backward: *const fn (n: usize, dgate_up: [*]T, dout: [*]const T, gate_up: [*]const T, limit: T, alpha: T, factor: T) callconv(.c) void,
         rope: *const fn (heads: usize, half: usize, x: [*]T, cos: [*]const T, sin: [*]const T, sign: T) callconv(.c) void,
+        rope_pairs: *const fn (heads: usize, half: usize, x: [*]T, cos: [*]const T, sin: [*]const T, sign: T) callconv(.c) void,
         exp: *const fn (n: usize, x: [*]const T, y: [*]T) callconv(.c) void,
 
         sgd: *const fn (n: usize, w: [*]T, g: [*]const T, args: *const UpdateArgs(T)) callconv(.c) void,
@@ -89,7 +91,7 @@ pub const Round = *const fn (n: usize, x: [*]const f32, out: *const Activations)
 pub const Matvec8 = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void;
 
 pub const Pack8 = *const fn (rows: usize, columns: usize, w: [*]const u8, row_bytes: usize, out: [*]u8) callconv(.c) void;
-pub const Gemm8 = *const fn (rows: usize, columns: usize, panel: [*]const u8, offset: c_int, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize, accumulate: c_int) callconv(.c) void;
+pub const Gemm8 = *const fn (rows: usize, columns: usize, panel: [*]const u8, offset: c_int, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize, accumulate: c_int, next: *const Next) callconv(.c) void;
 
 /// Products with quantised weights through activations of 8 bits (quantised.zig, panels.zig).
 pub const ByteTable = struct {
@@ -130,7 +132,7 @@ pub const WordTable = struct {
     words_round: *const fn (count: usize, n: usize, x: [*]const f32, ld: usize, words: [*]u32, steps: [*]f32) callconv(.c) void,
     words_pack_f16: PackWords,
     words_pack_bf16: PackWords,
-    words_gemm: *const fn (rows: usize, panels: [*]const u8, count: usize, words: [*]const u32, steps: [*]const f32, stretches: usize, out: [*]f32, ld: usize, accumulate: c_int) callconv(.c) void,
+    words_gemm: *const fn (rows: usize, panels: [*]const u8, count: usize, words: [*]const u32, steps: [*]const f32, stretches: usize, out: [*]f32, ld: usize, accumulate: c_int, next: *const Next) callconv(.c) void,
 };
 
 /// What is computed on bf16: products of f32 operands rounded to it (gemm.zig, attention.zig), and SwiGLU of what is kept in it (gates.zig).

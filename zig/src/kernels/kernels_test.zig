@@ -295,6 +295,14 @@ fn rowsOf(comptime T: type, kernels: *const dispatch.Table(T), prng: *base.Prng,
         try expectNear(T, a * y[i] + b * z[i], out[i], 6);
         try expectNear(T, b * y[i] - a * z[i], out[half + i], 6);
     }
+    @memcpy(out[0 .. 2 * half], x[0 .. 2 * half]);
+    kernels.rope_pairs(1, half, &out, y.ptr, z.ptr, 1);
+    for (0..half) |i| {
+        const a: f64 = x[2 * i];
+        const b: f64 = x[2 * i + 1];
+        try expectNear(T, a * y[i] - b * z[i], out[2 * i], 6);
+        try expectNear(T, b * y[i] + a * z[i], out[2 * i + 1], 6);
+    }
 
     // Three rows of n/3 columns with one number between rows.
     const cols = n / 3;

@@ -3,6 +3,7 @@
 //! Used only inside kernel objects. `mulAdd` is one rounding where the level has FMA and two where it has not.
 
 const options = @import("kernel_options");
+const Next = @import("activations.zig").Next;
 
 pub const level = options.level;
 pub const has_fma = options.fma;
@@ -44,9 +45,48 @@ pub inline fn ahead(at: [*]const u8, comptime bytes: comptime_int) void {
     inline for (0..(bytes + 63) / 64) |line| @prefetch(at + 8192 + 64 * line, .{});
 }
 
+/// Asks for the rows of `next`, a share of them at each of `calls` calls.
+pub const Asking = struct {
+    at: [*]const u8,
+    row_bytes: usize,
+    lines: usize,
+    line: usize = 0,
+    rows: usize,
+    share: usize,
+
+    pub inline fn begin(next: *const Next, calls: usize) Asking {
+        const lines = (next.bytes + 63) / 64;
+        return .{ .at = next.at, .row_bytes = next.row_bytes, .lines = lines, .rows = next.rows, .share = (lines * next.rows + calls - 1) / calls };
+    }
+
+    pub inline fn some(self: *Asking) void {
+        for (0..self.share) |_| {
+            if (self.rows == 0) return;
+            @prefetch(self.at + 64 * self.line, .{ .locality = 2 });
+            self.line += 1;
+            if (self.line < self.lines) continue;
+            self.line = 0;
+            self.rows -= 1;
+            self.at += self.row_bytes;
+        }
+    }
+};
+
 /// a·b + c
 pub inline fn mulAdd(comptime T: type, a: Vector(T), b: Vector(T), c: Vector(T)) Vector(T) {
     return if (has_fma) @mulAdd(Vector(T), a, b, c) else a * b + c;
+}
+
+/// The largest of sizes |x|, 0 or more, NaN above all: compared as bits, which takes one instruction where floats take three.
+pub inline fn largestSize(v: anytype) f32 {
+    const Bits = @Vector(@typeInfo(@TypeOf(v)).vector.len, u32);
+    return @bitCast(@reduce(.Max, @as(Bits, @bitCast(v))));
+}
+
+/// The larger |x|, lane by lane.
+pub inline fn largerSize(sizes: Vector(f32), x: Vector(f32)) Vector(f32) {
+    const Bits = @Vector(width(f32), u32);
+    return @bitCast(@max(@as(Bits, @bitCast(sizes)), @as(Bits, @bitCast(x)) & @as(Bits, @splat(0x7fff_ffff))));
 }
 
 /// The largest finite number.

@@ -93,14 +93,12 @@ fn round(comptime group: comptime_int, n: usize, x: [*]const f32, out: *const Ac
     for (0..n / group) |g| {
         const from = x + g * group;
         var most: V = @splat(0);
-        var poison: V = @splat(0); // NaN when a number is not finite: the scale then is, and so is the result.
         inline for (0..group / vl) |p| {
-            const v = lanes.load(f32, from + p * vl);
-            most = @max(most, @abs(v));
-            poison += v * @as(V, @splat(0));
+            most = lanes.largerSize(most, lanes.load(f32, from + p * vl));
         }
-        const largest = @reduce(.Max, most);
-        out.scales[g] = largest / 127 + lanes.sum(V, poison);
+        const largest = lanes.largestSize(most);
+        // NaN when a number is not finite, and so is the result.
+        out.scales[g] = largest / 127 + (largest - largest);
         const inverse: V = @splat(if (largest > 0) 127 / largest else 0);
         // The whole number nearest to v stands in the low bits of v + magic, and so in its first byte.
         const magic: V = @splat(0x1.8p23);
@@ -271,12 +269,15 @@ pub const Mxfp4 = struct {
     }
 };
 
-/// A block taken apart: its numbers with the offset, and scale and minimum of each part.
+/// A block taken apart: its numbers with the offset, and scale and minimum of each part. Of several parts the minima are whole
+/// numbers with one step.
 pub fn Open(comptime Type: type) type {
+    const parts = Type.length / Type.part;
     return struct {
         numbers: [Type.length]u8,
-        scales: [Type.length / Type.part]f32,
-        minima: [Type.length / Type.part]f32,
+        scales: [parts]f32,
+        minima: [parts](if (parts == 1) f32 else i16),
+        minimum_step: f32,
     };
 }
 
@@ -374,10 +375,9 @@ fn Q45(comptime fifth: bool) type {
                 out.numbers[128 * h + 64 ..][0..32].* = lows[32..64].*;
                 out.numbers[128 * h + 96 ..][0..32].* = highs[32..64].*;
             }
-            const d = half(block);
-            const dmin = half(block + 2);
-            out.scales = @as(@Vector(8, f32), @floatFromInt(unpacked.scales)) * @as(@Vector(8, f32), @splat(d));
-            out.minima = @as(@Vector(8, f32), @floatFromInt(unpacked.minima)) * @as(@Vector(8, f32), @splat(-dmin));
+            out.scales = @as(@Vector(8, f32), @floatFromInt(unpacked.scales)) * @as(@Vector(8, f32), @splat(half(block)));
+            out.minima = @as(@Vector(8, i16), unpacked.minima);
+            out.minimum_step = -half(block + 2);
         }
     };
 }

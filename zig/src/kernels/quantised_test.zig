@@ -8,6 +8,8 @@ const Offset = @import("activations.zig").Offset;
 
 const testing = std.testing;
 
+const nothing_next: @import("activations.zig").Next = .{ .at = "", .row_bytes = 0, .rows = 0, .bytes = 0 };
+
 const Type = struct {
     name: []const u8,
     /// Which product takes its panels, and with which offset.
@@ -135,7 +137,7 @@ test "a panel times many activations is each row times each of them" {
                     @field(kernels, "pack8_" ++ t.name)(rows, 256, bytes[from / t.length * t.bytes ..].ptr, row_bytes, panel.ptr);
                     const group: usize = if (t.length == 256) 256 else 32;
                     const there: Activations = .{ .q = a.q + from, .fours = a.fours + from / 4, .scales = a.scales + from / group, .sums = a.sums + from / 32, .half_sums = a.half_sums + from / 16 };
-                    @field(kernels, "gemm8_" ++ t.shape)(rows, 256, panel.ptr, t.offset, tokens, n, &there, &out, ld, @intCast(part));
+                    @field(kernels, "gemm8_" ++ t.shape)(rows, 256, panel.ptr, t.offset, tokens, n, &there, &out, ld, @intCast(part), &nothing_next);
                 }
                 for (0..13) |token| for (0..ld) |r| {
                     const o = out[token * ld + r];

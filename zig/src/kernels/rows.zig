@@ -237,6 +237,46 @@ pub fn Kernels(comptime T: type) type {
             }
         }
 
+        /// The same of heads whose pairs are neighbours: (x[2i], x[2i + 1]) turns by the angle i.
+        pub fn rope_pairs(heads: usize, half: usize, x: [*]T, cos: [*]const T, sin: [*]const T, sign: T) callconv(.c) void {
+            for (0..heads) |h| {
+                const head = x + h * 2 * half;
+                var i: usize = 0;
+                while (i < half) : (i += vl / 2) {
+                    const have = if (half - i < vl / 2) half - i else vl / 2;
+                    const c = doubled(cos + i, have);
+                    const s = doubled(sin + i, have) * @as(V, if (sign < 0) -signs else signs);
+                    const v = some(head + 2 * i, 2 * have);
+                    put(head + 2 * i, v * c + @shuffle(T, v, undefined, swapped) * s, 2 * have);
+                }
+            }
+        }
+
+        /// Each of `have` numbers twice.
+        inline fn doubled(p: [*]const T, have: usize) V {
+            const few: @Vector(vl / 2, T) = if (have == vl / 2) p[0 .. vl / 2].* else blk: {
+                var list: [vl / 2]T = @splat(0);
+                for (list[0..have], p[0..have]) |*to, from| to.* = from;
+                break :blk list;
+            };
+            return @shuffle(T, few, undefined, twice);
+        }
+
+        /// 0 0 1 1 …; 1 0 3 2 …; − + − + …
+        const twice = places(0);
+        const swapped = places(1);
+        const signs: V = blk: {
+            var list: [vl]T = @splat(1);
+            for (0..vl / 2) |i| list[2 * i] = -1;
+            break :blk list;
+        };
+
+        fn places(comptime swap: i32) @Vector(vl, i32) {
+            var list: [vl]i32 = undefined;
+            for (&list, 0..) |*place, i| place.* = if (swap == 1) @as(i32, i) ^ 1 else i / 2;
+            return list;
+        }
+
         /// y = e^x: for those who test it.
         pub fn exp(n: usize, x: [*]const T, y: [*]T) callconv(.c) void {
             var i: usize = 0;

@@ -10,8 +10,10 @@
 
 const lanes = @import("lanes.zig");
 const pack = @import("pack.zig");
+const pairs_file = @import("pairs.zig");
 const weights = @import("weights.zig");
 const Words = @import("activations.zig").Words;
+const Next = @import("activations.zig").Next;
 
 const vl = lanes.width(f32);
 const V = lanes.Vector(f32);
@@ -75,14 +77,16 @@ pub const Kernels = struct {
     }
 
     /// out[t·ld + r] = or, with `accumulate`, += Σ row r · vector t over one stretch. `panels`: as many as hold `rows`, one behind the other;
-    /// words, steps: of the first group and this stretch; groups are `stretches` stretches apart.
-    pub fn words_gemm(rows: usize, panels: [*]const u8, count: usize, words: [*]const u32, steps: [*]const f32, stretches: usize, out: [*]f32, ld: usize, accumulate: c_int) callconv(.c) void {
+    /// words, steps: of the first group and this stretch; groups are `stretches` stretches apart. `next` is asked for meanwhile.
+    pub fn words_gemm(rows: usize, panels: [*]const u8, count: usize, words: [*]const u32, steps: [*]const f32, stretches: usize, out: [*]f32, ld: usize, accumulate: c_int, next: *const Next) callconv(.c) void {
         const all: [*]const Panel = @ptrCast(@alignCast(panels));
+        var asking: lanes.Asking = .begin(next, (count + tile - 1) / tile * ((rows + panel_rows - 1) / panel_rows));
         var t: usize = 0;
         while (t < count) : (t += tile) {
             const group = t / tile * stretches;
             var r: usize = 0;
             while (r < rows) : (r += panel_rows) {
+                asking.some();
                 const panel = &all[r / panel_rows];
                 const x = words + group * pairs * tile;
                 const to = out + t * ld + r;
@@ -122,27 +126,45 @@ inline fn round(comptime Format: type, n: usize, x: [*]const u8, q: *align(64) [
 fn roundAll(comptime Format: type, x: [*]const u8, q: *align(64) [stretch]i16) f32 {
     const count = stretch / vl;
     var values: [count]V = undefined;
-    var most: V = @splat(0);
-    var poison: V = @splat(0);
+    var most: [2]V = @splat(@splat(0));
+    var squares: [2]V = @splat(@splat(0));
     for (&values, 0..) |*v, i| {
         v.* = Format.vector(x + i * vl * Format.size);
-        most = @max(most, @abs(v.*));
-        poison += v.* * @as(V, @splat(0));
+        most[i % 2] = lanes.largerSize(most[i % 2], v.*);
+        squares[i % 2] = lanes.mulAdd(f32, v.*, v.*, squares[i % 2]);
     }
-    const largest = @reduce(.Max, most);
+    const largest = lanes.largestSize(lanes.largerSize(most[0], most[1]));
+    const square = lanes.sum(V, squares[0] + squares[1]);
+    // Squares of what is very large, very small, or no number say nothing.
+    if (!(square > 1e-30 and square < 1e30)) return roundRare(&values, largest, q);
+    const length = @sqrt(square);
+    const fits = largest * longest < 32767 * length;
+    const scale = if (fits) longest / length else 32767 / largest;
+    toWords(&values, scale, q);
+    return 1 / scale;
+}
+
+/// The same by way of numbers of which the largest is 1.
+noinline fn roundRare(values: *[stretch / vl]V, largest: f32, q: *align(64) [stretch]i16) f32 {
+    var poison: V = @splat(0);
+    for (values) |v| poison += v * @as(V, @splat(0));
     const nothing = lanes.sum(V, poison); // 0 or NaN
     if (!(largest > 1e-37)) {
         q.* = @splat(0);
         return nothing;
     }
-    const inverse: V = @splat(1 / largest);
-    var squares: [2]V = @splat(@splat(0));
-    for (&values, 0..) |*v, i| {
-        v.* *= inverse;
-        squares[i % 2] = lanes.mulAdd(f32, v.*, v.*, squares[i % 2]);
+    var squares: V = @splat(0);
+    for (values) |*v| {
+        v.* *= @splat(1 / largest);
+        squares = lanes.mulAdd(f32, v.*, v.*, squares);
     }
-    const length = @sqrt(lanes.sum(V, squares[0] + squares[1]));
+    const length = @sqrt(lanes.sum(V, squares));
     const scale = if (longest / length < 32767) longest / length else 32767;
+    toWords(values, scale, q);
+    return largest / scale + nothing;
+}
+
+inline fn toWords(values: *const [stretch / vl]V, scale: f32, q: *align(64) [stretch]i16) void {
     // The whole number nearest to v stands in the low bits of v + magic.
     const magic: V = @splat(0x1.8p23);
     for (values, 0..) |v, i| {
@@ -150,14 +172,12 @@ fn roundAll(comptime Format: type, x: [*]const u8, q: *align(64) [stretch]i16) f
         const whole: @Vector(vl, u16) = @truncate(shifted);
         q[i * vl ..][0..vl].* = @as([vl]i16, @bitCast(whole));
     }
-    return largest / scale + nothing;
 }
 
 fn packRows(comptime Format: type, rows: usize, columns: usize, w: [*]const u8, row_bytes: usize, out: *Panel) void {
     var q: [panel_rows][stretch]i16 align(64) = undefined;
     for (0..panel_rows) |r| {
         if (r < rows) {
-            lanes.ahead(w + r * row_bytes, stretch * Format.size);
             out.steps[r] = round(Format, columns, w + r * row_bytes, &q[r]);
         } else {
             q[r] = @splat(0);
@@ -185,7 +205,7 @@ noinline fn multiply(panel: *const Panel, x: [*]const u32, steps: [*]const f32, 
         inline for (0..vectors) |v| w[v] = panel.words[p][v * vl ..][0..vl].*;
         inline for (0..tile) |t| {
             const spread: W = @splat(words[t]);
-            inline for (0..vectors) |v| sums[t][v] = pairProduct(sums[t][v], spread, w[v]);
+            inline for (0..vectors) |v| sums[t][v] = pairs_file.add(sums[t][v], @bitCast(spread), @bitCast(w[v]));
         }
         words += tile;
     }
@@ -195,21 +215,4 @@ noinline fn multiply(panel: *const Panel, x: [*]const u32, steps: [*]const f32, 
         const place = out + t * ld + v * vl;
         lanes.store(f32, place, if (accumulate) lanes.load(f32, place) + found else found);
     };
-}
-
-/// acc + a.low·b.low + a.high·b.high, lane by lane.
-inline fn pairProduct(acc: I, a: @Vector(vl, u32), b: @Vector(vl, u32)) I {
-    if (lanes.has_bf16_product) { // The level with one has the other.
-        var r = acc;
-        asm ("vpdpwssd %[b], %[a], %[r]"
-            : [r] "+v" (r),
-            : [a] "v" (a),
-              [b] "v" (b),
-        );
-        return r;
-    }
-    const half: @Vector(vl, u5) = @splat(16);
-    const x: I = @bitCast(a);
-    const y: I = @bitCast(b);
-    return acc + ((x << half) >> half) * ((y << half) >> half) + (x >> half) * (y >> half);
 }

@@ -7,6 +7,8 @@ const Words = @import("activations.zig").Words;
 
 const testing = std.testing;
 
+const nothing_next: @import("activations.zig").Next = .{ .at = "", .row_bytes = 0, .rows = 0, .bytes = 0 };
+
 const most_tokens = 31;
 const most_rows = 45;
 const most_columns = 600;
@@ -71,7 +73,7 @@ test "16-bit products are those of the definition, within a step's rounding, for
                     const packer = if (is_bf16) kernels.words_pack_bf16 else kernels.words_pack_f16;
                     packer(@min(Words.panel_rows, rows - row), count, bytes[row * (columns * 2 + 6) + column * 2 ..].ptr, columns * 2 + 6, panels[kernels.words_panel_bytes(p)..].ptr);
                 }
-                kernels.words_gemm(rows, panels.ptr, tokens, words[s * Words.stretch / 2 * tile ..].ptr, steps[s * tile ..].ptr, stretches, &out, ld, @intFromBool(s > 0));
+                kernels.words_gemm(rows, panels.ptr, tokens, words[s * Words.stretch / 2 * tile ..].ptr, steps[s * tile ..].ptr, stretches, &out, ld, @intFromBool(s > 0), &nothing_next);
             }
             for (0..tokens) |t| {
                 for (0..rows) |r| {
@@ -128,7 +130,7 @@ test "16-bit sums hold where everything pulls one way, zeros stay zero, and what
             kernels.words_round(1, x.len, &x, x.len, &words, &steps);
             kernels.words_pack_f16(1, w.len, std.mem.asBytes(&w), 2 * w.len, &panel);
             var out: [1]f32 = undefined;
-            kernels.words_gemm(1, &panel, 1, &words, &steps, 1, &out, 1, 0);
+            kernels.words_gemm(1, &panel, 1, &words, &steps, 1, &out, 1, 0, &nothing_next);
             const wanted = case.w[0] * @as(f64, case.x[0]) + 255 * @as(f64, case.w[1]) * case.x[1];
             if (std.math.isFinite(wanted)) {
                 try testing.expectApproxEqAbs(wanted, out[0], 4e-4 * @abs(wanted) + 1e-30);
