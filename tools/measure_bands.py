@@ -1,16 +1,16 @@
 """How much noise each type makes in a model's logits: what `export/verdict.py` calls usual.
 
 ``python tools/measure_bands.py FOLDER`` trains small models on the packaged sample, draws deeper
-ones from random weights, exports each in every mix and type, and prints the noise (error of the
-logits as a part of their spread, see `Distance`) of each, and the largest. A band is about three
-times the largest, rounded up. FOLDER keeps the models for another time.
+ones from random weights, exports each in every mix and type (or in those named behind FOLDER), and
+prints the noise (error of the logits as a part of their spread, see `Distance`) of each, and the
+largest. A band lies above all of them. FOLDER keeps the models for another time.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,11 @@ def vocabulary(words: Path) -> int:
         return tokenizer.vocab_size
 
 
-def main(home: Path) -> None:
+def main(home: Path, wanted: Sequence[str]) -> None:
     """Print the table."""
     types = [Types(mix=mix) for mix in MIXES if mix != "mxfp4_moe"]
     types += [Types(mix=None, dtype=dtype) for dtype in DTYPES if dtype not in MIXES]
+    types = [kind for kind in types if not wanted or kind.name in wanted]
     worst: dict[str, float] = {}
     for name, (config, trained) in CASES.items():
         folder = model_of(home, name, config, trained=trained)
@@ -108,7 +109,7 @@ def main(home: Path) -> None:
                 home / "out.gguf",
                 kind,
                 name="bands",
-                check=Check(),
+                check=Check(threads=1),
             )
             assert made.verification is not None
             found = made.verification.exported
@@ -125,4 +126,4 @@ def main(home: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
