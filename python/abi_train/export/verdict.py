@@ -35,7 +35,7 @@ BANDS: Final = {
     "q4_0": 0.35,
     "mxfp4": 0.5,
 }
-"""Most noise that is usual, by the coarsest type of a mix: three to five times what trained models of
+"""Most noise that is usual, by the main type of a mix: three to five times what trained models of
 four and six layers gave, and above what 24 layers of random weights gave, where errors add up
 (`tools/measure_bands.py`, docs/export.md)."""
 
