@@ -25,7 +25,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from common import Record, finish, parser, table
+from common import Record, finish, machine, parser, table
 
 PROMPT = 512
 
@@ -191,8 +191,15 @@ def main() -> None:
         [[row.get(key, "") for key in shown] for row in rows],
         ["file", "threads", "engine", "pp tok/s", "tg tok/s", "read GB/s", "first s", "MB"],
     )
+    body: Record = {"rows": rows}
+    if args.abi_bench:
+        # Where the programs lie says nothing, and this Python's extension is not what is measured.
+        programs = ["--abi-bench PROGRAM"] + ["--llama-bench PROGRAM"] * bool(args.llama_bench)
+        names = sorted({row["file"] for row in rows})
+        body["command"] = " ".join(["python benchmarks/generate.py", *names, *programs, "--add"])
+        body["machine"] = {**machine(), "engine": "fast, abi-bench-generate"}
     args.files = [path.name for path in args.files]
-    finish("generate", {"rows": rows}, args, text)
+    finish("generate", body, args, text)
 
 
 def tiny_file(folder: Path) -> Path:

@@ -455,6 +455,51 @@ def prepare_tables(folder: Path) -> str:
     return "\n\n".join([*blocks, origin(result)])
 
 
+#: What was promised of generation: file -> prompt and generation as multiples of llama.cpp's.
+GENERATE_GOALS = {
+    "1b-q4_K_M.gguf": (2.5, 1.35),
+    "1b-q8_0.gguf": (4.0, 1.6),
+    "1b-f16.gguf": (2.3, 1.25),
+    "135m-q4_K_M.gguf": (None, 1.25),
+    "135m-q8_0.gguf": (None, 1.25),
+    "135m-f16.gguf": (None, 1.25),
+}
+
+
+def generate_tables(folder: Path) -> str:
+    """Both engines side by side, and the goals that hold for two threads."""
+    result = load("generate", folder)
+    if result is None:
+        return ""
+    found = {(row["file"], row["threads"], row["engine"]): row for row in result["rows"]}
+    shown, promised = [], []
+    for threads in sorted({row["threads"] for row in result["rows"]}, reverse=True):
+        for file, limits in GENERATE_GOALS.items():
+            ours = found.get((file, threads, "abi"))
+            theirs = found.get((file, threads, "llama-bench"))
+            if ours is None or theirs is None:
+                continue
+            name = file.removesuffix(".gguf")
+            times = [ours[key] / theirs[key] for key in ("pp", "tg", "first_s")]
+            pairs = [value for key in ("pp", "tg") for value in (ours[key], theirs[key])]
+            first = [f"{row['first_s']:.2f}" for row in (ours, theirs)]
+            memory = [row["first_mb"] for row in (ours, theirs)]
+            shown.append([name, threads, *pairs, ours["read_gb_s"], *first, *memory])
+            if threads != 2:
+                continue
+            for what, value, limit in zip(("prompt", "generation"), times, limits, strict=False):
+                if limit is not None:
+                    goal = f"≥ {limit}x"
+                    promised.append([f"{name}: {what}", goal, ratio(value), met(value, limit)])
+            if limits[0] is not None:
+                late = met(times[2], 1.0, lower=True)
+                promised.append([f"{name}: first id", "≤ 1x", ratio(times[2]), late])
+    head = ["file", "threads", "prompt tok/s", "llama.cpp", "generation tok/s", "llama.cpp"]
+    head += ["reads GB/s", "first id s", "llama.cpp", "MB", "llama.cpp"]
+    goals_head = ["two threads, against llama.cpp", "goal", "measured", "met"]
+    return "\n\n".join([table(promised, goals_head), table(shown, head), origin(result)])
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "goals": goals,
     "step": step_tables,
@@ -464,6 +509,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "adapters": adapter_tables,
     "prepare": prepare_tables,
     "scaling": scaling_tables,
+    "generate": generate_tables,
     "bf16_learning": learning_table,
     "batches": batch_tables,
 }
