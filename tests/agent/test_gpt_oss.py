@@ -71,6 +71,23 @@ def test_a_prompt_of_several_blocks_beyond_the_window(tiny: tuple[Path, TinyMode
         assert np.abs(opened.logits(again) - expected).max() < 4e-5 * expected.std()
 
 
+def test_windowed_layers_keep_their_window_only(tmp_path: Path) -> None:
+    """And go back before it when an earlier prompt begins alike."""
+    path = tmp_path / "model.gguf"
+    shape = Shape(layers=2, heads=2, kv_heads=1, experts=2, chosen=1, window=9)
+    model = write_tiny_gpt_oss(path, shape)
+    ids = ids_of_length(1700)
+    again = [*ids[:1000], 5, 6, 7]
+    with Generator.open(path, context=4096) as opened:
+        # One of the two layers has the window: 9, and room to go back and to go on.
+        a_position = 2 * shape.kv_heads * shape.head_dim * 4
+        assert opened.info["cache_bytes"] == (4096 + 9 + 512 + 1024) * a_position
+        expected = forward(model, ids)[-1]
+        assert np.abs(opened.logits(ids) - expected).max() < 1e-4 * expected.std()
+        with Generator.open(path, context=len(again)) as fresh:  # without such layers
+            assert np.array_equal(fresh.logits(again), opened.logits(again))
+
+
 def test_the_definition_is_transformers(tiny: tuple[Path, TinyModel]) -> None:
     import torch
 

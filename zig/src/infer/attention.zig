@@ -11,7 +11,7 @@ const kernels = @import("kernels");
 const Tokens = @import("matrix.zig").Tokens;
 const Form = @import("cache.zig").Form;
 
-/// One layer's part of the cache: (kv head, position, row of head_dim), positions up to `context`.
+/// One layer's part of the cache: (kv head, position, row of head_dim), `context` positions.
 pub const Cached = struct {
     form: Form,
     /// From one position to the next.
@@ -19,6 +19,8 @@ pub const Cached = struct {
     keys: []const u8,
     values: []const u8,
     context: usize,
+    /// The position of the first row.
+    first: usize = 0,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -102,7 +104,7 @@ const Context = struct {
         const head = index % self.cached.heads;
         const position = self.start + index / self.cached.heads;
         const first = self.firstSeen(position);
-        const row = self.cacheRow(head) + first * self.cached.row_bytes;
+        const row = self.cacheRow(head) + (first - self.cached.first) * self.cached.row_bytes;
         const seen = position + 1 - first;
         const query = self.query[index * d ..][0..d];
         const scores = self.scratch[worker].scores[0..seen];
@@ -134,7 +136,7 @@ const Context = struct {
         const kv_head = head * c.kv_heads / c.heads;
         if (scratch.kv_head != kv_head) {
             scratch.kv_head = kv_head;
-            const row = self.cacheRow(head) + begin * c.row_bytes;
+            const row = self.cacheRow(head) + (begin - c.first) * c.row_bytes;
             table.attention_pack(by_rows, time, d, self.numbers(c.keys[row..], time, scratch).ptr, d, scratch.keys.ptr);
             table.attention_pack(by_columns, time, d, self.numbers(c.values[row..], time, scratch).ptr, d, scratch.values.ptr);
         }

@@ -1,7 +1,7 @@
 //! What a session computed, as a file: a program that starts later with the same beginning need not compute it again.
 //!
 //! Layout, little endian: magic, version, the model's identity (`identify`), how the numbers were made, the shape of the cache, the ids,
-//! then for each layer and kv head the rows of keys and the rows of values, and a CRC-32C of all that. A file is written aside and
+//! then for each layer and kv head the rows of keys and the rows of values (of layers with a window those it still has), and a CRC-32C of all that. A file is written aside and
 //! renamed; one that is cut, changed, or of another model, form or CPU level is refused by name and changes nothing.
 //! Does not know: text, conversations.
 
@@ -16,7 +16,7 @@ const Diagnostic = base.Diagnostic;
 const Storage = base.storage.Storage;
 
 const magic = "ABIKEEP\n";
-const version = 1;
+const version = 2;
 const Hash = std.crypto.hash.Blake3;
 
 pub const Identity = [32]u8;
@@ -88,8 +88,10 @@ fn write(gpa: Allocator, storage: Storage, path: []const u8, session: *const Ses
     try file.commit();
 }
 
-fn writeAll(out: *std.Io.Writer, session: *const Session, identity: Identity, count: usize) std.Io.Writer.Error!void {
-    const shape = session.cache.shape;
+fn writeAll(out: *std.Io.Writer, session: *const Session, identity: Identity, wanted: usize) std.Io.Writer.Error!void {
+    const cache = &session.cache;
+    const shape = cache.shape;
+    const count = if (cache.holds(wanted)) wanted else 0;
     try out.writeAll(magic);
     try base.bytes.write(u32, out, version);
     try out.writeAll(&identity);
@@ -101,8 +103,9 @@ fn writeAll(out: *std.Io.Writer, session: *const Session, identity: Identity, co
         @intCast(@min(session.fed, count)),
     }) |value| try base.bytes.write(u32, out, value);
     try base.bytes.write(u64, out, count);
+    try base.bytes.write(u64, out, @min(cache.first, count));
     for (session.ids.items[0..count]) |id| try base.bytes.write(u32, out, id);
-    for (0..shape.layers) |l| for (0..shape.kv_heads) |h| for (session.cache.rows(l, h, count)) |bytes| try out.writeAll(bytes);
+    for (0..shape.layers) |l| for (0..shape.kv_heads) |h| for (cache.rows(l, h, @min(cache.firstOf(l), count), count)) |bytes| try out.writeAll(bytes);
 }
 
 /// The CPU level the numbers are made on: bits may differ between levels.
@@ -177,7 +180,12 @@ fn readChecked(bytes: []const u8, session: *Session, identity: Identity, diag: *
     }
     const fed = try reader.read(u32);
     const count = try reader.read(u64);
-    const row_bytes = base.checked.product(u64, &.{ cache.shape.layers, cache.shape.kv_heads, 2, cache.row_bytes, count }) catch return error.EndOfData;
+    const first = try reader.read(u64);
+    if (first > count) return error.EndOfData;
+    var windowed: u64 = 0;
+    for (session.model.layers) |*layer| windowed += @intFromBool(layer.window != null);
+    const of_all = base.checked.product(u64, &.{ cache.shape.layers, cache.shape.kv_heads, 2, cache.row_bytes, count }) catch return error.EndOfData;
+    const row_bytes = of_all - windowed * cache.shape.kv_heads * 2 * cache.row_bytes * first;
     const id_bytes = base.checked.mul(u64, count, 4) catch return error.EndOfData;
     const ids = try reader.take(id_bytes);
     const rows = try reader.take(row_bytes);
@@ -192,13 +200,16 @@ fn readChecked(bytes: []const u8, session: *Session, identity: Identity, diag: *
         return error.InvalidFile;
     };
 
-    const kept: usize = @min(count, session.context);
-    const stride: usize = @intCast(count * cache.row_bytes);
+    const kept = cache.begin(@intCast(first), @min(count, session.context));
     var at: usize = 0;
-    for (0..cache.shape.layers) |l| for (0..cache.shape.kv_heads) |h| for (cache.rows(l, h, kept)) |to| {
-        @memcpy(to, rows[at..][0..to.len]);
-        at += stride;
-    };
+    for (0..cache.shape.layers) |l| {
+        const from: usize = if (session.model.layers[l].window != null) @intCast(first) else 0;
+        const skipped = (@min(cache.firstOf(l), kept) - @min(from, kept)) * cache.row_bytes;
+        for (0..cache.shape.kv_heads) |h| for (cache.rows(l, h, @min(cache.firstOf(l), kept), kept)) |to| {
+            @memcpy(to, rows[at + skipped ..][0..to.len]);
+            at += @intCast((count - from) * cache.row_bytes);
+        };
+    }
     session.ids.clearRetainingCapacity();
     for (0..kept) |i| session.ids.appendAssumeCapacity(base.bytes.at(u32, ids, i));
     session.fed = @min(fed, kept);
@@ -237,6 +248,49 @@ test "what was saved goes on with the same bits, and less of it in a smaller con
             if (context > 9) try testing.expectEqualSlices(f32, expected, try other.prefill(&.{ 9, 10 }));
         }
     }
+}
+
+test "of layers with a window what is left is saved, and no more is taken back than is there" {
+    const gpa = testing.allocator;
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+    const model = try test_model.makeOf(arena.allocator(), test_model.mixture_config);
+    const pool = try base.Pool.init(gpa, 2);
+    defer pool.deinit();
+    var disk: base.storage.MemoryDisk = try .init(gpa);
+    defer disk.deinit();
+    var diag: Diagnostic = .{};
+    const identity: Identity = @splat(3);
+    var ids: [1700]u32 = undefined;
+    for (&ids, 0..) |*id, i| id.* = @intCast(i * i % 49);
+    var session: Session = try .init(gpa, &model, pool, 2000);
+    defer session.deinit();
+    try session.feed(&ids);
+    try testing.expect(session.cache.first > 1000);
+    try save(gpa, disk.storage(), "late", &session, identity, ids.len, &diag);
+    try save(gpa, disk.storage(), "early", &session, identity, 100, &diag);
+    const expected = try session.prefill(&.{ 9, 10 });
+    // 1750 and 1600 have room for all positions of the second: the first only goes on behind what it has.
+    for ([_]usize{ 2000, 1750, 1600, 1000 }, [_]usize{ 1700, 1700, 1600, 0 }) |context, count| {
+        var other: Session = try .init(gpa, &model, pool, context);
+        defer other.deinit();
+        try testing.expectEqual(count, try load(disk.storage(), "late", &other, identity, &diag));
+        try testing.expectEqual(count, other.position());
+        if (count == 1700) try testing.expectEqualSlices(f32, expected, try other.prefill(&.{ 9, 10 }));
+        try testing.expectEqual(0, try load(disk.storage(), "early", &other, identity, &diag));
+    }
+    // One that has room for all reads what one without it wrote, and goes on alike.
+    var small: Session = try .init(gpa, &model, pool, 1500);
+    defer small.deinit();
+    try testing.expectEqual(0, small.cache.shape.window_rows);
+    try small.feed(ids[0..1400]);
+    try save(gpa, disk.storage(), "small", &small, identity, 1400, &diag);
+    session.rewind(0);
+    try testing.expectEqual(1400, try load(disk.storage(), "small", &session, identity, &diag));
+    try testing.expectEqualSlices(f32, try small.prefill(&.{ 9, 10 }), try session.prefill(&.{ 9, 10 }));
+    session.rewind(30);
+    small.rewind(30);
+    try testing.expectEqualSlices(f32, try small.prefill(&.{ 9, 10 }), try session.prefill(&.{ 9, 10 }));
 }
 
 test "files that are cut, changed or of another model are refused and change nothing" {

@@ -117,7 +117,8 @@ pub const Session = struct {
         for (scratch) |*one| one.* = try .init(a, columns);
         const attention_scratch = try a.alloc(attention.Scratch, pool.n);
         for (attention_scratch) |*one| one.* = try .init(a, form, context, c.head_dim);
-        var cache: cache_file.Cache = try .init(form, .{ .layers = c.num_hidden_layers, .kv_heads = c.num_key_value_heads, .head_dim = c.head_dim, .context = context });
+        const shape: cache_file.Shape = .{ .layers = c.num_hidden_layers, .kv_heads = c.num_key_value_heads, .head_dim = c.head_dim, .context = context };
+        var cache: cache_file.Cache = try .init(form, shape.withWindow(c.sliding_window, c.windowed_layers == .every, block));
         errdefer cache.deinit();
         var ids: std.ArrayList(u32) = .empty;
         try ids.ensureTotalCapacityPrecise(a, context);
@@ -175,11 +176,29 @@ pub const Session = struct {
         return self.ids.items.len;
     }
 
-    /// Forgets all ids from `to` on. The logits are then of no position.
+    /// Forgets all ids from `to` on. The logits are then of no position. Where a layer's window has moved on too far, the ids before
+    /// `to` are computed again, with the same bits.
     pub fn rewind(self: *Session, to: usize) void {
         std.debug.assert(to <= self.position());
-        self.ids.shrinkRetainingCapacity(to);
-        self.fed = @min(self.fed, to);
+        const fed = @min(self.fed, to);
+        const holds = self.cache.holds(to);
+        self.ids.items.len = if (holds) to else 0;
+        self.fed = if (holds) fed else 0;
+        if (self.position() == 0) self.cache.first = 0;
+        if (holds) return;
+        const ids = self.ids.items.ptr[0..to];
+        var done: usize = 0;
+        while (done < to) {
+            const is_fed = done < fed;
+            const count: usize = if (is_fed) @min(block_tokens, fed - done) else @min(step_tokens, to - done);
+            if (is_fed) self.forward(ids[done..][0..count], .prompt) else {
+                const lanes: [step_tokens]*Session = @splat(self);
+                var positions: [step_tokens]usize = undefined;
+                for (&positions, done..) |*p, at| p.* = at;
+                self.forward(ids[done..][0..count], .{ .lanes = .{ .sessions = lanes[0..count], .positions = positions[0..count] } });
+            }
+            done += count;
+        }
     }
 
     /// How many of `wanted`'s first ids the cache already holds.
@@ -231,6 +250,10 @@ pub const Session = struct {
     /// Takes over what `other`, a fork of the same session, holds of its first `count` ids, all of them fed. Forgets its own.
     pub fn copyFed(self: *Session, other: *const Session, count: usize) void {
         std.debug.assert(count <= other.fed and self.context == other.context);
+        if (!other.cache.holds(count)) {
+            self.rewind(0);
+            return self.feed(other.ids.items[0..count]) catch unreachable; // They fit in `other`.
+        }
         self.cache.copy(&other.cache, count);
         self.ids.clearRetainingCapacity();
         self.ids.appendSliceAssumeCapacity(other.ids.items[0..count]);
@@ -319,6 +342,7 @@ pub const Session = struct {
             const row = m.embedding.rowsF32(id, 1, out);
             if (row.ptr != out.ptr) @memcpy(out, row);
         }
+        self.makeRoom(place, n);
         self.angles(place, n);
         norm(normed, hidden, m.layers[0].attention_norm, c.rms_norm_eps);
         for (m.layers, 0..) |*layer, l| {
@@ -355,8 +379,22 @@ pub const Session = struct {
             .lanes => |lanes| for (lanes.sessions, ids) |lane, id| lane.ids.appendAssumeCapacity(id),
             .prompt => {
                 if (self.fed == self.position()) self.fed += n;
-                self.ids.appendSliceAssumeCapacity(ids);
+                for (ids) |id| self.ids.appendAssumeCapacity(id); // They may lie there already (`rewind`).
             },
+        }
+    }
+
+    fn makeRoom(self: *Session, place: Place, n: usize) void {
+        const lanes = switch (place) {
+            .prompt => return self.cache.makeRoom(self.position(), n),
+            .lanes => |lanes| lanes.sessions,
+        };
+        var t: usize = 0;
+        while (t < n) {
+            var count: usize = 1;
+            while (t + count < n and lanes[t + count] == lanes[t]) count += 1;
+            lanes[t].cache.makeRoom(lanes[t].position(), count);
+            t += count;
         }
     }
 
@@ -626,6 +664,48 @@ test "what is fed or stepped has the same bits however many ids go at once, and 
     try testing.expectEqualSlices(u32, ids[0..110], forks[1].ids.items);
     try testing.expectError(error.InvalidToken, session.stepLanes(&lanes, &.{ 1, 50, 1, 1 }, room[0 .. 4 * vocab]));
     try testing.expectEqual(@as(usize, 45), session.position());
+}
+
+test "layers with a window keep little, and sessions go back before it with the same bits" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    const a = arena.allocator();
+    const model = try test_model.makeOf(a, test_model.mixture_config);
+    const pool = try base.Pool.init(testing.allocator, 2);
+    defer pool.deinit();
+    const vocab: usize = model.config.vocab_size;
+    var session: Session = try .init(testing.allocator, &model, pool, 4000);
+    defer session.deinit();
+    // The same with room for everything.
+    var whole: Session = try .init(testing.allocator, &model, pool, 1400);
+    defer whole.deinit();
+    try testing.expect(session.cache.shape.window_rows > 0 and whole.cache.shape.window_rows == 0);
+    // Ids up to 1100 are fed, those behind them stepped.
+    const fed = 1100;
+    const ids = try a.alloc(u32, 1400);
+    randomIds(ids, 6);
+    const seen = try a.alloc(f32, ids.len * vocab);
+    try whole.feed(ids[0..fed]);
+    for (ids[fed..], fed..) |id, t| @memcpy(seen[t * vocab ..][0..vocab], try whole.step(id));
+    try session.feed(ids[0..fed]);
+    for (ids[fed..], fed..) |id, t| try testing.expectEqualSlices(f32, seen[t * vocab ..][0..vocab], try session.step(id));
+    for (0..2) |_| try session.feed(ids[0..600]);
+    try testing.expect(session.cache.first > 1200);
+
+    // Back to among the stepped ones, to what is fed, and to the beginning of it all.
+    session.rewind(1200);
+    try testing.expectEqual(.{ 1200, fed }, .{ session.position(), session.fed });
+    for (ids[1200..1220], 1200..) |id, t| try testing.expectEqualSlices(f32, seen[t * vocab ..][0..vocab], try session.step(id));
+    try testing.expectEqualSlices(u32, ids[0..1220], session.ids.items);
+    _ = try session.prefill(ids[0..1100]);
+    var fork = try session.fork();
+    defer fork.deinit();
+    fork.copyFed(&session, 40);
+    whole.rewind(40);
+    try testing.expectEqualSlices(f32, try whole.prefill(ids[50..90]), try fork.prefill(ids[50..90]));
+    session.rewind(0);
+    whole.rewind(0);
+    try testing.expectEqualSlices(f32, try whole.prefill(ids[3..9]), try session.prefill(ids[3..9]));
 }
 
 test "ids beyond the vocabulary or the context change nothing" {
