@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from pair_files import random_pairs, write_pairs
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from token_files import write_rows
 from transformers import GptOssForCausalLM, Mxfp4Config
 
@@ -24,7 +24,7 @@ from abi_train.config import LlmTrainingConfig
 from abi_train.data.rows import TokenRows
 from abi_train.engines.trl.model import attention_kind, load_model
 from abi_train.engines.trl.runner import TorchRunner
-from abi_train.errors import ConfigError
+from abi_train.errors import AbiTrainError, ConfigError
 from abi_train.evaluate.opening import opened
 from abi_train.runspec import RunSpec
 from abi_train.sample.tiny import expand, make_gpt_oss
@@ -210,6 +210,36 @@ def test_recomputing_and_packing_change_no_loss(made: Path) -> None:
         for packing in ("none", "bfd")
     ]
     assert losses[0] == pytest.approx(losses[1], abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("num_experts_per_tok", "num_experts_per_tok is 9; it must be .*at most num_local_experts"),
+        ("self_attn.sinks", "self_attn.sinks"),
+        ("mlp.experts.down_proj_scales", "255"),
+        ("mlp.experts.gate_up_proj_blocks", "gate_up_proj"),
+    ],
+)
+def test_a_damaged_model_is_named_before_anything_is_trained(
+    made: Path, damage: str, words: str
+) -> None:
+    """transformers finds some of these late, some under another name, and one not at all."""
+    file, key = made / "model" / "model.safetensors", f"model.layers.1.{damage}"
+    tensors = load_file(file)
+    if damage == "num_experts_per_tok":
+        config = made / "model" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {damage: 9}))
+    elif damage.endswith("scales"):
+        tensors[key][2, 3, 1] = 255
+    elif damage.endswith("blocks"):
+        tensors[key] = tensors[key][:, :, :1].contiguous()
+    else:
+        del tensors[key]
+    save_file(tensors, file, metadata={"format": "pt"})
+    for method in ("full", "lora"):
+        with pytest.raises(AbiTrainError, match=words):
+            engines.run(spec_of(made, method, method=method))
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,28 @@ Does not know: runs, data, adapters.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
+from ...errors import FormatError, UnsupportedError
+from ...model import Model
 from .libraries import causal_mask, torch, windowed_mask
 
 MODEL_TYPE: Final = "gpt_oss"
+
+
+def require_sound(folder: Path) -> None:
+    """Raise `ConfigError` or `FormatError` naming what is wrong with a folder: more experts a token
+    than there are, a tensor that is missing, a scale that is no number. transformers would go on
+    without a word, or fail far from the cause."""
+    try:
+        with Model.load(folder, dtype="stored"):
+            pass
+    except UnsupportedError:
+        return
+    except FormatError as error:
+        if "not supported natively" not in str(error):
+            raise
 
 
 def put_right(model: Any) -> None:

@@ -46,6 +46,8 @@ def load_model(
         known = transformers.AutoConfig.from_pretrained(
             str(source), local_files_only=True, trust_remote_code=False
         )
+        if known.model_type == gpt_oss.MODEL_TYPE:
+            gpt_oss.require_sound(source)
         if frozen and precision == "bf16" and (known.dtype == torch.bfloat16 or _blocks(known)):
             dtype = "bfloat16"
         opened: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -66,7 +68,7 @@ def load_model(
         raise FormatError(
             f"{file}: damaged, or not whole ({one_line(error)}); copy or download it again"
         ) from error
-    except ConfigError:
+    except (ConfigError, FormatError):
         raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigError(f"{source}: transformers cannot open it: {one_line(error)}") from error
