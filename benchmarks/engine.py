@@ -7,11 +7,13 @@ Engines: `native` or `pytorch`, followed by what is switched on.
         rank 16 on q, k, v, o), -q4k (only with -lora: the base stays in a GGUF file of q4_K)
     pytorch: -bf16 (autocast over float32 weights), -compile (`torch.compile`), -mkl (MKL is told
         that the CPU is Intel's; the caller preloads it), -checkpoint (gradient checkpointing),
-        -lora (the same adapter by PEFT), -bf16base (only with -lora: the base in bfloat16)
+        -lora (the same adapter by PEFT), -bf16base (only with -lora: the base in bfloat16),
+        -loop (experts one after the other; else transformers' grouped products)
 
 Work: rows of random ids without padding, AdamW (3e-4, betas 0.9/0.95, decay 0.1), clipping at
 1.0, no accumulation, random initialisation. PyTorch: a plain loop over transformers' Llama with
-SDPA attention and fused AdamW: less work than any trainer around it. A step is timed from
+SDPA attention (gpt-oss: eager, which has its sinks) and fused AdamW: less work than any trainer
+around it. A step is timed from
 outside, batch included.
 """
 
@@ -33,7 +35,7 @@ from common import HERE, cpu_count
 from shapes import SHAPES, model_config
 
 NATIVE = {"bf16", "recompute", "lora", "q4k"}
-PYTORCH = {"bf16", "compile", "mkl", "checkpoint", "lora", "bf16base"}
+PYTORCH = {"bf16", "compile", "mkl", "checkpoint", "lora", "bf16base", "loop"}
 ADAPTER: dict[str, Any] = {
     "r": 16,
     "lora_alpha": 32,
@@ -178,7 +180,7 @@ def run_native(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watch
 
 def run_pytorch(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watch:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -187,12 +189,15 @@ def run_pytorch(args: argparse.Namespace, folder: Path, flags: set[str]) -> Watc
     settings = {
         k: v for k, v in model_config(args.shape, args.vocab).items() if k != "architectures"
     }
-    config = LlamaConfig(**settings)
-    config._attn_implementation = "sdpa"
+    mixture = settings["model_type"] == "gpt_oss"
+    config = AutoConfig.for_model(**settings)
+    config._attn_implementation = "eager" if mixture else "sdpa"
     if "bf16base" in flags:
         torch.set_default_dtype(torch.bfloat16)
-    model: Any = LlamaForCausalLM(config).train()
+    model: Any = AutoModelForCausalLM.from_config(config).train()
     torch.set_default_dtype(torch.float32)
+    if "loop" in flags:
+        model.set_experts_implementation("eager")
     if "checkpoint" in flags:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if "lora" in flags:

@@ -40,9 +40,10 @@ ENGINES = [
     "pytorch-bf16-compile",
     "pytorch-bf16-mkl",
     "native-recompute",
+    "pytorch-loop",
 ]
 # Counted steps of one round: short steps are many, long ones few.
-STEPS = {"tiny": 2, "4m": 10, "135m": 2, "174m": 2}
+STEPS = {"tiny": 2, "4m": 10, "moe": 6, "135m": 2, "174m": 2}
 
 
 def measure(

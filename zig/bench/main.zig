@@ -37,6 +37,7 @@ const usage =
     \\  --table            a table in place of JSON        --sweep-mib N      memory swept by `peak`
     \\  --size MxKxN       a product of `gemm`, may be given several times
     \\  --vocab --hidden --intermediate --layers --heads --kv-heads --batch --length N     the model of `step`
+    \\  --head-dim --experts --chosen --window N           `step` of a gpt-oss, if there are experts
     \\  --bf16 --recompute                                                                 how `step` computes
     \\
 ;
@@ -93,10 +94,11 @@ fn parse(arena: std.mem.Allocator, args: []const [:0]const u8, options: *Options
         const value = try std.fmt.parseInt(u32, args[i], 10);
         const m = &options.model;
         const numbers = .{
-            .{ "vocab", &m.vocab },         .{ "hidden", &m.hidden },             .{ "intermediate", &m.intermediate },
-            .{ "layers", &m.layers },       .{ "heads", &m.heads },               .{ "kv-heads", &m.kv_heads },
-            .{ "batch", &m.batch },         .{ "length", &m.length },             .{ "threads", &options.threads },
-            .{ "repeat", &options.repeat }, .{ "sweep-mib", &options.sweep_mib },
+            .{ "vocab", &m.vocab },       .{ "hidden", &m.hidden },       .{ "intermediate", &m.intermediate },
+            .{ "layers", &m.layers },     .{ "heads", &m.heads },         .{ "kv-heads", &m.kv_heads },
+            .{ "batch", &m.batch },       .{ "length", &m.length },       .{ "threads", &options.threads },
+            .{ "head-dim", &m.head_dim }, .{ "experts", &m.experts },     .{ "chosen", &m.chosen },
+            .{ "window", &m.window },     .{ "repeat", &options.repeat }, .{ "sweep-mib", &options.sweep_mib },
         };
         inline for (numbers) |pair| {
             if (std.mem.eql(u8, flag, pair[0])) {

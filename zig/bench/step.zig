@@ -23,6 +23,12 @@ pub const Model = struct {
     kv_heads: u32 = 4,
     batch: u32 = 4,
     length: u32 = 512,
+    /// 0: hidden / heads.
+    head_dim: u32 = 0,
+    /// More than 0: a gpt-oss, `chosen` of them for a token, and in every other layer a window.
+    experts: u32 = 0,
+    chosen: u32 = 2,
+    window: u32 = 128,
     bf16: bool = false,
     recompute: bool = false,
 };
@@ -31,16 +37,30 @@ pub fn run(gpa_plain: std.mem.Allocator, options: Options, out: *Output) !void {
     var counting: Counting = .{ .child = gpa_plain };
     const gpa = counting.allocator();
     const m = options.model;
-    const config: arch.ModelConfig = .{
+    var config: arch.ModelConfig = .{
         .vocab_size = m.vocab,
         .hidden_size = m.hidden,
         .intermediate_size = m.intermediate,
         .num_hidden_layers = m.layers,
         .num_attention_heads = m.heads,
         .num_key_value_heads = m.kv_heads,
-        .head_dim = m.hidden / m.heads,
+        .head_dim = if (m.head_dim > 0) m.head_dim else m.hidden / m.heads,
         .max_position_embeddings = @max(m.length, 1),
     };
+    if (m.experts > 0) {
+        config.model_type = .gpt_oss;
+        config.tie_word_embeddings = false;
+        config.qkv_bias = true;
+        config.attention_output_bias = true;
+        config.attention_sinks = true;
+        config.sliding_window = m.window;
+        config.windowed_layers = .even;
+        config.num_local_experts = m.experts;
+        config.num_experts_per_tok = m.chosen;
+        config.swiglu_limit = 7;
+        config.rope_theta = 150_000;
+        config.rope_scaling = .{ .yarn = .{ .factor = 32, .original_max_position_embeddings = 4096, .truncate = false } };
+    }
     var message: [256]u8 = @splat(0);
     config.validate(&message) catch |err| {
         _ = std.c.write(2, &message, message.len);

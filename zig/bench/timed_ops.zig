@@ -45,9 +45,12 @@ pub fn now() u64 {
     return @as(u64, @intCast(t.sec)) * std.time.ns_per_s + @as(u64, @intCast(t.nsec));
 }
 
-/// Adds one call that began at `started` to the line of the same op and sizes.
-pub fn record(started: u64, one: Line) void {
+/// Adds one call that began at `started` to the line of the same op and sizes. How many rows an expert gets changes from call to
+/// call: products of an odd number of rows share a line without that number.
+pub fn record(started: u64, given: Line) void {
     const elapsed = now() - started;
+    var one = given;
+    if (one.k > 0 and one.m % 64 != 0) one.m = 0;
     const line = for (table[0..used]) |*line| {
         if (std.mem.eql(u8, line.op, one.op) and line.m == one.m and line.n == one.n and line.k == one.k) break line;
     } else blk: {
@@ -87,6 +90,12 @@ pub const matmul = struct {
         const t = now();
         plain.matmul.backwardWeight(T, ex, dweight, dbias, dout, inp, m, n, k);
         record(t, .{ .op = "linear weight gradient", .m = m, .n = n, .k = k, .flops = 2 * product(m, n, k), .bytes = traffic(T, m * n + m * k, n * k, .accumulate) });
+    }
+
+    pub fn columnSums(comptime T: type, ex: *Exec, sums: []T, x: []const T, m: usize, n: usize) void {
+        const t = now();
+        plain.matmul.columnSums(T, ex, sums, x, m, n);
+        record(t, .{ .op = "bias gradient", .n = n, .bytes = bytesOf(T, m * n) });
     }
 
     fn traffic(comptime T: type, read: usize, written: usize, mode: Mode) f64 {
@@ -146,6 +155,71 @@ pub const attention = struct {
 
     fn keys(d: Dims) usize {
         return d.batch * d.time * d.kv_heads * d.head_dim;
+    }
+};
+
+pub const sinks = struct {
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, lse: []T, logits: []const T, dims: attention.Dims) void {
+        const t = now();
+        plain.sinks.forward(T, ex, out, lse, logits, dims);
+        record(t, .{ .op = "sinks forward", .bytes = bytesOf(T, 2 * out.len) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dlogits: []T, dout: []const T, out: []const T, lse: []const T, logits: []const T, dims: attention.Dims) void {
+        const t = now();
+        plain.sinks.backward(T, ex, dlogits, dout, out, lse, logits, dims);
+        record(t, .{ .op = "sinks gradient", .bytes = bytesOf(T, 2 * out.len) });
+    }
+};
+
+pub const router = struct {
+    pub fn choose(comptime T: type, ex: *Exec, chosen: []u32, weights: []T, logits: []const T, rows: usize, count: usize, k: usize) void {
+        const t = now();
+        plain.router.choose(T, ex, chosen, weights, logits, rows, count, k);
+        record(t, .{ .op = "router", .m = rows, .n = count, .bytes = bytesOf(T, rows * (count + 2 * k)) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dlogits: []T, dweights: []const T, chosen: []const u32, weights: []const T, rows: usize, count: usize, k: usize) void {
+        const t = now();
+        plain.router.backward(T, ex, dlogits, dweights, chosen, weights, rows, count, k);
+        record(t, .{ .op = "router gradient", .m = rows, .n = count, .bytes = bytesOf(T, rows * (count + 3 * k)) });
+    }
+};
+
+pub const experts = struct {
+    pub const Groups = plain.experts.Groups;
+    pub const Gate = plain.experts.Gate;
+    pub const Backward = plain.experts.Backward;
+    pub const turn = plain.experts.turn; // Adapters only.
+
+    pub fn gather(comptime T: type, ex: *Exec, out: []T, x: []const T, groups: Groups, columns: usize) void {
+        const t = now();
+        plain.experts.gather(T, ex, out, x, groups, columns);
+        record(t, .{ .op = "experts gather", .bytes = bytesOf(T, 2 * out.len) });
+    }
+
+    pub fn scatter(comptime T: type, ex: *Exec, out: []T, x: []const T, weights: ?[]const T, groups: Groups, columns: usize, mode: Mode) void {
+        const t = now();
+        plain.experts.scatter(T, ex, out, x, weights, groups, columns, mode);
+        record(t, .{ .op = "experts scatter", .bytes = bytesOf(T, x.len + 2 * out.len) });
+    }
+
+    pub fn spread(comptime T: type, ex: *Exec, out: []T, bias: []const T) void {
+        const t = now();
+        plain.experts.spread(T, ex, out, bias);
+        record(t, .{ .op = "experts bias", .bytes = bytesOf(T, out.len) });
+    }
+
+    pub fn activate(comptime T: type, ex: *Exec, act: []T, gate_up: []const T, gate: Gate(T), rows: usize) void {
+        const t = now();
+        plain.experts.activate(T, ex, act, gate_up, gate, rows);
+        record(t, .{ .op = "experts activation", .bytes = bytesOf(T, 3 * act.len) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, args: Backward(T)) void {
+        const t = now();
+        plain.experts.backward(T, ex, args);
+        record(t, .{ .op = "experts activation gradient", .bytes = bytesOf(T, 6 * args.act.len + 2 * args.dout.len) });
     }
 };
 

@@ -150,6 +150,15 @@ pub const LowTable = struct {
     swiglu_backward_bf16: *const fn (n: usize, dgate: [*]f32, dup: [*]f32, dout: [*]const f32, gate: [*]const u16, up: [*]const u16) callconv(.c) void,
 };
 
+pub const PackRows = *const fn (form: c_int, outer: usize, inner: usize, rows: [*]const [*]const u8, scales: [*]const [*]const u8, out: [*]u8) callconv(.c) void;
+
+/// Stored weights straight into the panels of a product in bf16 (blocks.zig).
+pub const BlockTable = struct {
+    packed_rows_size: *const fn (k: usize, n: usize) callconv(.c) usize,
+    pack_rows_across: PackRows,
+    pack_rows_along: PackRows,
+};
+
 /// Work on text (text.zig, merging.zig).
 pub const TextTable = struct {
     text_starts: *const fn (rule: c_int, text: [*]const u8, len: usize, from: usize, starts: [*]u32, capacity: usize, count: *usize) callconv(.c) usize,
@@ -199,6 +208,7 @@ const tables_weights = tables(WeightTable, "");
 const tables_byte = tables(ByteTable, "");
 const tables_word = tables(WordTable, "");
 const tables_low = tables(LowTable, "");
+const tables_blocks = tables(BlockTable, "");
 const tables_text = tables(TextTable, "");
 const tables_quantise = tables(QuantiseTable, "");
 
@@ -250,6 +260,14 @@ pub fn lowTable() *const LowTable {
 
 pub fn lowTableAt(index: usize) *const LowTable {
     return &tables_low[index];
+}
+
+pub fn blockTable() *const BlockTable {
+    return &tables_blocks[levelIndex()];
+}
+
+pub fn blockTableAt(index: usize) *const BlockTable {
+    return &tables_blocks[index];
 }
 
 pub fn textTable() *const TextTable {

@@ -183,7 +183,7 @@ const Scales = struct {
 
 /// Twice the value of each 4-bit float: 0 1 2 3 4 6 8 12 and their negatives. The three straight pieces of that curve, the
 /// highest of which is the value.
-inline fn doubled(code: Bytes) I {
+pub inline fn doubled(code: Bytes) I {
     const B = @Vector(vl, i8);
     const x: B = @bitCast(code & @as(Bytes, @splat(7)));
     const two = x + x;

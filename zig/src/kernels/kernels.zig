@@ -19,6 +19,7 @@ pub const byteTable = dispatch.byteTable;
 pub const wordTable = dispatch.wordTable;
 pub const activations = @import("activations.zig");
 pub const lowTable = dispatch.lowTable;
+pub const blockTable = dispatch.blockTable;
 pub const textTable = dispatch.textTable;
 pub const level = dispatch.level;
 pub const available = dispatch.available;

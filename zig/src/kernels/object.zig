@@ -14,6 +14,7 @@ const experts = @import("experts.zig");
 const update = @import("update.zig");
 const weights = @import("weights.zig");
 const expand = @import("expand.zig");
+const blocks = @import("blocks.zig");
 const quantise = @import("quantise.zig");
 const quantised = @import("quantised.zig");
 const panels = @import("panels.zig");
@@ -33,7 +34,7 @@ comptime {
             }
         }
     }
-    for (.{ weights.Kernels, expand.Kernels, expand.Pairs, quantise.Kernels, quantised.Kernels, panels.Kernels, words.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
+    for (.{ weights.Kernels, expand.Kernels, expand.Pairs, blocks.Kernels, quantise.Kernels, quantised.Kernels, panels.Kernels, words.Kernels, gemm.LowKernels, attention.LowKernels, gates.LowKernels, text.Kernels, merging.Kernels }) |Family| {
         for (@typeInfo(Family).@"struct".decl_names) |name| {
             @export(&@field(Family, name), .{
                 .name = "abt_k_" ++ name ++ "_" ++ lanes.level,

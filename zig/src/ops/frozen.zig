@@ -197,8 +197,11 @@ fn Product(comptime T: type) type {
 
         const Block = struct { row: usize, rows: usize, column: usize, columns: usize };
 
+        const Turn = enum { straight, transposed };
+
         /// c[rows, count] (+)= a · block, or a · blockᵀ.
-        fn multiply(self: Self, worker: usize, at: Place, a: [*]const T, block: Block, turn: enum { straight, transposed }, c: [*]T, ldc: usize, is_first: bool) void {
+        fn multiply(self: Self, worker: usize, at: Place, a: [*]const T, block: Block, turn: Turn, c: [*]T, ldc: usize, is_first: bool) void {
+            if (T == f32) if (self.formOf(block)) |kind| return self.multiplyPacked(worker, at, a, block, turn, c, ldc, is_first, kind);
             var b: [*]const T = undefined;
             var stride = block.columns;
             if (alignedView(T, self.weight)) |numbers| {
@@ -215,8 +218,38 @@ fn Product(comptime T: type) type {
             const mode: Mode = if (is_first) self.mode else .accumulate;
             self.ex.gemm(T)(at.rows, at.count, depth, a, self.inp_row, self.inp_col, b, b_row, b_col, c, ldc, @backingInt(mode), self.ex.workers[worker].packing.ptr);
         }
+
+        /// The form of weights whose numbers are bf16 already, where the product is: they need no detour over f32.
+        fn formOf(self: Self, block: Block) ?Form {
+            if (self.ex.compute != .bf16 or block.column % 32 != 0 or block.columns % 32 != 0) return null;
+            return switch (self.weight.dtype) {
+                .mxfp4 => if (self.weight.scales != null) .pairs else .halves,
+                .bf16 => .bf16,
+                else => null,
+            };
+        }
+
+        /// The same product with the same bits: the block goes into the panels as it is expanded.
+        fn multiplyPacked(self: Self, worker: usize, at: Place, a: [*]const f32, block: Block, turn: Turn, c: [*]f32, ldc: usize, is_first: bool, kind: Form) void {
+            const table = kernels.blockTable();
+            const depth = if (turn == .transposed) block.columns else block.rows;
+            var rows: [depth_part][*]const u8 = undefined;
+            var scales: [depth_part][*]const u8 = undefined;
+            for (rows[0..block.rows], scales[0..block.rows], block.row..) |*row, *scale, r| {
+                row.* = self.weight.part(r, block.column, block.columns).ptr;
+                scale.* = if (kind == .pairs) self.weight.scalesOf(r, block.column, block.columns).ptr else row.*;
+            }
+            const panels = self.ex.workerBytes(worker, table.packed_rows_size(depth, at.count));
+            const pack = if (turn == .transposed) table.pack_rows_across else table.pack_rows_along;
+            pack(@backingInt(kind), block.rows, block.columns, &rows, &scales, panels.ptr);
+            const mode: Mode = if (is_first) self.mode else .accumulate;
+            self.ex.gemmPacked(f32)(at.rows, at.count, depth, a, self.inp_row, self.inp_col, panels.ptr, depth, 0, 0, c, ldc, @backingInt(mode), self.ex.workers[worker].packing.ptr);
+        }
     };
 }
+
+/// How kernels/blocks.zig names the forms it can lay out.
+const Form = enum(c_int) { pairs = 0, halves = 1, bf16 = 2 };
 
 /// Native floats where they lie, if the file has put them at a multiple of their size.
 fn alignedView(comptime T: type, weight: Matrix) ?[]const T {

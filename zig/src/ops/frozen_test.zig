@@ -228,13 +228,16 @@ test "products with experts' stored weights are those of the expanded ones: gate
             const one = form.of(e);
             const whole = bag.zeros(T, rows * columns);
             for (0..rows) |r| frozen.expand(T, one, r, 1, 0, columns, whole[r * columns ..][0..columns]);
-            const want = [2][]T{ bag.zeros(T, m * rows), bag.zeros(T, m * columns) };
-            const got = [2][]T{ bag.zeros(T, m * rows), bag.zeros(T, m * columns) };
-            matmul.forward(T, &rig.ex, want[0], x, whole, null, m, rows, columns, .store);
-            matmul.backwardInput(T, &rig.ex, want[1], y, whole, m, rows, columns, .store);
-            frozen.forward(T, &rig.ex, got[0], x, one, null, m, .store);
-            frozen.backwardInput(T, &rig.ex, got[1], y, one, m, .store);
-            for (want, got) |w, g| try check.expectSame(T, w, g);
+            for ([_]@TypeOf(rig.ex.compute){ .full, .bf16 }) |compute| {
+                rig.ex.compute = compute;
+                const want = [2][]T{ bag.zeros(T, m * rows), bag.zeros(T, m * columns) };
+                const got = [2][]T{ bag.zeros(T, m * rows), bag.zeros(T, m * columns) };
+                matmul.forward(T, &rig.ex, want[0], x, whole, null, m, rows, columns, .store);
+                matmul.backwardInput(T, &rig.ex, want[1], y, whole, m, rows, columns, .store);
+                frozen.forward(T, &rig.ex, got[0], x, one, null, m, .store);
+                frozen.backwardInput(T, &rig.ex, got[1], y, one, m, .store);
+                for (want, got) |w, g| try check.expectSame(T, w, g);
+            }
         };
     }
 }
