@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from abi_train import Model, engines
 from abi_train.adapters import LoraConfig, merge_adapter
 from abi_train.check.crosscheck import crosscheck
 from abi_train.config import LlmTrainingConfig
+from abi_train.errors import AbiTrainError, ConfigError
 from abi_train.runspec import RunSpec
 from abi_train.sample.tiny import TinyShape, make_gpt_oss
 
@@ -156,6 +158,35 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     assert ends[0].keys() == ends[1].keys()
     for key, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][key]), key
+
+
+def test_a_model_that_asks_for_its_routers_loss_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, TWO, method="lora", lora=EXPERTS)
+    path = spec.model / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "output_router_logits": True}))
+    with pytest.raises(ConfigError, match=r"balance loss.*or use the trl engine"):
+        engines.run(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"num_experts_per_tok": 5, "experts_per_token": 5}, "num_experts_per_tok is 5"),
+        ({"num_local_experts": 3}, "has shape"),
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"intermediate_size": 32}, "has shape"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_its_weights_is_refused(
+    tmp_path: Path, change: dict[str, int], words: str
+) -> None:
+    folder = make_gpt_oss(tmp_path / "m", shape=TWO)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    for dtype in ("float32", "stored"):
+        with pytest.raises(AbiTrainError, match=words):
+            Model.load(folder, dtype=dtype)
 
 
 def test_a_saved_model_opens_in_transformers_and_comes_back(tmp_path: Path) -> None:

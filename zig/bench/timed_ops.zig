@@ -45,12 +45,9 @@ pub fn now() u64 {
     return @as(u64, @intCast(t.sec)) * std.time.ns_per_s + @as(u64, @intCast(t.nsec));
 }
 
-/// Adds one call that began at `started` to the line of the same op and sizes. How many rows an expert gets changes from call to
-/// call: products of an odd number of rows share a line without that number.
-pub fn record(started: u64, given: Line) void {
+/// Adds one call that began at `started` to the line of the same op and sizes.
+pub fn record(started: u64, one: Line) void {
     const elapsed = now() - started;
-    var one = given;
-    if (one.k > 0 and one.m % 64 != 0) one.m = 0;
     const line = for (table[0..used]) |*line| {
         if (std.mem.eql(u8, line.op, one.op) and line.m == one.m and line.n == one.n and line.k == one.k) break line;
     } else blk: {
@@ -90,12 +87,6 @@ pub const matmul = struct {
         const t = now();
         plain.matmul.backwardWeight(T, ex, dweight, dbias, dout, inp, m, n, k);
         record(t, .{ .op = "linear weight gradient", .m = m, .n = n, .k = k, .flops = 2 * product(m, n, k), .bytes = traffic(T, m * n + m * k, n * k, .accumulate) });
-    }
-
-    pub fn columnSums(comptime T: type, ex: *Exec, sums: []T, x: []const T, m: usize, n: usize) void {
-        const t = now();
-        plain.matmul.columnSums(T, ex, sums, x, m, n);
-        record(t, .{ .op = "bias gradient", .n = n, .bytes = bytesOf(T, m * n) });
     }
 
     fn traffic(comptime T: type, read: usize, written: usize, mode: Mode) f64 {
@@ -190,7 +181,9 @@ pub const experts = struct {
     pub const Groups = plain.experts.Groups;
     pub const Gate = plain.experts.Gate;
     pub const Backward = plain.experts.Backward;
-    pub const turn = plain.experts.turn; // Adapters only.
+    // Adapters and frozen weights only.
+    pub const turn = plain.experts.turn;
+    pub const spread = plain.experts.spread;
 
     pub fn gather(comptime T: type, ex: *Exec, out: []T, x: []const T, groups: Groups, columns: usize) void {
         const t = now();
@@ -204,12 +197,6 @@ pub const experts = struct {
         record(t, .{ .op = "experts scatter", .bytes = bytesOf(T, x.len + 2 * out.len) });
     }
 
-    pub fn spread(comptime T: type, ex: *Exec, out: []T, bias: []const T) void {
-        const t = now();
-        plain.experts.spread(T, ex, out, bias);
-        record(t, .{ .op = "experts bias", .bytes = bytesOf(T, out.len) });
-    }
-
     pub fn activate(comptime T: type, ex: *Exec, act: []T, gate_up: []const T, gate: Gate(T), rows: usize) void {
         const t = now();
         plain.experts.activate(T, ex, act, gate_up, gate, rows);
@@ -220,6 +207,35 @@ pub const experts = struct {
         const t = now();
         plain.experts.backward(T, ex, args);
         record(t, .{ .op = "experts activation gradient", .bytes = bytesOf(T, 6 * args.act.len + 2 * args.dout.len) });
+    }
+};
+
+/// Rows count once, not for each expert.
+pub const grouped = struct {
+    const Starts = plain.grouped.Starts;
+
+    pub fn forward(comptime T: type, ex: *Exec, out: []T, inp: []const T, weights: []const T, bias: []const T, starts: Starts, in: usize, wide: usize) void {
+        const t = now();
+        plain.grouped.forward(T, ex, out, inp, weights, bias, starts, in, wide);
+        recordOf(T, t, "experts forward", starts, in, wide, 1);
+    }
+
+    pub fn backwardInput(comptime T: type, ex: *Exec, dinp: []T, dout: []const T, weights: []const T, starts: Starts, in: usize, wide: usize) void {
+        const t = now();
+        plain.grouped.backwardInput(T, ex, dinp, dout, weights, starts, in, wide);
+        recordOf(T, t, "experts input gradient", starts, in, wide, 1);
+    }
+
+    pub fn backwardWeight(comptime T: type, ex: *Exec, dweights: []T, dbias: []T, dout: []const T, inp: []const T, starts: Starts, in: usize, wide: usize) void {
+        const t = now();
+        plain.grouped.backwardWeight(T, ex, dweights, dbias, dout, inp, starts, in, wide);
+        recordOf(T, t, "experts weight gradient", starts, in, wide, 2);
+    }
+
+    fn recordOf(comptime T: type, started: u64, op: []const u8, starts: Starts, in: usize, wide: usize, passes: usize) void {
+        const rows = starts[starts.len - 1];
+        const weights = (starts.len - 1) * in * wide;
+        record(started, .{ .op = op, .m = rows, .n = wide, .k = in, .flops = 2 * product(rows, in, wide), .bytes = bytesOf(T, rows * (in + wide) + passes * weights) });
     }
 };
 

@@ -73,6 +73,9 @@ pub const max_head_dim = 512;
 /// The most experts llama.cpp and we count with.
 pub const max_experts = 1024;
 
+/// The most of them that a token may have: what the router keeps on the stack.
+pub const max_experts_per_tok = 64;
+
 pub const ModelConfig = struct {
     model_type: ModelType = .llama,
     vocab_size: u32,
@@ -183,6 +186,7 @@ pub const ModelConfig = struct {
         if (self.num_local_experts > max_experts) return fail(message, "num_local_experts is {d}; the most supported is {d}", .{ self.num_local_experts, max_experts });
         if (self.num_experts_per_tok == 0 or self.num_experts_per_tok > self.num_local_experts)
             return fail(message, "num_experts_per_tok is {d}; it must be at least 1 and at most num_local_experts ({d})", .{ self.num_experts_per_tok, self.num_local_experts });
+        if (self.num_experts_per_tok > max_experts_per_tok) return fail(message, "num_experts_per_tok is {d}; the most supported is {d}", .{ self.num_experts_per_tok, max_experts_per_tok });
         if (!(self.swiglu_limit >= 0) or !std.math.isFinite(self.swiglu_limit)) return fail(message, "swiglu_limit is {d}; it must be zero or more", .{self.swiglu_limit});
         if (!(self.swiglu_alpha > 0) or !std.math.isFinite(self.swiglu_alpha)) return fail(message, "swiglu_alpha is {d}; it must be a positive number", .{self.swiglu_alpha});
         if (!(self.router_aux_loss_coef >= 0) or !std.math.isFinite(self.router_aux_loss_coef))
@@ -270,6 +274,12 @@ test "bad settings of a mixture are named with their values" {
         .{ .words = "num_experts_per_tok is 5", .change = struct {
             fn f(c: *ModelConfig) void {
                 c.num_experts_per_tok = 5;
+            }
+        }.f },
+        .{ .words = "num_experts_per_tok is 65; the most supported is 64", .change = struct {
+            fn f(c: *ModelConfig) void {
+                c.num_local_experts = 128;
+                c.num_experts_per_tok = 65;
             }
         }.f },
         .{ .words = "num_experts_per_tok is 0", .change = struct {

@@ -3,8 +3,7 @@
 //!     b = normed input   r = Wr·b + br   T = the k largest of r   g = softmax(r[T])
 //!     out += Σ over e in T of g_e · (act(b·Wgu_e + bgu_e) · Wd_e + bd_e)
 //!
-//! Experts' weights are [in, out] each, an expert after the other: products are those of `matmul` with the roles of its operands
-//! changed; stored ones may be turned. Tokens are gathered by expert, and only experts that were chosen are touched, weights and gradients alike. The router is
+//! Experts' weights are [in, out] each, an expert after the other; stored ones may be turned. Tokens are gathered by expert, and only experts that were chosen are touched, weights and gradients alike. The router is
 //! computed in full precision always: a rounded logit would send a token elsewhere. An adapter's A of all experts is
 //! [E·rank, in], its B [out, rank·E] with the experts fastest, turned before use.
 //! Does not know: the norm before it, the residual stream, whether weights are trained.
@@ -152,25 +151,27 @@ pub fn Mixture(comptime T: type) type {
             const p = target.weightOf(self.layout, l);
             const in, const wide = p.shape;
             const bias = self.numbers(weights, l, target.biasRole().?);
-            const own = self.moduleAt(weights, l, target);
+            switch (weights.base) {
+                .dense => |flat| ops.grouped.forward(T, self.exec, out, inp, p.sliceConst(T, flat), bias, groups.starts, in, wide),
+                .frozen => |matrices| for (0..groups.experts()) |e| {
+                    const first, const m = groups.of(e);
+                    if (m == 0) continue;
+                    const to = out[first * wide ..][0 .. m * wide];
+                    const from = inp[first * in ..][0 .. m * in];
+                    const stored = matrices[self.layout.positionOf(p)].of(e);
+                    ops.experts.spread(T, self.exec, to, bias[e * wide ..][0..wide]);
+                    if (stored.turned) ops.frozen.forward(T, self.exec, to, from, stored, null, m, .accumulate) else ops.frozen.backwardInput(T, self.exec, to, from, stored, m, .accumulate);
+                },
+            }
+            const own = self.moduleAt(weights, l, target) orelse return;
+            const rank = own.module.rank;
             for (0..groups.experts()) |e| {
                 const first, const m = groups.of(e);
                 if (m == 0) continue;
-                const to = out[first * wide ..][0 .. m * wide];
-                const from = inp[first * in ..][0 .. m * in];
-                ops.experts.spread(T, self.exec, to, bias[e * wide ..][0..wide]);
-                switch (weights.base) {
-                    .dense => |flat| ops.matmul.backwardInput(T, self.exec, to, from, ofExpert(T, p, flat, e), m, in, wide, .accumulate),
-                    .frozen => |matrices| {
-                        const stored = matrices[self.layout.positionOf(p)].of(e);
-                        if (stored.turned) ops.frozen.forward(T, self.exec, to, from, stored, null, m, .accumulate) else ops.frozen.backwardInput(T, self.exec, to, from, stored, m, .accumulate);
-                    },
-                }
-                const o = own orelse continue;
-                const low = o.product[first * o.module.rank ..][0 .. m * o.module.rank];
-                ops.matmul.forward(T, self.exec, low, from, o.aOf(e), null, m, o.module.rank, in, .store);
-                ops.elementwise.scale(T, self.exec, low, o.scale());
-                ops.matmul.forward(T, self.exec, to, low, o.bOf(e), null, m, wide, o.module.rank, .accumulate);
+                const low = own.product[first * rank ..][0 .. m * rank];
+                ops.matmul.forward(T, self.exec, low, inp[first * in ..][0 .. m * in], own.aOf(e), null, m, rank, in, .store);
+                ops.elementwise.scale(T, self.exec, low, own.scale());
+                ops.matmul.forward(T, self.exec, out[first * wide ..][0 .. m * wide], low, own.bOf(e), null, m, wide, rank, .accumulate);
             }
         }
 
@@ -178,22 +179,23 @@ pub fn Mixture(comptime T: type) type {
         fn backwardInputs(self: Self, weights: Weights, l: u32, target: arch.Target, dinp: []T, dout: []const T, groups: Groups) void {
             const p = target.weightOf(self.layout, l);
             const in, const wide = p.shape;
-            const own = self.moduleAt(weights, l, target);
+            switch (weights.base) {
+                .dense => |flat| ops.grouped.backwardInput(T, self.exec, dinp, dout, p.sliceConst(T, flat), groups.starts, in, wide),
+                .frozen => |matrices| for (0..groups.experts()) |e| {
+                    const first, const m = groups.of(e);
+                    if (m == 0) continue;
+                    const to = dinp[first * in ..][0 .. m * in];
+                    const from = dout[first * wide ..][0 .. m * wide];
+                    const stored = matrices[self.layout.positionOf(p)].of(e);
+                    if (stored.turned) ops.frozen.backwardInput(T, self.exec, to, from, stored, m, .store) else ops.frozen.forward(T, self.exec, to, from, stored, null, m, .store);
+                },
+            }
+            const own = self.moduleAt(weights, l, target) orelse return;
             for (0..groups.experts()) |e| {
                 const first, const m = groups.of(e);
                 if (m == 0) continue;
-                const to = dinp[first * in ..][0 .. m * in];
-                const from = dout[first * wide ..][0 .. m * wide];
-                switch (weights.base) {
-                    .dense => |flat| ops.matmul.forward(T, self.exec, to, from, ofExpert(T, p, flat, e), null, m, in, wide, .store),
-                    .frozen => |matrices| {
-                        const stored = matrices[self.layout.positionOf(p)].of(e);
-                        if (stored.turned) ops.frozen.backwardInput(T, self.exec, to, from, stored, m, .store) else ops.frozen.forward(T, self.exec, to, from, stored, null, m, .store);
-                    },
-                }
-                const o = own orelse continue;
-                const dlow = self.gradientOfLow(o, e, from, m, wide);
-                ops.matmul.backwardInput(T, self.exec, to, dlow, o.aOf(e), m, o.module.rank, in, .accumulate);
+                const dlow = self.gradientOfLow(own, e, dout[first * wide ..][0 .. m * wide], m, wide);
+                ops.matmul.backwardInput(T, self.exec, dinp[first * in ..][0 .. m * in], dlow, own.aOf(e), m, own.module.rank, in, .accumulate);
             }
         }
 
@@ -201,41 +203,25 @@ pub fn Mixture(comptime T: type) type {
         fn backwardWeights(self: Self, weights: Weights, gradients: Gradients, l: u32, target: arch.Target, dout: []const T, inp: []const T, groups: Groups) void {
             const p = target.weightOf(self.layout, l);
             const in, const wide = p.shape;
-            switch (gradients) {
-                .base => |flat| {
-                    const dbias = self.layout.get(l, target.biasRole().?).?.slice(T, flat);
-                    for (0..groups.experts()) |e| {
-                        const first, const m = groups.of(e);
-                        if (m == 0) continue;
-                        const from = dout[first * wide ..][0 .. m * wide];
-                        const dweight = p.slice(T, flat)[e * in * wide ..][0 .. in * wide];
-                        ops.matmul.backwardWeight(T, self.exec, dweight, null, inp[first * in ..][0 .. m * in], from, m, in, wide);
-                        ops.matmul.columnSums(T, self.exec, dbias[e * wide ..][0..wide], from, m, wide);
-                    }
-                },
-                .adapter => |flat| {
-                    const own = self.moduleAt(weights, l, target) orelse return;
-                    const rank = own.module.rank;
-                    const dturned = self.projection.low.?.dturned[0..own.module.b.len];
-                    ops.elementwise.fill(T, self.exec, dturned, 0);
-                    for (0..groups.experts()) |e| {
-                        const first, const m = groups.of(e);
-                        if (m == 0) continue;
-                        const from = dout[first * wide ..][0 .. m * wide];
-                        const low = own.product[first * rank ..][0 .. m * rank];
-                        ops.matmul.backwardWeight(T, self.exec, dturned[e * wide * rank ..][0 .. wide * rank], null, from, low, m, wide, rank);
-                        const dlow = self.gradientOfLow(own, e, from, m, wide);
-                        const da = own.module.a.slice(T, flat)[e * rank * in ..][0 .. rank * in];
-                        ops.matmul.backwardWeight(T, self.exec, da, null, dlow, inp[first * in ..][0 .. m * in], m, rank, in);
-                    }
-                    ops.experts.turn(T, self.exec, own.module.b.slice(T, flat), dturned, groups.experts(), wide * rank, .accumulate);
-                },
+            const flat = switch (gradients) {
+                .base => |flat| return ops.grouped.backwardWeight(T, self.exec, p.slice(T, flat), self.layout.get(l, target.biasRole().?).?.slice(T, flat), dout, inp, groups.starts, in, wide),
+                .adapter => |flat| flat,
+            };
+            const own = self.moduleAt(weights, l, target) orelse return;
+            const rank = own.module.rank;
+            const dturned = self.projection.low.?.dturned[0..own.module.b.len];
+            ops.elementwise.fill(T, self.exec, dturned, 0);
+            for (0..groups.experts()) |e| {
+                const first, const m = groups.of(e);
+                if (m == 0) continue;
+                const from = dout[first * wide ..][0 .. m * wide];
+                const low = own.product[first * rank ..][0 .. m * rank];
+                ops.matmul.backwardWeight(T, self.exec, dturned[e * wide * rank ..][0 .. wide * rank], null, from, low, m, wide, rank);
+                const dlow = self.gradientOfLow(own, e, from, m, wide);
+                const da = own.module.a.slice(T, flat)[e * rank * in ..][0 .. rank * in];
+                ops.matmul.backwardWeight(T, self.exec, da, null, dlow, inp[first * in ..][0 .. m * in], m, rank, in);
             }
-        }
-
-        fn ofExpert(comptime N: type, p: *const arch.Parameter, flat: []const N, e: usize) []const N {
-            const size = p.shape[0] * p.shape[1];
-            return flat[p.offset + e * size ..][0..size];
+            ops.experts.turn(T, self.exec, own.module.b.slice(T, flat), dturned, groups.experts(), wide * rank, .accumulate);
         }
 
         // ---- the adapter's share ----

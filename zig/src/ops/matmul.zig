@@ -140,7 +140,7 @@ fn multiply(comptime T: type, ex: *Exec, product: Product(T)) void {
 }
 
 /// rows × cols parts of row_part × col_part each (the last ones smaller, or empty), in whole tiles.
-const Grid = struct {
+pub const Grid = struct {
     rows: usize,
     cols: usize,
     row_part: usize,
@@ -149,7 +149,7 @@ const Grid = struct {
     /// Packing an element costs about as much as this many multiply-adds.
     const packing_cost = 12;
 
-    fn choose(m: usize, n: usize, workers: usize, tile_rows: usize, tile_columns: usize) Grid {
+    pub fn choose(m: usize, n: usize, workers: usize, tile_rows: usize, tile_columns: usize) Grid {
         var best: Grid = undefined;
         var best_cost: usize = std.math.maxInt(usize);
         for (1..workers + 1) |rows| {

@@ -17,6 +17,7 @@ pub const sinks = @import("sinks.zig");
 pub const swiglu = @import("swiglu.zig");
 pub const router = @import("router.zig");
 pub const experts = @import("experts.zig");
+pub const grouped = @import("grouped.zig");
 pub const embedding = @import("embedding.zig");
 pub const cross_entropy = @import("cross_entropy.zig");
 pub const elementwise = @import("elementwise.zig");
@@ -39,6 +40,7 @@ test {
     _ = swiglu;
     _ = router;
     _ = experts;
+    _ = grouped;
     _ = embedding;
     _ = cross_entropy;
     _ = elementwise;
