@@ -35,6 +35,10 @@ RUNS: dict[str, list[str]] = {
         *("native", "pytorch", "pytorch-compile", "pytorch-mkl"),
         *("native-bf16", "pytorch-bf16", "pytorch-bf16-compile"),
     ],
+    "step-moe": [
+        *("step.py", "--shapes", "moe", "--rounds", "2", "--engines"),
+        *("native", "pytorch", "pytorch-loop", "native-bf16", "pytorch-bf16"),
+    ],
     "memory": [
         *("memory.py", "--shapes", "4m", "135m", "--engines", "native", "native-recompute"),
         *("native-bf16", "pytorch", "pytorch-checkpoint", "pytorch-bf16"),

@@ -1,7 +1,7 @@
 """An adapter on gpt-oss in its real size: seconds, memory and share of the machine's peak.
 
     python benchmarks/make_gpt_oss.py FOLDER
-    python benchmarks/gpt_oss_lora.py FOLDER --steps 2 --peak 968
+    python benchmarks/gpt_oss_lora.py FOLDER --steps 2 --peak 968 --json result.json
 
 MODEL is a folder in MXFP4 or a GGUF file and stays in its file; the adapter has rank 16 on q, k, v
 and o of every layer. A step is one row of `--length` random ids: forward, backward, clipping,
@@ -12,15 +12,14 @@ products that a step cannot do without (no recomputation, nothing expanded).
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 
 import abi_train
@@ -69,13 +68,10 @@ def operations(config: dict[str, Any], length: int, targets: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = common.parser(__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--length", type=int, default=512, help="tokens in the row (512)")
     parser.add_argument("--steps", type=int, default=2, help="counted steps, after one (2)")
-    parser.add_argument("--threads", type=int, default=0, help="0: all CPUs")
     parser.add_argument("--float32", action="store_true", help="products in float32, else bf16")
     parser.add_argument("--recompute", action="store_true", help="keep only each layer's input")
     parser.add_argument("--experts", action="store_true", help="adapt the experts' weights as well")
@@ -134,6 +130,9 @@ def main() -> None:
     result = {
         "layers": shape["num_hidden_layers"],
         "tokens": args.length,
+        "compute": "f32" if args.float32 else "bf16",
+        "recompute": args.recompute,
+        "experts": args.experts,
         "first_step_seconds": seconds[0],
         "seconds": best,
         "all_seconds": seconds[1:],
@@ -144,10 +143,19 @@ def main() -> None:
         "opened_after": opened,
         "losses": losses,
         "held_gb": held,
-        "most_gb": sampler.most | memory(),
+        "most_gb": memory() | sampler.most,
     }
-    json.dump(result, sys.stdout)
-    print()
+    kept = args.json and args.json.exists()  # other models and ways of the same machine
+    others = json.loads(args.json.read_text())["rows"] if kept else []
+    same = ("layers", "tokens", "compute", "recompute", "experts")
+    others = [row for row in others if any(row[key] != result[key] for key in same)]
+    rows = sorted([*others, result], key=lambda row: [row[key] for key in same])
+    lines = [
+        [*(row[key] for key in same), row["seconds"], row["tokens_per_second"], row["gflops"]]
+        for row in rows
+    ]
+    text = common.table(lines, [*same, "seconds", "tok/s", "GFLOP/s"])
+    common.finish("gpt_oss_lora", {"rows": rows}, args, text)
 
 
 if __name__ == "__main__":

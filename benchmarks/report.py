@@ -272,6 +272,58 @@ def step_tables(folder: Path) -> str:
     return "\n\n".join(blocks)
 
 
+def gpt_oss_tables(folder: Path) -> str:
+    """A small mixture beside transformers, and an adapter on the shape of the 20 B model."""
+    blocks = []
+    small, large = load("step-moe", folder), load("gpt_oss_lora", folder)
+    if small is not None:
+        part = small["shapes"][0]
+        speed = speed_of(part)["native"]
+        lines = [
+            [
+                f"`{row['engine']}`",
+                row["tokens_per_second"],
+                row["best"],
+                f"{row['spread']:.2f}",
+                row["peak_mib"],
+                ratio(speed / row["tokens_per_second"]),
+            ]
+            for row in part["rows"]
+        ]
+        blocks += [
+            f"**A gpt-oss of {part['weights'] / 1e6:.1f} M weights**, 8 experts of which a token"
+            f" has 2, trained whole: {part['batch']} × {part['length']} tokens, {part['threads']}"
+            " threads.",
+            table(lines, ["engine", "tok/s", "best", "spread", "peak MiB", "native is"]),
+            origin(small),
+        ]
+    if large is not None:
+        lines = [
+            [
+                row["layers"],
+                row["compute"] + (", recomputed" if row["recompute"] else ""),
+                "attention, experts" if row["experts"] else "attention",
+                f"{row['seconds']:.2f}",
+                f"{row['tokens_per_second']:.1f}",
+                row["gflops"],
+                "" if row["share_of_peak"] is None else f"{100 * row['share_of_peak']:.0f} %",
+                f"{row['most_gb']['peak']:.2f}",
+                f"{row['most_gb']['anonymous']:.2f}",
+            ]
+            for row in large["rows"]
+        ]
+        head = ["layers", "products", "adapter on", "s a step", "tok/s", "GFLOP/s"]
+        head += ["of the peak", "peak GB", "of it its own"]
+        blocks += [
+            "**The shape of gpt-oss-20b**, random weights in MXFP4 that stay in their file, rank"
+            f" 16, one row of {large['rows'][0]['tokens']} tokens. What is not its own are pages of the"
+            " mapped file, which the system takes back when it needs them.",
+            table(lines, head),
+            origin(large),
+        ]
+    return "\n\n".join(blocks)
+
+
 def gemm_tables(folder: Path) -> str:
     result = load("gemm", folder)
     if result is None:
@@ -503,6 +555,7 @@ def generate_tables(folder: Path) -> str:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "goals": goals,
     "step": step_tables,
+    "gpt_oss": gpt_oss_tables,
     "gemm": gemm_tables,
     "roofline": roofline_tables,
     "memory": memory_tables,
