@@ -316,8 +316,8 @@ def gpt_oss_tables(folder: Path) -> str:
         head += ["of the peak", "peak GB", "of it its own"]
         blocks += [
             "**The shape of gpt-oss-20b**, random weights in MXFP4 that stay in their file, rank"
-            f" 16, one row of {large['rows'][0]['tokens']} tokens. What is not its own are pages of the"
-            " mapped file, which the system takes back when it needs them.",
+            f" 16, one row of {large['rows'][0]['tokens']} tokens. What is not its own are pages of"
+            " the mapped file, which the system takes back when it needs them.",
             table(lines, head),
             origin(large),
         ]
