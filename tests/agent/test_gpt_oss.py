@@ -247,6 +247,16 @@ def test_a_scale_that_is_no_number_is_refused_with_its_tensor(tmp_path: Path) ->
         Generator.open(path)
 
 
+def test_no_importance_is_collected_of_experts(run: Any, tiny: tuple[Path, TinyModel]) -> None:
+    path, _ = tiny
+    (path.parent / "text.txt").write_text("words " * 600, encoding="utf-8")
+    text, made = path.parent / "text.txt", path.parent / "made.gguf"
+    done = run("imatrix", path, text, "-o", made)
+    assert done.returncode == 1, done.stderr
+    assert "what each expert is multiplied with is not collected here" in done.stderr
+    assert not made.exists()
+
+
 def test_another_ramp_is_refused(run: Any, tiny: tuple[Path, TinyModel]) -> None:
     path, _ = tiny
     with pytest.raises(ArgumentError, match="yarn is 'llama'; it must be exact or ggml"):

@@ -61,6 +61,10 @@ fn collect(app: *app_file.App, request: Request, diag: *abi.base.Diagnostic) !vo
     };
     const model = try infer.Model.open(gpa, app.io, request.model, diag);
     defer model.close();
+    if (model.config.hasExperts()) {
+        diag.set("{s}: what each expert is multiplied with is not collected here. Quantise without an importance matrix", .{request.model});
+        return error.UnsupportedModel;
+    }
     var words = abi.agent.vocabulary.fromFile(gpa, &model.file, diag) catch |err| {
         diag.prepend("{s}: ", .{request.model});
         return err;
