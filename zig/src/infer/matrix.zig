@@ -317,9 +317,7 @@ const Context = struct {
             const first = weight.rowsSlice(row, count);
             switch (self.which) {
                 .of_prompt => self.timesPanels(product, weight, first, count, part, job.out.ptr + row, scratch),
-                .of_answers => for (0..part.count) |t| {
-                    product.matvec(count, k, first.ptr, weight.rowBytes(), &self.activations(product.is_superblock, part.first + t, 0), job.out[t * weight.rows + row ..].ptr);
-                },
+                .of_answers => product.matvec(count, k, first.ptr, weight.rowBytes(), part.count, k, &self.activations(product.is_superblock, part.first, 0), job.out.ptr + row, weight.rows),
             }
         } else if (self.which == .of_answers) {
             for (0..part.count) |t| weight.timesVector(row, self.inp[(part.first + t) * k ..][0..k], job.out[t * weight.rows + row ..][0..count], scratch.rows);

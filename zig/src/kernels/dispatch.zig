@@ -88,7 +88,7 @@ pub const WeightTable = struct {
 };
 
 pub const Round = *const fn (n: usize, x: [*]const f32, out: *const Activations) callconv(.c) void;
-pub const Matvec8 = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void;
+pub const Matvec8 = *const fn (rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void;
 
 pub const Pack8 = *const fn (rows: usize, columns: usize, w: [*]const u8, row_bytes: usize, out: [*]u8) callconv(.c) void;
 pub const Gemm8 = *const fn (rows: usize, columns: usize, panel: [*]const u8, offset: c_int, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize, accumulate: c_int, next: *const Next) callconv(.c) void;

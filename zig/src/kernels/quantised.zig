@@ -1,6 +1,7 @@
 //! Products of quantised weights, as a file stores them, with activations of 8 bits: the inner loop of generation.
 //!
-//! `matvec8_<type>(rows, n, w, row_bytes, x, out)`: out[r] = Σ row r · x, rows `row_bytes` apart, n a multiple of the type's block.
+//! `matvec8_<type>(rows, n, w, row_bytes, tokens, stride, x, out, ld)`: out[t·ld + r] = Σ row r · x[t], rows `row_bytes` apart, n a
+//! multiple of the type's block. A few tokens meet a row while it is unpacked; each gets what it would get alone.
 //! Sums within a block are whole numbers and exact; those over blocks are f32 in a fixed order.
 //! Weights are made unsigned by an offset, because the instruction that multiplies and adds four bytes at once wants
 //! one unsigned side; what that adds is known from `Activations.fours`, and every sum begins with its negative.
@@ -58,33 +59,33 @@ pub const Kernels = struct {
         round(256, n, x, out);
     }
 
-    pub fn matvec8_q8_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        smallBlocks(Q8_0, rows, n, w, row_bytes, x, out);
+    pub fn matvec8_q8_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q8_0, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_q4_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        smallBlocks(Q4_0, rows, n, w, row_bytes, x, out);
+    pub fn matvec8_q4_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q4_0, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_q4_1(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        smallBlocks(Q4_1, rows, n, w, row_bytes, x, out);
+    pub fn matvec8_q4_1(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q4_1, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_q5_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        smallBlocks(Q5_0, rows, n, w, row_bytes, x, out);
+    pub fn matvec8_q5_0(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q5_0, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_q5_1(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        smallBlocks(Q5_1, rows, n, w, row_bytes, x, out);
+    pub fn matvec8_q5_1(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q5_1, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_mxfp4(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        smallBlocks(Mxfp4, rows, n, w, row_bytes, x, out);
+    pub fn matvec8_mxfp4(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Mxfp4, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
 
-    pub fn matvec8_q4_k(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        for (0..rows) |r| out[r] = Q4K.dot(n, w + r * row_bytes, x);
+    pub fn matvec8_q4_k(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q4K, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_q5_k(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        for (0..rows) |r| out[r] = Q5K.dot(n, w + r * row_bytes, x);
+    pub fn matvec8_q5_k(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q5K, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
-    pub fn matvec8_q6_k(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) callconv(.c) void {
-        for (0..rows) |r| out[r] = Q6K.dot(n, w + r * row_bytes, x);
+    pub fn matvec8_q6_k(rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) callconv(.c) void {
+        eachRow(Q6K, rows, n, w, row_bytes, tokens, stride, x, out, ld);
     }
 };
 
@@ -124,37 +125,93 @@ fn round(comptime group: comptime_int, n: usize, x: [*]const f32, out: *const Ac
 }
 
 /// Two blocks of 32 at a time share one register of sums; the lower half is the first block's.
-fn smallBlocks(comptime Type: type, rows: usize, n: usize, w: [*]const u8, row_bytes: usize, x: *const Activations, out: [*]f32) void {
+/// Activations that meet a row at a time, unpacked once for all of them.
+const tile = if (has_byte_product) 4 else 2;
+/// Rows that small blocks meet a tile with: what is made of the activations serves all of them.
+const rows_together = 2;
+
+/// x[t] begins `stride` numbers behind x[t - 1] in each array, counted in numbers of q; out[t] `ld` behind out[t - 1]. Each result is
+/// computed as if it were the only one.
+fn eachRow(comptime Type: type, rows: usize, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) void {
+    if (tokens == 1) {
+        for (0..rows) |r| rowsTimes(Type, 1, 1, n, w + r * row_bytes, row_bytes, stride, x, 0, out + r, ld);
+        return;
+    }
+    var r: usize = 0;
+    if (Type.length == 32) {
+        while (r + rows_together <= rows) : (r += rows_together) tokensTimes(Type, rows_together, n, w + r * row_bytes, row_bytes, tokens, stride, x, out + r, ld);
+    }
+    while (r < rows) : (r += 1) tokensTimes(Type, 1, n, w + r * row_bytes, row_bytes, tokens, stride, x, out + r, ld);
+}
+
+noinline fn tokensTimes(comptime Type: type, comptime rows: comptime_int, n: usize, w: [*]const u8, row_bytes: usize, tokens: usize, stride: usize, x: *const Activations, out: [*]f32, ld: usize) void {
+    var t: usize = 0;
+    while (t + tile <= tokens) : (t += tile) rowsTimes(Type, rows, tile, n, w, row_bytes, stride, x, t, out, ld);
+    inline for (1..tile) |left| {
+        if (tokens - t == left) rowsTimes(Type, rows, left, n, w, row_bytes, stride, x, t, out, ld);
+    }
+}
+
+inline fn rowsTimes(comptime Type: type, comptime rows: comptime_int, comptime count: comptime_int, n: usize, w: [*]const u8, row_bytes: usize, stride: usize, x: *const Activations, first: usize, out: [*]f32, ld: usize) void {
+    var each: [count]Activations = undefined;
+    inline for (0..count) |t| {
+        const at = (first + t) * stride;
+        each[t] = .{ .q = x.q + at, .fours = x.fours + at / 4, .scales = x.scales + at / Type.group, .sums = x.sums + at / 32, .half_sums = x.half_sums + at / 16 };
+    }
+    const found = if (Type.length == 32) smallBlocks(Type, rows, count, n, w, row_bytes, each) else [1][count]f32{Type.dots(count, n, w, each)};
+    inline for (0..rows) |r| inline for (0..count) |t| {
+        out[(first + t) * ld + r] = found[r][t];
+    };
+}
+
+inline fn smallBlocks(comptime Type: type, comptime rows: comptime_int, comptime count: comptime_int, n: usize, w: [*]const u8, row_bytes: usize, x: [count]Activations) [rows][count]f32 {
+    @setEvalBranchQuota(10_000);
     const blocks = n / 32;
-    for (0..rows) |r| {
-        const row = w + r * row_bytes;
-        var acc: F16 = @splat(0);
-        var minima: f32 = 0;
-        var b: usize = 0;
-        while (b + 2 <= blocks) : (b += 2) {
-            const one = row + b * Type.bytes;
+    var acc: [rows][count]F16 = @splat(@splat(@splat(0)));
+    var minima: [rows][count]f32 = @splat(@splat(0));
+    var b: usize = 0;
+    while (b + 2 <= blocks) : (b += 2) {
+        var numbers: [rows]U64 = undefined;
+        var steps: [rows]F16 = undefined;
+        inline for (0..rows) |r| {
+            const one = w + r * row_bytes + b * Type.bytes;
             const two = one + Type.bytes;
             lanes.ahead(one, 2 * Type.bytes);
-            const numbers: U64 = if (Type == Mxfp4 and has_byte_product) Mxfp4.pair(one) else both(Type.numbers(one), Type.numbers(two));
-            const sums = dot4(before(Type.offset, x.fours[b * 8 ..][0..16].*), numbers, x.q[b * 32 ..][0..64].*);
-            const steps = halves(Type.scale(one) * x.scales[b], Type.scale(two) * x.scales[b + 1]);
-            acc = mulAdd(@floatFromInt(sums), steps, acc);
-            if (Type.has_minimum) minima += minimumOf(Type, one, x, b) + minimumOf(Type, two, x, b + 1);
+            numbers[r] = if (Type == Mxfp4 and has_byte_product) Mxfp4.pair(one) else both(Type.numbers(one), Type.numbers(two));
+            steps[r] = halves(Type.scale(one), Type.scale(two));
         }
-        if (b < blocks) {
-            const last = row + b * Type.bytes;
-            var numbers: [64]u8 = @splat(0);
-            numbers[0..32].* = Type.numbers(last);
-            var q: [64]i8 = @splat(0);
-            q[0..32].* = x.q[b * 32 ..][0..32].*;
-            var sums_of_q: [16]i32 = @splat(0);
-            sums_of_q[0..8].* = x.fours[b * 8 ..][0..8].*;
-            const sums = dot4(before(Type.offset, sums_of_q), numbers, q);
-            acc = mulAdd(@floatFromInt(sums), @splat(Type.scale(last) * x.scales[b]), acc);
-            if (Type.has_minimum) minima += minimumOf(Type, last, x, b);
+        inline for (0..count) |t| {
+            const begin = before(Type.offset, x[t].fours[b * 8 ..][0..16].*);
+            const q: S64 = x[t].q[b * 32 ..][0..64].*;
+            const of_x = halves(x[t].scales[b], x[t].scales[b + 1]);
+            inline for (0..rows) |r| {
+                acc[r][t] = mulAdd(@floatFromInt(dot4(begin, numbers[r], q)), steps[r] * of_x, acc[r][t]);
+                if (Type.has_minimum) {
+                    const one = w + r * row_bytes + b * Type.bytes;
+                    minima[r][t] += minimumOf(Type, one, &x[t], b) + minimumOf(Type, one + Type.bytes, &x[t], b + 1);
+                }
+            }
         }
-        out[r] = lanes.sum(F16, acc) + minima;
     }
+    if (b < blocks) inline for (0..rows) |r| {
+        const last = w + r * row_bytes + b * Type.bytes;
+        var numbers: [64]u8 = @splat(0);
+        numbers[0..32].* = Type.numbers(last);
+        inline for (0..count) |t| {
+            var q: [64]i8 = @splat(0);
+            q[0..32].* = x[t].q[b * 32 ..][0..32].*;
+            var sums_of_q: [16]i32 = @splat(0);
+            sums_of_q[0..8].* = x[t].fours[b * 8 ..][0..8].*;
+            const sums = dot4(before(Type.offset, sums_of_q), numbers, q);
+            acc[r][t] = mulAdd(@floatFromInt(sums), @splat(Type.scale(last) * x[t].scales[b]), acc[r][t]);
+            if (Type.has_minimum) minima[r][t] += minimumOf(Type, last, &x[t], b);
+        }
+    };
+    var out: [rows][count]f32 = undefined;
+    inline for (0..rows) |r| inline for (0..count) |t| {
+        out[r][t] = lanes.sum(F16, acc[r][t]) + minima[r][t];
+    };
+    return out;
 }
 
 /// What the offset adds to a sum, negated.
@@ -343,26 +400,38 @@ fn Q45(comptime fifth: bool) type {
             return @select(u8, bits & mask != @as(U64, @splat(0)), @as(U64, @splat(16)), @as(U64, @splat(0)));
         }
 
-        inline fn dot(n: usize, w: [*]const u8, x: *const Activations) f32 {
-            var acc: F16 = @splat(0);
-            var minima: @Vector(8, f32) = @splat(0);
+        inline fn dots(comptime count: comptime_int, n: usize, w: [*]const u8, x: [count]Activations) [count]f32 {
+            var acc: [count]F16 = @splat(@splat(0));
+            var minima: [count]@Vector(8, f32) = @splat(@splat(0));
             for (0..n / 256) |s| {
                 const block = w + s * bytes;
                 lanes.ahead(block, bytes);
-                const step = x.scales[s];
                 const unpacked = unpack(block);
-                var sums: I16 = @splat(0);
+                const d = half(block);
+                const dmin = half(block + 2);
+                var sums: [count]I16 = @splat(@splat(0));
                 inline for (0..2) |h| {
-                    const at = x.q + s * 256 + 128 * h;
-                    sums += dot4(@splat(0), low(block, h), blocksOf(at, at + 64)) * eights(unpacked.scales, 4 * h, 4 * h + 2);
-                    sums += dot4(@splat(0), high(block, h), blocksOf(at + 32, at + 96)) * eights(unpacked.scales, 4 * h + 1, 4 * h + 3);
+                    const lows = low(block, h);
+                    const of_lows = eights(unpacked.scales, 4 * h, 4 * h + 2);
+                    const highs = high(block, h);
+                    const of_highs = eights(unpacked.scales, 4 * h + 1, 4 * h + 3);
+                    inline for (0..count) |t| {
+                        const at = x[t].q + s * 256 + 128 * h;
+                        sums[t] += dot4(@splat(0), lows, blocksOf(at, at + 64)) * of_lows;
+                        sums[t] += dot4(@splat(0), highs, blocksOf(at + 32, at + 96)) * of_highs;
+                    }
                 }
-                acc = mulAdd(@floatFromInt(sums), @splat(half(block) * step), acc);
-                const of_x: @Vector(8, i32) = @as(@Vector(8, i16), x.sums[s * 8 ..][0..8].*);
-                const below: @Vector(8, f32) = @floatFromInt(of_x * @as(@Vector(8, i32), unpacked.minima));
-                minima = mulAdd8(below, @splat(half(block + 2) * step), minima);
+                inline for (0..count) |t| {
+                    const step = x[t].scales[s];
+                    acc[t] = mulAdd(@floatFromInt(sums[t]), @splat(d * step), acc[t]);
+                    const of_x: @Vector(8, i32) = @as(@Vector(8, i16), x[t].sums[s * 8 ..][0..8].*);
+                    const below: @Vector(8, f32) = @floatFromInt(of_x * @as(@Vector(8, i32), unpacked.minima));
+                    minima[t] = mulAdd8(below, @splat(dmin * step), minima[t]);
+                }
             }
-            return lanes.sum(F16, acc) - lanes.sum(@Vector(8, f32), minima);
+            var out: [count]f32 = undefined;
+            inline for (0..count) |t| out[t] = lanes.sum(F16, acc[t]) - lanes.sum(@Vector(8, f32), minima[t]);
+            return out;
         }
 
         pub fn open(block: [*]const u8, out: *Open(@This())) void {
@@ -411,21 +480,30 @@ pub const Q6K = struct {
         return q >> @splat(4) | joined(32, (upper >> @splat(4) & three) << four, upper >> @splat(6) << four);
     }
 
-    inline fn dot(n: usize, w: [*]const u8, x: *const Activations) f32 {
-        var acc: F16 = @splat(0);
+    inline fn dots(comptime count: comptime_int, n: usize, w: [*]const u8, x: [count]Activations) [count]f32 {
+        var acc: [count]F16 = @splat(@splat(0));
         for (0..n / 256) |s| {
             const block = w + s * bytes;
             lanes.ahead(block, bytes);
             const scales: @Vector(16, i8) = @bitCast(block[192..][0..16].*);
-            var sums: I16 = @splat(0);
+            const d = half(block + 208);
+            var sums: [count]I16 = @splat(@splat(0));
             inline for (0..2) |h| {
                 const at = s * 256 + 128 * h;
-                sums += dot4(before(offset, x.fours[at / 4 ..][0..16].*), low(block, h), x.q[at..][0..64].*) * fourLanes(scales, 8 * h);
-                sums += dot4(before(offset, x.fours[at / 4 + 16 ..][0..16].*), high(block, h), x.q[at + 64 ..][0..64].*) * fourLanes(scales, 8 * h + 4);
+                const lows = low(block, h);
+                const of_lows = fourLanes(scales, 8 * h);
+                const highs = high(block, h);
+                const of_highs = fourLanes(scales, 8 * h + 4);
+                inline for (0..count) |t| {
+                    sums[t] += dot4(before(offset, x[t].fours[at / 4 ..][0..16].*), lows, x[t].q[at..][0..64].*) * of_lows;
+                    sums[t] += dot4(before(offset, x[t].fours[at / 4 + 16 ..][0..16].*), highs, x[t].q[at + 64 ..][0..64].*) * of_highs;
+                }
             }
-            acc = mulAdd(@floatFromInt(sums), @splat(half(block + 208) * x.scales[s]), acc);
+            inline for (0..count) |t| acc[t] = mulAdd(@floatFromInt(sums[t]), @splat(d * x[t].scales[s]), acc[t]);
         }
-        return lanes.sum(F16, acc);
+        var out: [count]f32 = undefined;
+        inline for (0..count) |t| out[t] = lanes.sum(F16, acc[t]);
+        return out;
     }
 
     pub fn open(block: [*]const u8, out: *Open(@This())) void {

@@ -78,7 +78,7 @@ test "a product with 8-bit activations is that of the numbers they stand for, fo
                     if (t.halves.len == 0) block[0] = @intCast(120 + prng.below(8));
                 };
                 var out: [rows]f32 = undefined;
-                @field(kernels, "matvec8_" ++ t.name)(rows, n, &bytes, row_bytes, &a, &out);
+                @field(kernels, "matvec8_" ++ t.name)(rows, n, &bytes, row_bytes, 1, 0, &a, &out, 0);
                 var numbers: [most]f32 = undefined;
                 for (out, 0..) |o, r| {
                     @field(weights, "expand_" ++ t.name)(n, bytes[r * row_bytes ..].ptr, &numbers);
@@ -130,6 +130,8 @@ test "a panel times many activations is each row times each of them" {
                     if (t.halves.len == 0) block[0] = @intCast(120 + prng.below(8));
                 }
                 const ld = 40;
+                var alone: [13 * ld]f32 = @splat(7);
+                @field(kernels, "matvec8_" ++ t.name)(rows, n, &bytes, row_bytes, tokens, n, &a, &alone, ld);
                 var out: [13 * ld]f32 = @splat(7);
                 // Two stretches of columns, one added to the other.
                 for (0..2) |part| {
@@ -143,13 +145,16 @@ test "a panel times many activations is each row times each of them" {
                     const o = out[token * ld + r];
                     if (token >= tokens or r >= rows) {
                         try testing.expectEqual(7, o);
+                        try testing.expectEqual(7, alone[token * ld + r]);
                         continue;
                     }
                     const group: usize = if (t.length == 256) 256 else 32;
                     const one: Activations = .{ .q = a.q + token * n, .fours = a.fours + token * n / 4, .scales = a.scales + token * n / group, .sums = a.sums + token * n / 32, .half_sums = a.half_sums + token * n / 16 };
                     var wanted: [1]f32 = undefined;
-                    @field(kernels, "matvec8_" ++ t.name)(1, n, bytes[r * row_bytes ..].ptr, row_bytes, &one, &wanted);
+                    @field(kernels, "matvec8_" ++ t.name)(1, n, bytes[r * row_bytes ..].ptr, row_bytes, 1, 0, &one, &wanted, 0);
                     errdefer std.debug.print("token {d}, row {d}: {d} for {d}\n", .{ token, r, o, wanted[0] });
+                    // A few tokens at a time are each as alone, to the bit.
+                    try testing.expectEqual(wanted[0], alone[token * ld + r]);
                     try testing.expectApproxEqAbs(wanted[0], o, 1e-4 * @max(1, @abs(wanted[0])));
                 };
             };
@@ -200,7 +205,7 @@ test "a number that is not finite makes the product NaN" {
             kernels.round_blocks(64, &x, &a);
             var bytes: [68]u8 = @splat(1);
             var out: [1]f32 = undefined;
-            kernels.matvec8_q8_0(1, 64, &bytes, 68, &a, &out);
+            kernels.matvec8_q8_0(1, 64, &bytes, 68, 1, 0, &a, &out, 0);
             try testing.expect(std.math.isNan(out[0]));
         }
     }
