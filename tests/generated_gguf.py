@@ -161,7 +161,7 @@ def optional_keys_left_out(d: Drawn, rng: np.random.Generator) -> None:
 def lists_for_numbers(d: Drawn, rng: np.random.Generator) -> None:
     for name in ("feed_forward_length", "attention.head_count", "attention.head_count_kv"):
         key = f"{d.shape.architecture}.{name}"
-        if rng.integers(2):
+        if rng.integers(2) and key in d.file.keys:
             element = int(rng.choice([U32, I32]))
             d.file.put(key, ARRAY, (element, [d.file.keys[key][1]] * d.shape.layers))
 
@@ -311,7 +311,7 @@ def wrong_type(d: Drawn, rng: np.random.Generator) -> str:
     kind, value = d.file.keys.get(key, (U32, 16))
     others = [k for k in FORMATS if k != kind and k != BOOL]
     new = int(rng.choice([*others, STRING]))
-    whole = min(int(value), 100)
+    whole = 16 if kind == ARRAY else min(int(value), 100)
     d.file.put(key, new, str(whole) if new == STRING else FORMATS_OF[new](whole))
     return f"{key} as {new}"
 

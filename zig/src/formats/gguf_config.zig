@@ -132,6 +132,7 @@ pub fn read(file: *const gguf.File, diag: *Diagnostic) Error!Read {
     const kv_heads = try r.perLayer("attention.head_count_kv", layers) orelse heads;
     if (heads == 0) return r.invalid("attention.head_count is 0; it must be at least 1", .{});
     if (kv_heads == 0) return r.invalid("attention.head_count_kv is 0; it must be at least 1", .{});
+    if (mixture) _ = try r.perLayer("feed_forward_length", layers); // Not computed with, but llama.cpp reads it.
     if (!mixture) if (try r.perLayer("expert_used_count", layers)) |n| if (n != 0) return r.invalid("expert_used_count is {d}, but the model has no experts", .{n});
     const ffn = if (mixture) try r.positive("expert_feed_forward_length") else try r.perLayer("feed_forward_length", layers) orelse try r.feedForwardFromTensor(dialect);
 

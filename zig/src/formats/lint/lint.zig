@@ -12,6 +12,7 @@ const gguf_parts = @import("../gguf_parts.zig");
 const gguf_rewrite = @import("../gguf_rewrite.zig");
 const abi_import = @import("../abi_import.zig");
 const ollama_import = @import("../ollama_import.zig");
+const architectures = @import("architectures.zig");
 const general = @import("general.zig");
 const keys = @import("keys.zig");
 const subject_file = @import("subject.zig");
@@ -270,7 +271,7 @@ pub const Session = struct {
     fn checkModel(self: *Session) error{OutOfMemory}!void {
         const subject = self.subject;
         if (subject.architecture == null and subject.named.len > 0)
-            try self.report.add(.architecture_unknown, "general.architecture", false, "general.architecture is {f}", .{printable(subject.named)});
+            try self.report.add(if (architectures.isKnown(subject.named)) .architecture_unchecked else .architecture_unknown, "general.architecture", false, "general.architecture is {f}", .{printable(subject.named)});
         if (subject.tensors.items.len > 0) {
             try keys.checkMissing(subject);
             try keys.checkValues(subject);

@@ -275,7 +275,8 @@ fn listing(comptime code: Code, comptime name: []const u8, comptime T: type, com
 
 const llama_cases = [_]Case{
     removing(.architecture_missing, "general.architecture"),
-    putting(.architecture_unknown, "general.architecture", .{ .string = "mamba" }),
+    putting(.architecture_unknown, "general.architecture", .{ .string = "martian" }),
+    putting(.architecture_unchecked, "general.architecture", .{ .string = "mamba" }),
     putting(.key_type, "general.architecture", .{ .u32 = 4 }),
     removing(.key_missing, "llama.context_length"),
     removing(.key_missing, "llama.embedding_length"),

@@ -49,6 +49,7 @@ pub const Code = enum {
     file_empty,
     architecture_missing,
     architecture_unknown,
+    architecture_unchecked,
     abi_layout,
     ollama_layout,
     key_missing,
@@ -215,6 +216,13 @@ fn ruleOf(code: Code) Rule {
             .mends = .no,
         },
         .architecture_unknown => .{
+            .severity = .@"error",
+            .summary = "the architecture is none that llama.cpp has",
+            .effect = refuses,
+            .next = "Export the model again, or fetch a newer llama.cpp.",
+            .mends = .no,
+        },
+        .architecture_unchecked => .{
             .severity = .note,
             .summary = "the architecture is none of those checked here (llama, qwen2, qwen3, smollm3, gpt-oss)",
             .effect = "Its keys and tensors are not compared with a table; the container and the tokenizer are checked.",
