@@ -68,6 +68,14 @@ def spec_of(folder: Path, shape: TinyShape, *, weights: str = "f32", **values: A
     return RunSpec(model=model, data=data, run_dir=folder / "run", **given)
 
 
+def ask_for_balance(folder: Path) -> None:
+    """Let a model ask for its routers' loss, with the published coefficient of 0.9."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | {"output_router_logits": True}
+    assert config["router_aux_loss_coef"] == 0.9
+    path.write_text(json.dumps(config))
+
+
 def peer_of(folder: Path, dtype: torch.dtype) -> Any:
     """The model in transformers, every number in `dtype` (its norms round to float32)."""
     model = GptOssForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
@@ -160,13 +168,29 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(tensor, ends[1][key]), key
 
 
-def test_a_model_that_asks_for_its_routers_loss_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, TWO, method="lora", lora=EXPERTS)
-    path = spec.model / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "output_router_logits": True}))
-    with pytest.raises(ConfigError, match="output_router_logits is true"):
-        engines.run(spec)
+@pytest.mark.parametrize(
+    ("shape", "values"),
+    [
+        (FOUR, {"method": "full", "config": {"recompute_activations": True}}),
+        (TWO, {"method": "full", "kind": "stream", "config": {"label_smoothing": 0.1}}),
+        (TWO, {"method": "full", "config": {"packing": "bfd"}}),
+        (TWO, {"weights": "mxfp4", "method": "lora", "lora": EXPERTS}),
+        (FOUR, {"method": "lora", "lora": LoraConfig(r=4, target_modules=("k_proj",))}),
+    ],
+)
+def test_both_engines_add_the_same_loss_of_routers_where_the_model_asks_for_it(
+    tmp_path: Path, shape: TinyShape, values: dict[str, Any]
+) -> None:
+    """Rows of unequal length in micro-batches of unequal size, the last update of an epoch short."""
+    config = dataclasses.replace(CONFIG, grad_accum_steps=2, **values.pop("config", {}))
+    spec = spec_of(tmp_path, shape, config=config, **values)
+    plain = engines.run(spec.replace(config=dataclasses.replace(config, max_steps=1))).history[0]
+    ask_for_balance(spec.model)
+    result = crosscheck(spec, steps=6)
+    assert result.ok, result.fault
+    assert len(result.steps) == 6
+    added = result.steps[0].loss[0] - plain.loss
+    assert 0.9 * shape.experts_per_token * 0.9 < added < 0.9 * shape.experts_per_token * 2
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from transformers import GptOssForCausalLM, Mxfp4Config
 
 from abi_train import engines
 from abi_train.adapters import LoraConfig
+from abi_train.check.crosscheck import crosscheck
 from abi_train.config import LlmTrainingConfig
 from abi_train.data.rows import TokenRows
 from abi_train.engines.trl.model import attention_kind, load_model
@@ -163,9 +164,32 @@ def test_the_loss_of_routers_is_added_where_the_model_asks_for_it(made: Path) ->
         assert both.grad_norm != pytest.approx(plain.grad_norm, rel=1e-3)
     result = engines.run(spec_of(made, "pairs", method="lora", objective="dpo", config=rate))
     assert result.history[0].loss > 0.9 * 1.9
-    with pytest.raises(ConfigError, match=r"output_router_logits is true.*use engine trl"):
-        engines.run(spec_of(made, "native", method="lora", config=rate, engine="native"))
-    assert not (made / "native").exists()
+    ours = engines.run(spec_of(made, "native", method="lora", config=rate, engine="native"))
+    assert ours.history[0].loss == pytest.approx(both.loss, abs=5e-6)
+    assert ours.history[0].grad_norm == pytest.approx(both.grad_norm, rel=5e-6)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_both_engines_add_the_loss_of_routers_to_pairs(made: Path, method: Any) -> None:
+    """Also in evaluations, as TRL does it; those of texts have none."""
+    file = made / "model" / "config.json"
+    plain = json.loads(file.read_text())
+    rate = dataclasses.replace(CONFIG, eval_interval=1, max_steps=2)
+    values = {"method": method, "config": rate}
+    for objective, extra in (("dpo", 0.9 * 1.9), ("sft", 0.0)):
+        evaluated = []
+        for name, engine in (("plain", "native"), ("ours", "native"), ("theirs", "trl")):
+            file.write_text(json.dumps(plain | {"output_router_logits": name != "plain"}))
+            spec = spec_of(made, objective + name, engine=engine, objective=objective, **values)
+            found = engines.run(spec.replace(eval_data=spec.data)).evaluations
+            assert len(found) == 2
+            evaluated.append(np.array([record.loss for record in found]))
+        np.testing.assert_allclose(evaluated[1], evaluated[2], rtol=0, atol=5e-6)
+        more = evaluated[1] - evaluated[0]
+        assert (more > extra - 0.1).all()
+        assert (more < extra + 0.9).all()
+    result = crosscheck(spec_of(made, "both", method=method, objective="dpo"), steps=4)
+    assert result.ok, result.fault
 
 
 def test_names_that_it_does_not_have_are_refused_with_those_it_has(made: Path) -> None:

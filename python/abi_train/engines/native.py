@@ -45,7 +45,6 @@ def run(spec: RunSpec, observer: Observer, probe: Probe | None = None) -> RunRes
     result.checkpoint = resume = resume_point(spec, observer)
     with contextlib.ExitStack() as stack:
         model = stack.enter_context(open_model(spec))
-        _require_no_balance(spec, model)
         data = stack.enter_context(TokenizedDataset.load(spec.data))
         eval_data = None
         if spec.eval_data is not None:
@@ -140,16 +139,6 @@ def native_lora(lora: LoraConfig, model: Path) -> LoraConfig:
     Raises `ConfigError` for what this engine does not have.
     """
     return lora.resolved(model)
-
-
-def _require_no_balance(spec: RunSpec, model: Model) -> None:
-    """Raise `ConfigError` for a model that asks for its routers' loss, which is not computed."""
-    config = model.config
-    if config.get("output_router_logits") and config.get("router_aux_loss_coef", 0.0):
-        raise ConfigError(
-            f"{spec.model}: output_router_logits is true, so the loss of routers is added, which "
-            "the native engine does not compute; make it false in config.json, or use engine trl"
-        )
 
 
 def open_any(path: Path, *, seed: int, dtype: str) -> Model:

@@ -125,6 +125,15 @@ pub const ModelConfig = struct {
         return self.num_local_experts > 0;
     }
 
+    /// How much of the routers' balance loss training adds; 0 where the model does not ask for it.
+    pub fn balanceCoefficient(self: ModelConfig) f64 {
+        return if (self.hasExperts() and self.output_router_logits) self.router_aux_loss_coef else 0;
+    }
+
+    pub fn balances(self: ModelConfig) bool {
+        return self.balanceCoefficient() > 0;
+    }
+
     /// How many tokens a token of this layer sees at most, itself included; null = all before it.
     pub fn windowOf(self: ModelConfig, layer: usize) ?u32 {
         const window = self.sliding_window orelse return null;

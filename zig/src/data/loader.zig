@@ -81,6 +81,8 @@ pub const MicroBatch = struct {
     answers: []const u32 = &.{},
     /// Preference data: place of each pair in `Loader.kept`. [pairs]
     units: []const u32 = &.{},
+    /// Tokens of each sequence, padding follows; null: `time`. [batch]
+    lengths: ?[]const u32 = null,
     /// [batch · time] positions for RoPE; null: 0, 1, … in each sequence.
     positions: ?[]const u32 = null,
     /// [batch · time] first position a token may see; null: the start of its sequence.
@@ -115,6 +117,8 @@ pub const Loader = struct {
     targets: []i32,
     /// Answer tokens of each sequence of a micro-batch of pairs.
     answers: []u32 = &.{},
+    /// Tokens of each sequence of a micro-batch; empty for a stream.
+    lengths: []u32 = &.{},
     /// Of packed rows.
     positions: []u32 = &.{},
     first: []u32 = &.{},
@@ -179,6 +183,7 @@ pub const Loader = struct {
         // A stream's inputs are the file itself, unless a batch may span two files.
         if (self.isRows() or dataset.shards.len > 0) self.input_ids = try gpa.alloc(u32, sequences * longest);
         self.targets = try gpa.alloc(i32, sequences * longest);
+        if (self.isRows()) self.lengths = try gpa.alloc(u32, sequences);
         if (dataset.isPreference()) self.answers = try gpa.alloc(u32, sequences);
         if (self.bins != null) {
             self.positions = try gpa.alloc(u32, sequences * longest);
@@ -197,6 +202,7 @@ pub const Loader = struct {
         self.gpa.free(self.blocks);
         self.gpa.free(self.first);
         self.gpa.free(self.positions);
+        self.gpa.free(self.lengths);
         self.gpa.free(self.answers);
         self.gpa.free(self.targets);
         self.gpa.free(self.input_ids);
@@ -567,6 +573,7 @@ pub const Loader = struct {
         for (units, 0..) |k, r| {
             const span = self.spanOf(k);
             self.fillSequence(r, span, time);
+            self.lengths[r] = @intCast(span.len);
             tokens += span.len;
             target_count += self.row_targets[k];
         }
@@ -578,6 +585,7 @@ pub const Loader = struct {
             .target_count = target_count,
             .token_count = tokens,
             .index = self.micro_index,
+            .lengths = self.lengths[0..units.len],
         };
     }
 
@@ -600,7 +608,9 @@ pub const Loader = struct {
         var token_count: usize = 0;
         var target_count: usize = 0;
         for (units, 0..) |b, r| {
-            token_count += self.fillBin(r, bins.bin(b), time);
+            const len = self.fillBin(r, bins.bin(b), time);
+            self.lengths[r] = @intCast(len);
+            token_count += len;
             target_count += self.row_targets[b];
         }
         const size = units.len * time;
@@ -612,6 +622,7 @@ pub const Loader = struct {
             .target_count = target_count,
             .token_count = token_count,
             .index = self.micro_index,
+            .lengths = self.lengths[0..units.len],
             .positions = self.positions[0..size],
             .first = self.first[0..size],
         };
@@ -665,6 +676,7 @@ pub const Loader = struct {
             const row = 2 * @as(usize, self.kept[k]) + half;
             const len = self.lengthOf(row);
             self.fillSequence(r, .{ .start = self.dataset.rowStart(row), .len = len }, time);
+            self.lengths[r] = @intCast(len);
             self.answers[r] = @intCast(len - pairs.borderOf(self.dataset, row));
             tokens += len;
         };
@@ -678,6 +690,7 @@ pub const Loader = struct {
             .index = self.micro_index,
             .pairs = units.len,
             .answers = self.answers[0..batch],
+            .lengths = self.lengths[0..batch],
             .units = units,
         };
     }

@@ -121,6 +121,9 @@ pub fn Activations(comptime T: type) type {
             starts: []u32,
             slots: []u32,
             row_of: []u32,
+            /// `ops.balance.Sums` over all layers (E) each; empty where the model does not ask for it.
+            balance_chosen: []f64,
+            balance_probabilities: []f64,
         };
 
         const Self = @This();
@@ -216,6 +219,8 @@ pub fn Activations(comptime T: type) type {
                         .starts = try a.alloc(u32, if (experts > 0) experts + 1 else 0),
                         .slots = try a.alloc(u32, r),
                         .row_of = try a.alloc(u32, r),
+                        .balance_chosen = try a.alloc(f64, if (config.balances()) experts else 0),
+                        .balance_probabilities = try a.alloc(f64, if (config.balances()) experts else 0),
                     },
                 },
                 .idle = idle,

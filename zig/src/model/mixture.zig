@@ -49,8 +49,8 @@ pub fn Mixture(comptime T: type) type {
         }
 
         /// dnormed (N, C) = the gradient by the input from `dout` (N, C); gradients of what is trained accumulate. `normed` is read only if
-        /// `wantsInput`. What forward kept is overwritten.
-        pub fn backward(self: Self, weights: Weights, gradients: Gradients, layer: *Layer, l: u32, dnormed: []T, dout: []const T, normed: []const T) void {
+        /// `wantsInput`. What forward kept is overwritten, but not the router's logits.
+        pub fn backward(self: Self, weights: Weights, gradients: Gradients, layer: *Layer, l: u32, dnormed: []T, dout: []const T, normed: []const T, balance: ?Balance) void {
             const c = self.columns();
             const n = dout.len / c;
             const s = self.scratch;
@@ -85,7 +85,7 @@ pub fn Mixture(comptime T: type) type {
                 ops.experts.gather(T, self.exec, rows, normed, groups, c);
                 self.backwardWeights(weights, gradients, l, .experts_gate_up, gate_up, rows, groups);
             }
-            self.backwardRouter(weights, gradients, layer, l, dnormed, normed, n);
+            self.backwardRouter(weights, gradients, layer, l, dnormed, normed, n, balance);
         }
 
         /// Whether `backward` reads its `normed`.
@@ -119,11 +119,12 @@ pub fn Mixture(comptime T: type) type {
         }
 
         /// dnormed += the gradient through the choice's weights.
-        fn backwardRouter(self: Self, weights: Weights, gradients: Gradients, layer: *const Layer, l: u32, dnormed: []T, normed: []const T, n: usize) void {
+        fn backwardRouter(self: Self, weights: Weights, gradients: Gradients, layer: *const Layer, l: u32, dnormed: []T, normed: []const T, n: usize, balance: ?Balance) void {
             const experts: usize = self.config.num_local_experts;
             const k: usize = self.config.num_experts_per_tok;
             const dlogits = self.scratch.drouter[0 .. n * experts];
             ops.router.backward(T, self.exec, dlogits, self.scratch.drouted[0 .. n * k], layer.chosen[0 .. n * k], layer.routed[0 .. n * k], n, experts, k);
+            if (balance) |b| ops.balance.backward(T, self.exec, dlogits, layer.router[0 .. n * experts], self.sums(), self.balanced(b.rows), b.scale, b.rows);
             const compute = self.inFull();
             defer self.exec.compute = compute;
 
@@ -142,6 +143,33 @@ pub fn Mixture(comptime T: type) type {
         fn inFull(self: Self) ops.Compute {
             defer self.exec.compute = .full;
             return self.exec.compute;
+        }
+
+        // ---- the routers' balance loss ----
+
+        /// What backward adds of it: `scale` times the gradient.
+        pub const Balance = struct { rows: ops.balance.Rows, scale: f64 };
+
+        /// After `forward` of a layer: adds it to the sums.
+        pub fn addBalance(self: Self, layer: *const Layer, rows: ops.balance.Rows) void {
+            const n = rows.total;
+            const size = n * self.config.num_local_experts;
+            const k: usize = self.config.num_experts_per_tok;
+            ops.balance.add(T, self.exec, self.sums(), self.scratch.drouter[0..size], layer.router[0..size], layer.chosen[0 .. n * k], rows, k);
+        }
+
+        /// The loss of all layers, once each was added.
+        pub fn balanceLoss(self: Self, rows: ops.balance.Rows) f64 {
+            return self.sums().loss(self.balanced(rows));
+        }
+
+        pub fn sums(self: Self) ops.balance.Sums {
+            return .{ .chosen = self.scratch.balance_chosen, .probabilities = self.scratch.balance_probabilities };
+        }
+
+        /// Tokens that count, once for each layer.
+        fn balanced(self: Self, rows: ops.balance.Rows) usize {
+            return rows.count() * self.config.num_hidden_layers;
         }
 
         // ---- products with the experts' weights ----

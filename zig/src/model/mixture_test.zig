@@ -28,6 +28,14 @@ const test_config: arch.ModelConfig = .{
     .rope_scaling = .{ .yarn = .{ .factor = 4, .original_max_position_embeddings = 8, .truncate = false } },
 };
 
+/// Asks for its routers' loss, which is then much of the whole.
+const balanced_config = blk: {
+    var config = test_config;
+    config.output_router_logits = true;
+    config.router_aux_loss_coef = 9;
+    break :blk config;
+};
+
 const everywhere = blk: {
     var specs: [2 * 6]arch.ModuleSpec = undefined;
     for (0..2) |l| for ([_]arch.Target{ .q_proj, .k_proj, .v_proj, .o_proj, .experts_gate_up, .experts_down }, 0..) |target, i| {
@@ -53,10 +61,39 @@ test "the gradient of an adapter on attention and experts equals central differe
     try transformer_test.expectAdapterGradientsRight(test_config, &attention, .{ .recompute = true });
 }
 
+test "the gradient with the routers' loss equals central differences, of all weights and of adapters, recomputed or not" {
+    try transformer_test.expectGradientsRight(balanced_config, 0.1);
+    try transformer_test.expectAdapterGradientsRight(balanced_config, &everywhere, .{});
+    try transformer_test.expectAdapterGradientsRight(balanced_config, &everywhere, .{ .recompute = true });
+    const down = [_]arch.ModuleSpec{.{ .target = .experts_down, .layer = 0, .rank = 2, .alpha = 3 }};
+    try transformer_test.expectAdapterGradientsRight(balanced_config, &down, .{});
+}
+
+test "padding has no part in the routers' loss" {
+    const gpa = std.testing.allocator;
+    var padded: Rig(f64) = try .init(gpa, balanced_config, 2, 1, 6);
+    defer padded.deinit();
+    var alone: Rig(f64) = try .init(gpa, balanced_config, 2, 1, 4);
+    defer alone.deinit();
+
+    @memcpy(padded.ids[0..4], alone.ids);
+    @memcpy(padded.targets[0..4], alone.targets);
+    @memset(padded.targets[4..], -1);
+    padded.batch.lengths = &.{4};
+    try std.testing.expectApproxEqAbs(alone.whole(.dense(alone.weights), 0), padded.whole(.dense(padded.weights), 0), 1e-12);
+    try std.testing.expect(alone.model.balance(alone.batch) > 1);
+    _ = alone.lossAndGradient(alone.batch, 1, 0);
+    _ = padded.lossAndGradient(padded.batch, 1, 0);
+    for (alone.gradients, padded.gradients) |x, y| try std.testing.expectApproxEqAbs(x, y, 1e-12);
+    padded.batch.lengths = null;
+    _ = padded.whole(.dense(padded.weights), 0);
+    try std.testing.expect(@abs(padded.model.balance(padded.batch) - alone.model.balance(alone.batch)) > 1e-3);
+}
+
 test "a mixture has the same bits for any number of threads, recomputed or not, also where the head works in the layers' buffers" {
     const gpa = std.testing.allocator;
     for ([_]u32{ 2, 17 }) |layers| {
-        var config = test_config;
+        var config = balanced_config;
         config.num_hidden_layers = layers;
         var reference: Rig(f32) = try .init(gpa, config, 1, 3, 9);
         defer reference.deinit();
@@ -69,6 +106,7 @@ test "a mixture has the same bits for any number of threads, recomputed or not, 
             rig.model.deinit();
             rig.model = try .init(gpa, config, rig.layout, rig.exec, .{ .batch = 3, .time = 9, .recompute = threads == 3 });
             try std.testing.expectEqual(expected, rig.lossAndGradient(rig.batch, 0.1, 0));
+            try std.testing.expectEqual(reference.model.balance(reference.batch), rig.model.balance(rig.batch));
             try std.testing.expectEqualSlices(f32, reference.gradients, rig.gradients);
         }
     }

@@ -29,6 +29,8 @@ pub const Batch = struct {
     targets: []const i32,
     batch: usize,
     time: usize,
+    /// Tokens of each row, padding follows; null: `time`. Padding does not count in the routers' balance loss.
+    lengths: ?[]const u32 = null,
     /// Position of each token for RoPE; null: 0, 1, … in each row.
     positions: ?[]const u32 = null,
     /// First position in its row that each token may see (packed documents); null: 0.
@@ -50,6 +52,9 @@ pub fn LossOptions(comptime T: type) type {
         /// (batch·time): multiplies `scale` row by row.
         row_scale: ?[]const T = null,
         label_smoothing: T = 0,
+        /// Multiplies the gradient of the routers' balance loss: its coefficient, by the micro-batch's share of the update. Must be 0
+        /// where the model does not ask for that loss.
+        balance_scale: f64 = 0,
         /// (batch·time): receives the negative log-probability of each row's target, 0 where there is none.
         row_nll: ?[]f64 = null,
         /// (batch·time) each: the mean of a row's logits over the vocabulary, and whether its target is their first maximum.
@@ -161,7 +166,7 @@ pub fn Transformer(comptime T: type) type {
             }
             const dhidden = self.hiddenGradient(batch);
             const result = self.headLoss(weights, gradients, batch, options, dhidden);
-            self.backward(weights, gradients, batch, dhidden);
+            self.backward(weights, gradients, batch, dhidden, options.balance_scale);
             return result;
         }
 
@@ -173,8 +178,9 @@ pub fn Transformer(comptime T: type) type {
             return self.headLoss(weights, null, batch, options, self.hiddenGradient(batch));
         }
 
-        /// After `lossKeepingGradient` with the same weights and batch: adds the gradient with each row weighted by `row_scale`.
-        pub fn gradientFromKept(self: *Self, weights: Weights, gradients: Gradients, batch: Batch, row_scale: []const T) void {
+        /// After `lossKeepingGradient` with the same weights and batch: adds the gradient with each row weighted by `row_scale`, and
+        /// `balance_scale` times that of the routers' balance loss.
+        pub fn gradientFromKept(self: *Self, weights: Weights, gradients: Gradients, batch: Batch, row_scale: []const T, balance_scale: f64) void {
             std.debug.assert(gradients.adapter.len == weights.adapter.?.layout.total);
             const c: usize = self.config.hidden_size;
             const dhidden = self.hiddenGradient(batch);
@@ -182,7 +188,17 @@ pub fn Transformer(comptime T: type) type {
             for (row_scale, 0..) |factor, row| for (dhidden[row * c ..][0..c]) |*d| {
                 d.* *= factor;
             };
-            self.backward(weights, gradients, batch, dhidden);
+            self.backward(weights, gradients, batch, dhidden, balance_scale);
+        }
+
+        /// The routers' balance loss of the last forward pass, which was over `batch`: before its coefficient, all layers together. 0 where
+        /// the model does not ask for it.
+        pub fn balance(self: *Self, batch: Batch) f64 {
+            return if (self.config.balances()) self.mixture().balanceLoss(rowsOf(batch)) else 0;
+        }
+
+        fn rowsOf(batch: Batch) ops.balance.Rows {
+            return .{ .total = batch.tokens(), .time = batch.time, .lengths = batch.lengths };
         }
 
         /// Where the gradient at the final norm's output lies between the head and the layers.
@@ -247,12 +263,16 @@ pub fn Transformer(comptime T: type) type {
             std.debug.assert(batch.time <= self.activations.capacity.time);
             self.preparePositions(batch);
 
+            if (batch.lengths) |lengths| std.debug.assert(lengths.len == batch.batch);
+            const balances = self.config.balances();
+            if (balances) self.mixture().sums().clear();
             const a = &self.activations;
             self.projection.embed(weights, a.layers[0].input[0 .. n * c], batch.input_ids);
             for (a.layers, 0..) |*layer, l| {
                 const next = if (l + 1 < a.layers.len) a.layers[l + 1].input else a.last;
                 self.forwardAttention(weights, batch, layer, @intCast(l));
                 self.forwardMlp(weights, n, layer, @intCast(l), next[0 .. n * c]);
+                if (balances) self.mixture().addBalance(layer, rowsOf(batch));
             }
             const norm = weights.vector(self.layout, self.layout.get(null, .final_norm).?);
             ops.rms_norm.forward(T, self.exec, a.hidden[0 .. n * c], a.last_rstd[0..n], a.last[0 .. n * c], norm, n, c, self.eps());
@@ -334,7 +354,9 @@ pub fn Transformer(comptime T: type) type {
         }
 
         /// `dhidden` is the gradient at the final norm's output; it is overwritten on the way down.
-        fn backward(self: *Self, weights: Weights, gradients: Gradients, batch: Batch, dhidden: []T) void {
+        fn backward(self: *Self, weights: Weights, gradients: Gradients, batch: Batch, dhidden: []T, balance_scale: f64) void {
+            std.debug.assert(balance_scale == 0 or self.config.balances());
+            const balanced: ?mixture_file.Mixture(T).Balance = if (balance_scale != 0) .{ .rows = rowsOf(batch), .scale = balance_scale } else null;
             const n = batch.tokens();
             const c: usize = self.config.hidden_size;
             const a = &self.activations;
@@ -354,7 +376,7 @@ pub fn Transformer(comptime T: type) type {
                         self.forwardMlp(weights, n, layer, l, null);
                     } else self.addAttention(weights, n, layer, l, .kept);
                 }
-                self.backwardMlp(weights, gradients, n, layer, l, dstream);
+                self.backwardMlp(weights, gradients, n, layer, l, dstream, balanced);
                 self.backwardAttention(weights, gradients, batch, layer, l, dstream, l > end.layer or end.embedding);
             }
             if (end.embedding) self.projection.embedBackward(weights, gradients, dstream, batch.input_ids);
@@ -379,8 +401,8 @@ pub fn Transformer(comptime T: type) type {
         }
 
         /// In: gradient at the layer's output. Out: gradient at the stream between attention and MLP, in place.
-        fn backwardMlp(self: *Self, weights: Weights, gradients: Gradients, n: usize, layer: *Layer, l: u32, dstream: []T) void {
-            if (self.config.hasExperts()) return self.backwardExperts(weights, gradients, n, layer, l, dstream);
+        fn backwardMlp(self: *Self, weights: Weights, gradients: Gradients, n: usize, layer: *Layer, l: u32, dstream: []T, balanced: ?mixture_file.Mixture(T).Balance) void {
+            if (self.config.hasExperts()) return self.backwardExperts(weights, gradients, n, layer, l, dstream, balanced);
             const c: usize = self.config.hidden_size;
             const f: usize = self.config.intermediate_size;
             const s = &self.activations.scratch;
@@ -412,7 +434,7 @@ pub fn Transformer(comptime T: type) type {
         }
 
         /// The same for a layer with experts.
-        fn backwardExperts(self: *Self, weights: Weights, gradients: Gradients, n: usize, layer: *Layer, l: u32, dstream: []T) void {
+        fn backwardExperts(self: *Self, weights: Weights, gradients: Gradients, n: usize, layer: *Layer, l: u32, dstream: []T, balanced: ?mixture_file.Mixture(T).Balance) void {
             const c: usize = self.config.hidden_size;
             const s = &self.activations.scratch;
             const middle = s.middle[0 .. n * c];
@@ -422,7 +444,7 @@ pub fn Transformer(comptime T: type) type {
             const experts = self.mixture();
             if (experts.wantsInput(gradients, l))
                 ops.rms_norm.forward(T, self.exec, normed, s.rstd[0..n], middle, weights.vector(self.layout, norm), n, c, self.eps());
-            experts.backward(weights, gradients, layer, l, dnormed, dstream, normed);
+            experts.backward(weights, gradients, layer, l, dnormed, dstream, normed, balanced);
             ops.rms_norm.backward(T, self.exec, dstream, normGradient(gradients, norm), dnormed, middle, weights.vector(self.layout, norm), layer.middle_rstd[0..n], n, c, .accumulate);
         }
 

@@ -62,8 +62,19 @@ pub fn Rig(comptime T: type) type {
             };
         }
 
+        /// With the routers' loss where the model asks for it.
         pub fn lossAndGradient(self: *Self, batch: Batch, scale: T, label_smoothing: T) Loss {
-            return self.model.lossAndGradient(.dense(self.weights), .{ .base = self.gradients }, batch, .{ .scale = scale, .label_smoothing = label_smoothing });
+            return self.model.lossAndGradient(.dense(self.weights), .{ .base = self.gradients }, batch, .{
+                .scale = scale,
+                .label_smoothing = label_smoothing,
+                .balance_scale = self.model.config.balanceCoefficient(),
+            });
+        }
+
+        /// What `lossAndGradient` with scale 1 is the gradient of.
+        pub fn whole(self: *Self, weights: weights_file.Weights(T), label_smoothing: T) f64 {
+            const result = self.model.loss(weights, self.batch, .{ .label_smoothing = label_smoothing });
+            return result.loss_sum + self.model.config.balanceCoefficient() * self.model.balance(self.batch);
         }
 
         pub fn deinit(self: *Self) void {
@@ -102,6 +113,7 @@ pub fn expectGradientsRight(config: arch.ModelConfig, smoothing: f64) !void {
     var rig: Rig(f64) = try .init(gpa, config, 2, 2, 7);
     defer rig.deinit();
 
+    if (config.balances()) rig.batch.lengths = &.{ 7, 4 };
     _ = rig.lossAndGradient(rig.batch, 1, smoothing);
     var prng: base.Prng = .init(11);
     for (rig.layout.parameters) |p| for (0..3) |_| {
@@ -109,9 +121,9 @@ pub fn expectGradientsRight(config: arch.ModelConfig, smoothing: f64) !void {
         const original = rig.weights[at];
         const h = 1e-5;
         rig.weights[at] = original + h;
-        const above = rig.model.loss(.dense(rig.weights), rig.batch, .{ .label_smoothing = smoothing }).loss_sum;
+        const above = rig.whole(.dense(rig.weights), smoothing);
         rig.weights[at] = original - h;
-        const below = rig.model.loss(.dense(rig.weights), rig.batch, .{ .label_smoothing = smoothing }).loss_sum;
+        const below = rig.whole(.dense(rig.weights), smoothing);
         rig.weights[at] = original;
         const numeric = (above - below) / (2 * h);
         const analytic = rig.gradients[at];
@@ -288,7 +300,10 @@ pub fn Tuned(comptime T: type) type {
         }
 
         pub fn step(self: *Self) Loss {
-            return self.rig.model.lossAndGradient(self.weights(), .{ .adapter = self.gradients }, self.rig.batch, .{ .label_smoothing = 0.1 });
+            return self.rig.model.lossAndGradient(self.weights(), .{ .adapter = self.gradients }, self.rig.batch, .{
+                .label_smoothing = 0.1,
+                .balance_scale = self.rig.model.config.balanceCoefficient(),
+            });
         }
     };
 }
@@ -308,6 +323,7 @@ pub fn expectAdapterGradientsRight(config: arch.ModelConfig, specs: []const arch
     var tuned: Tuned(f64) = try .init(config, specs, options);
     defer tuned.deinit();
 
+    if (config.balances()) tuned.rig.batch.lengths = &.{ 7, 4 };
     _ = tuned.step();
     var prng: base.Prng = .init(11);
     for (tuned.layout.parameters) |p| for (0..4) |_| {
@@ -315,9 +331,9 @@ pub fn expectAdapterGradientsRight(config: arch.ModelConfig, specs: []const arch
         const original = tuned.values[at];
         const h = 1e-5;
         tuned.values[at] = original + h;
-        const above = tuned.rig.model.loss(tuned.weights(), tuned.rig.batch, .{ .label_smoothing = 0.1 }).loss_sum;
+        const above = tuned.rig.whole(tuned.weights(), 0.1);
         tuned.values[at] = original - h;
-        const below = tuned.rig.model.loss(tuned.weights(), tuned.rig.batch, .{ .label_smoothing = 0.1 }).loss_sum;
+        const below = tuned.rig.whole(tuned.weights(), 0.1);
         tuned.values[at] = original;
         const numeric = (above - below) / (2 * h);
         const analytic = tuned.gradients[at];

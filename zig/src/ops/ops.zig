@@ -16,6 +16,7 @@ pub const attention = @import("attention.zig");
 pub const sinks = @import("sinks.zig");
 pub const swiglu = @import("swiglu.zig");
 pub const router = @import("router.zig");
+pub const balance = @import("balance.zig");
 pub const experts = @import("experts.zig");
 pub const grouped = @import("grouped.zig");
 pub const embedding = @import("embedding.zig");
@@ -39,6 +40,7 @@ test {
     _ = sinks;
     _ = swiglu;
     _ = router;
+    _ = balance;
     _ = experts;
     _ = grouped;
     _ = embedding;

@@ -49,11 +49,6 @@ pub fn checkInputs(
         diag.set("max_seq_len is {d}, beyond the model's max_position_embeddings ({d}). Lower max_seq_len.", .{ config.max_seq_len, shape.max_position_embeddings });
         return error.InvalidConfiguration;
     }
-    if (shape.hasExperts() and shape.output_router_logits and shape.router_aux_loss_coef > 0) {
-        diag.set("the model's config.json asks for its routers' balance loss (output_router_logits is true, router_aux_loss_coef {d}), which the " ++
-            "native engine does not add. Set output_router_logits to false there, as published models have it, or use the trl engine.", .{shape.router_aux_loss_coef});
-        return error.InvalidConfiguration;
-    }
     switch (source) {
         .dense => |model| for (model.layout.parameters) |p| {
             const values = p.sliceConst(T, model.weights);

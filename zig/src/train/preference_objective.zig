@@ -346,7 +346,9 @@ pub fn PreferenceObjective(comptime T: type) type {
                 rejected[i] = self.answer(micro, pairs + i, sums);
             }
             const result = preference.evaluate(self.options, chosen, rejected, self.dchosen[0..pairs], self.drejected[0..pairs]);
-            var outcome: Outcome = .{ .loss = result.loss, .metrics = result.metrics, .chosen_targets = 0, .chosen_correct = 0 };
+            // Of pairs TRL adds the routers' loss in evaluations too.
+            const coefficient = transformer.config.balanceCoefficient();
+            var outcome: Outcome = .{ .loss = result.loss + coefficient * transformer.balance(batch), .metrics = result.metrics, .chosen_targets = 0, .chosen_correct = 0 };
             self.addLogits(micro, &outcome);
             if (gradients) |g| {
                 // The pass gives gradients of −log π: the sign turns, and every token of a sequence has its sequence's weight.
@@ -356,9 +358,9 @@ pub fn PreferenceObjective(comptime T: type) type {
                 }
                 const row_scale = self.row_scale[0..tokens];
                 if (by_adapter)
-                    transformer.gradientFromKept(live, g, batch, row_scale)
+                    transformer.gradientFromKept(live, g, batch, row_scale, share * coefficient)
                 else
-                    _ = transformer.gradient(live, g, batch, .{ .row_scale = row_scale });
+                    _ = transformer.gradient(live, g, batch, .{ .row_scale = row_scale, .balance_scale = share * coefficient });
             }
             return outcome;
         }
@@ -404,7 +406,7 @@ pub fn PreferenceObjective(comptime T: type) type {
 }
 
 fn batchOf(micro: data.MicroBatch) model_layer.Batch {
-    return .{ .input_ids = micro.input_ids, .targets = micro.targets, .batch = micro.batch, .time = micro.time };
+    return .{ .input_ids = micro.input_ids, .targets = micro.targets, .batch = micro.batch, .time = micro.time, .lengths = micro.lengths };
 }
 
 /// Each sequence's Σ log π, in the order of its rows.

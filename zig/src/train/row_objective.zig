@@ -1,6 +1,7 @@
 //! Next tokens of single rows: one update's micro-batches, and one pass over evaluation data.
 //!
-//! The loss of an update is the mean over the targets of all its micro-batches (TRL's), whichever process they are done by.
+//! The loss of an update is the mean over the targets of all its micro-batches (TRL's), whichever process they are done by; with the
+//! routers' balance loss, where the model asks for it, as a mean over micro-batches.
 //! Does not know: optimizers, schedules, pairs.
 
 const std = @import("std");
@@ -14,12 +15,13 @@ pub fn batchOf(micro: data.MicroBatch) model_layer.Batch {
         .targets = micro.targets,
         .batch = micro.batch,
         .time = micro.time,
+        .lengths = micro.lengths,
         .positions = micro.positions,
         .first = micro.first,
     };
 }
 
-/// Token means over the rest of `loader`'s epoch, without label smoothing.
+/// Token means over the rest of `loader`'s epoch, without label smoothing and the routers' loss.
 pub fn evaluate(comptime T: type, transformer: *model_layer.Transformer(T), live: model_layer.Weights(T), loader: *data.Loader) Pass {
     var loss_sum: f64 = 0;
     var correct: u64 = 0;

@@ -478,15 +478,24 @@ pub fn Trainer(comptime T: type) type {
         fn passRows(self: *Self, group: usize) Pass {
             const targets = self.loader.peekTargets(group);
             const scale: T = if (targets == 0) 0 else 1 / @as(T, @floatFromInt(targets));
+            // The routers' loss of an update is a mean over micro-batches (TRL's), however many tokens each has.
+            const balance_scale = self.source.config().balanceCoefficient() / @as(f64, @floatFromInt(group));
             var loss_sum: f64 = 0;
             var correct: u64 = 0;
+            var balance: f64 = 0;
             var pass: Pass = .{};
             for (0..group) |j| {
                 const micro = self.loader.next().?;
                 // Keys of dropout are drawn for all, so that they do not depend on who does what.
                 const live = self.weights(.training);
                 if (!self.share.owns(j)) continue;
-                const result = self.transformer.lossAndGradient(live, self.gradientTarget(), row_objective.batchOf(micro), .{ .scale = scale, .label_smoothing = @floatCast(self.config.label_smoothing) });
+                const batch = row_objective.batchOf(micro);
+                const result = self.transformer.lossAndGradient(live, self.gradientTarget(), batch, .{
+                    .scale = scale,
+                    .label_smoothing = @floatCast(self.config.label_smoothing),
+                    .balance_scale = balance_scale,
+                });
+                balance += balance_scale * self.transformer.balance(batch);
                 loss_sum += result.loss_sum;
                 correct += result.correct;
                 pass.tokens += micro.token_count;
@@ -494,7 +503,7 @@ pub fn Trainer(comptime T: type) type {
                 pass.batches += 1;
             }
             const count: f64 = @floatFromInt(@max(targets, 1));
-            pass.loss = loss_sum / count;
+            pass.loss = loss_sum / count + balance;
             pass.accuracy = @as(f64, @floatFromInt(correct)) / count;
             return pass;
         }

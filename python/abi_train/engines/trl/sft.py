@@ -55,7 +55,11 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
     def collated(self, numbers: list[int], rows: Any, *, shared: bool = True) -> Any:
         mine = share(numbers) if shared else list(numbers)
         if mine:
-            return collate([rows[number] for number in mine])
+            batch = collate([rows[number] for number in mine])
+            if self._balance > 0.0 and rows.is_stream and "attention_mask" in batch:
+                # A stream's row has one id more than it has inputs: routers must not count it.
+                batch["attention_mask"][:, -1] = 0
+            return batch
         stand_in = rows[numbers[0]]  # from which nothing is learned
         stand_in.pop("seq_lengths", None)
         batch = collate([stand_in])
@@ -69,7 +73,8 @@ class SftLoop(Loop, SFTTrainer):  # type: ignore[misc]
         if "attention_mask" in inputs:
             # A stream's row has one id more than it has inputs; a stand-in has one in all.
             lengths = inputs["attention_mask"].sum(dim=1)
-            lengths = lengths[lengths > 1] - (1 if self.session.rows.is_stream else 0)
+            more = self.session.rows.is_stream and self._balance == 0.0
+            lengths = lengths[lengths > 1] - (1 if more else 0)
             self._tokens += int(lengths.sum())
         else:  # packed, without padding
             self._tokens += int(inputs["input_ids"].numel())
