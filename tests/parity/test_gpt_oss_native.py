@@ -20,7 +20,7 @@ from abi_train import Model, engines
 from abi_train.adapters import LoraConfig, merge_adapter
 from abi_train.check.crosscheck import crosscheck
 from abi_train.config import LlmTrainingConfig
-from abi_train.errors import AbiTrainError, ConfigError
+from abi_train.errors import AbiTrainError
 from abi_train.runspec import RunSpec
 from abi_train.sample.tiny import TinyShape, make_gpt_oss
 
@@ -181,7 +181,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
 def test_both_engines_add_the_same_loss_of_routers_where_the_model_asks_for_it(
     tmp_path: Path, shape: TinyShape, values: dict[str, Any]
 ) -> None:
-    """Rows of unequal length in micro-batches of unequal size, the last update of an epoch short."""
+    """Rows and micro-batches of unequal length; the last update of an epoch is short."""
     config = dataclasses.replace(CONFIG, grad_accum_steps=2, **values.pop("config", {}))
     spec = spec_of(tmp_path, shape, config=config, **values)
     plain = engines.run(spec.replace(config=dataclasses.replace(config, max_steps=1))).history[0]

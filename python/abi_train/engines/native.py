@@ -14,7 +14,6 @@ from .. import _native
 from .. import checkpoint as folders
 from ..adapters import LoraConfig, other_base
 from ..dataset import TokenizedDataset
-from ..errors import ConfigError
 from ..memory import peak_bytes
 from ..model import Model
 from ..progress import Observer
