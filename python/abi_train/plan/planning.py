@@ -76,7 +76,8 @@ def plan(
                 made.append(_plan_one(phase.name, phase.spec, phase, first, *rest))
             except AbiTrainError as error:
                 raise type(error)(f"phase {phase.name}: {error}") from None
-        made[-1] = _exported(made[-1], gguf, recipe.run_dir)
+        if gguf is not None:  # else a recipe needs no more than its phases
+            made[-1] = _exported(made[-1], gguf, recipe.run_dir)
     return Plan(name=str(getattr(recipe, "name", "recipe")), phases=tuple(made), prices=known)
 
 
