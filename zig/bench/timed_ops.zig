@@ -177,6 +177,23 @@ pub const router = struct {
     }
 };
 
+pub const balance = struct {
+    pub const Rows = plain.balance.Rows;
+    pub const Sums = plain.balance.Sums;
+
+    pub fn add(comptime T: type, ex: *Exec, sums: Sums, room: []T, logits: []const T, chosen: []const u32, rows: Rows, k: usize) void {
+        const t = now();
+        plain.balance.add(T, ex, sums, room, logits, chosen, rows, k);
+        record(t, .{ .op = "routers' loss", .bytes = bytesOf(T, 2 * logits.len) });
+    }
+
+    pub fn backward(comptime T: type, ex: *Exec, dlogits: []T, logits: []const T, sums: Sums, total: usize, scale: f64, rows: Rows) void {
+        const t = now();
+        plain.balance.backward(T, ex, dlogits, logits, sums, total, scale, rows);
+        record(t, .{ .op = "routers' loss gradient", .bytes = bytesOf(T, 3 * logits.len) });
+    }
+};
+
 pub const experts = struct {
     pub const Groups = plain.experts.Groups;
     pub const Gate = plain.experts.Gate;
