@@ -21,7 +21,8 @@ from abi_train.cli import main
 from abi_train.errors import FormatError, NumericsError
 from abi_train.export import MIXES, making
 from abi_train.export.handover import export_sizes, hand_over
-from abi_train.export.verdict import BANDS, band_of
+from abi_train.export.compare import Distance
+from abi_train.export.verdict import BANDS, band_of, judge_format
 from abi_train.export.verify import Check, verify
 from abi_train.sample.tiny import make_gpt_oss
 
@@ -255,6 +256,33 @@ def test_a_folder_that_the_engine_does_not_run_is_stood_in_for_and_said_so(
     assert made is not None and made.verdict == "warn"
     assert made.findings[0].kind == "reference" and "not held yet" in made.findings[0].text
     assert made.format.distance.relative < 1e-6 and made.exported.same_choice > 0.5
+
+
+@pytest.mark.parametrize(
+    ("relative", "noise", "verdict"),
+    [
+        (9e-5, 4e-5, None),
+        (1.2e-4, 1.7e-5, "warn"),
+        (1.2e-4, 6e-5, "fail"),
+        (2e-3, 1e-6, "fail"),
+    ],
+)
+def test_an_error_in_few_places_may_be_rounding_and_one_everywhere_is_not(
+    relative: float, noise: float, verdict: str | None
+) -> None:
+    distance = Distance(
+        positions=264,
+        largest_logit_difference=relative,
+        relative=relative,
+        logit_range=1.0,
+        noise=noise,
+        divergence=0.0,
+        log_prob_difference=0.0,
+        same_choice=1.0,
+    )
+    found = judge_format(distance, "folder and file")
+    assert (found and found.verdict) == verdict
+    assert found is None or found.value == relative
 
 
 def test_every_type_has_a_band_and_finer_types_a_narrower_one() -> None:

@@ -205,7 +205,7 @@ def verify(
             answers.append((ids, answer))
             said.append(_continuation(file.tokenizer, prompt, answer, other))
         form = same.done()
-        findings.append(judge_format(form.distance.relative, _both(form)))
+        findings.append(judge_format(form.distance, _both(form)))
         found = tally.done()
         findings.append(judge_noise(found.noise, mix, blocks=blocks))
         peer = None
