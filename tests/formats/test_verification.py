@@ -20,8 +20,8 @@ from abi_train.adapters import LoraConfig, create_adapter
 from abi_train.cli import main
 from abi_train.errors import FormatError, NumericsError
 from abi_train.export import MIXES, making
-from abi_train.export.handover import export_sizes, hand_over
 from abi_train.export.compare import Distance
+from abi_train.export.handover import export_sizes, hand_over
 from abi_train.export.verdict import BANDS, band_of, judge_format
 from abi_train.export.verify import Check, verify
 from abi_train.sample.tiny import make_gpt_oss
